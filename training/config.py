@@ -1,0 +1,174 @@
+"""What `configs/` and `data/profile.yaml` say, checked: a wrong key is named, never ignored."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from training.errors import ConfigError
+from training.labels import LABELS
+
+PARAMS = Path("configs/params.yaml")
+SOURCES = Path("configs/sources.yaml")
+PROFILE = Path("data/profile.yaml")
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+Label = Literal["hate", "offensive", "neither"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PrepareParams(_Section):
+    """Sizes of the splits and what counts as the same text."""
+
+    val_fraction: Share
+    test_fraction: Share
+    near_duplicate: Annotated[float, Field(gt=0.5, le=1)]
+    max_rows: Annotated[int, Field(ge=0)]
+
+
+class ValidateParams(_Section):
+    """Limits that stop the pipeline, and those that warn."""
+
+    min_rows: Count
+    min_class_share: Share
+    max_length: Count
+    drift_share: Share
+
+
+class TrainParams(_Section):
+    """Base weights, schedule and arithmetic of the fine-tuning."""
+
+    base: str
+    max_tokens: Annotated[int, Field(ge=8, le=512)]
+    epochs: Count
+    batch_size: Count
+    learning_rate: Annotated[float, Field(gt=0, lt=1)]
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)]
+    weight_decay: Annotated[float, Field(ge=0)]
+    max_grad_norm: Annotated[float, Field(gt=0)]
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    class_weights: Annotated[tuple[float, ...], Field(min_length=len(LABELS), max_length=len(LABELS))]
+    ema_decay: Annotated[float, Field(ge=0, lt=1)]
+    precision: Literal["auto", "bf16", "fp32"]
+    threads: Annotated[int, Field(ge=0)]
+    checkpoint_steps: Count
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+
+
+class ExportParams(_Section):
+    """How the bundle is made."""
+
+    opset: Annotated[int, Field(ge=18)]
+    calibration_rows: Count
+    golden_rows: Count
+    golden_tolerance: Share
+
+
+class EvaluateParams(_Section):
+    """How often, and on how much, the test is measured."""
+
+    bootstrap: Annotated[int, Field(ge=100)]
+    latency_rows: Count
+
+
+class RegisterParams(_Section):
+    """The name in MLflow's model registry."""
+
+    model: str
+
+
+class Hub(_Section):
+    """A split of a data set on the Hugging Face Hub, or in a local folder of the same layout."""
+
+    name: str
+    config: str | None = None
+    split: str
+
+
+class Source(_Section):
+    """One entry of sources.yaml: where a data set lies and which of our labels its labels allow."""
+
+    use: Literal["train", "heldout"] = "train"
+    path: str | None = None
+    label_path: str | None = None
+    hub: Hub | None = None
+    text: str = "text"
+    label: str = "label"
+    labels: dict[str | int, Annotated[list[Label], Field(min_length=1)]]
+
+    @model_validator(mode="after")
+    def _has_a_place(self) -> "Source":
+        if self.path is None and self.hub is None:
+            raise ValueError("neither path nor hub; one of them is wanted")
+        return self
+
+    @property
+    def judges_all_labels(self) -> bool:
+        """Whether every row has a single label, as a test of all three labels needs."""
+        return all(len(allowed) == 1 for allowed in self.labels.values())
+
+
+class Profile(_Section):
+    """What `fetch` decided for this checkout: which overrides apply, and whose tweets these are."""
+
+    profile: Literal["full", "quick", "sample"]
+    data: Literal["sources", "sample"]
+
+
+Params = TypeVar("Params", bound=_Section)
+
+
+def load_params(section: str, model: type[Params]) -> Params:
+    """Return a section of params.yaml with the current profile's overrides applied."""
+    found = _read(PARAMS)
+    if not isinstance(found.get(section), dict):
+        raise ConfigError(f"{PARAMS}: {section}: got {found.get(section)!r}, wanted a section")
+    values = dict(found[section])
+    profiles = values.pop("profiles", {})
+    overrides = profiles.get(load_profile().profile, {}) if isinstance(profiles, dict) else profiles
+    if not isinstance(overrides, dict):
+        raise ConfigError(f"{PARAMS}: {section}.profiles: got {overrides!r}, wanted a mapping")
+    return _check(model, values | overrides, f"{PARAMS}: {section}.")
+
+
+def load_sources(path: Path = SOURCES) -> dict[str, Source]:
+    """Return sources.yaml by name, in its order; at least one is there to learn from."""
+    sources = {
+        str(name): _check(Source, entry, f"{path}: {name}.") for name, entry in _read(path).items()
+    }
+    if not any(source.use == "train" for source in sources.values()):
+        raise ConfigError(f"{path}: no source has use: train; wanted at least one")
+    return sources
+
+
+def load_profile() -> Profile:
+    """Return what `fetch` wrote; ConfigError before its first run."""
+    return _check(Profile, _read(PROFILE), f"{PROFILE}: ")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: missing; `make train` makes or needs it") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        problem = " ".join(str(error).split())
+        raise ConfigError(f"{path}: not YAML: {problem}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: got {content!r}, wanted a mapping")
+    return content
+
+
+def _check(model: type[Params], values: object, where: str) -> Params:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "(whole)"
+        got = "" if first["type"] == "missing" else f" got {first['input']!r};"
+        raise ConfigError(f"{where}{key}:{got} {first['msg']}") from None

@@ -1,0 +1,157 @@
+"""Before the pipeline: bring each source's file to data/raw/ and settle the profile.
+
+`make train` runs it first, so that the pipeline's first stage depends on files that are there. Where
+a source lies is tried in this order: the data folder ($DATA_DIR, else ../shared/data), this
+checkout, the Hub. With no data but the bundled sample, the profile becomes `sample`.
+"""
+
+import argparse
+import filecmp
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+
+from training.config import PROFILE, Hub, Source, load_sources
+from training.errors import DataError, run_stage
+from training.files import whole
+
+RAW = Path("data/raw")
+SAMPLE = "sample"
+HUB_TIMEOUT_S = 10
+SUFFIXES = (".csv", ".parquet", ".jsonl", ".txt")
+# Kept by `promote`: the training data of the model in production, for `validate` to compare with.
+PRODUCTION_REFERENCE = Path("models/production/reference.parquet")
+BANNER = """\
+================================================================================
+ Only the bundled sample is here: a few hundred tweets of our own writing.
+ The model will run, but it is a demonstration: it cannot be promoted.
+ For real data set DATA_DIR, or let this machine reach the Hugging Face Hub.
+================================================================================"""
+
+
+class RawFiles(NamedTuple):
+    """A source's files in data/raw/."""
+
+    text: Path
+    labels: Path | None
+
+
+def raw_files(name: str) -> RawFiles | None:
+    """Return the files that data/raw/ holds of a source, or None if it holds none."""
+    labels = RAW / f"{name}.labels"
+    for suffix in SUFFIXES:
+        if (RAW / f"{name}{suffix}").is_file():
+            return RawFiles(RAW / f"{name}{suffix}", labels if labels.is_file() else None)
+    return None
+
+
+def fetch(profile: str, sources: dict[str, Source]) -> None:
+    """Fill data/raw/ and write data/profile.yaml; DataError names the first file that is missing."""
+    folder = _data_folder()
+    wanted = {SAMPLE: sources[SAMPLE]} if profile == SAMPLE and SAMPLE in sources else sources
+    files: dict[Path, Path] = {}  # in data/raw/ → where it lies now
+    missing: dict[str, str] = {}
+    for name, source in wanted.items():
+        if found := _local(name, source, folder):
+            files |= found
+        elif source.hub and not any("Hub" in reason for reason in missing.values()):
+            try:
+                from_hub = _download(name, source.hub)
+                files[from_hub] = from_hub
+            except ConnectionError as error:
+                # Asked once: a machine that cannot reach the Hub waits ten seconds, not fifty.
+                missing[name] = f"{source.path} is not there, and the Hub is not either ({error})"
+        else:
+            missing[name] = f"{source.path or source.hub} is not there"
+    has_own_data = set(wanted) - set(missing) - {SAMPLE}
+    if missing and (folder or has_own_data or SAMPLE not in wanted):
+        name, reason = next(iter(missing.items()))
+        raise DataError(f"configs/sources.yaml: {name}: {reason} (looked in {folder or 'no folder'})")
+    for target, origin in files.items():
+        _copy(origin, target)
+    if PRODUCTION_REFERENCE.is_file():
+        reference = RAW / "reference.parquet"
+        _copy(PRODUCTION_REFERENCE, reference)
+        files[reference] = reference
+    for path in RAW.glob("*"):
+        if path not in files:
+            path.unlink()
+    data = "sources" if has_own_data else SAMPLE
+    if data == SAMPLE:
+        profile = SAMPLE
+        print(BANNER, file=sys.stderr)
+    with whole(PROFILE) as scratch:
+        scratch.write_text(yaml.safe_dump({"profile": profile, "data": data}), encoding="utf-8")
+    print(f"profile {profile}; data/raw holds {', '.join(sorted(set(wanted) - set(missing)))}")
+
+
+def _data_folder() -> Path | None:
+    if named := os.environ.get("DATA_DIR"):
+        if not Path(named).is_dir():
+            raise DataError(f"DATA_DIR: got {named!r}, wanted a folder")
+        return Path(named)
+    shared = Path("../shared/data")
+    return shared if shared.is_dir() else None
+
+
+def _local(name: str, source: Source, folder: Path | None) -> dict[Path, Path]:
+    if source.path is None:
+        return {}
+    suffix = Path(source.path).suffix
+    if suffix not in SUFFIXES:
+        raise DataError(f"configs/sources.yaml: {name}: path: got {source.path!r}, wanted {SUFFIXES}")
+    if (suffix == ".txt") != (source.label_path is not None):
+        raise DataError(f"configs/sources.yaml: {name}: label_path: wanted beside a .txt, only there")
+    for root in filter(None, (folder, Path())):
+        if (root / source.path).is_file():
+            files = {RAW / f"{name}{suffix}": root / source.path}
+            if source.label_path:
+                if not (root / source.label_path).is_file():
+                    raise DataError(f"{root / source.label_path}: missing; {name} wants its labels")
+                files[RAW / f"{name}.labels"] = root / source.label_path
+            return files
+    return {}
+
+
+def _download(name: str, hub: Hub) -> Path:
+    """Write a Hub split to data/raw/ as Parquet; ConnectionError if the Hub does not answer."""
+    from datasets import disable_progress_bars, load_dataset
+    from huggingface_hub import HfApi
+
+    if not Path(hub.name).is_dir():
+        try:
+            HfApi().dataset_info(hub.name, timeout=HUB_TIMEOUT_S)
+        except Exception as error:
+            # Whatever the transport raised, the meaning is the same: it is not to be had from here.
+            raise ConnectionError(type(error).__name__) from None
+    disable_progress_bars()
+    with whole(RAW / f"{name}.parquet") as scratch:
+        try:
+            load_dataset(hub.name, hub.config, split=hub.split).to_parquet(scratch)
+        except (OSError, ValueError) as error:
+            problem = " ".join(str(error).split())
+            raise DataError(f"configs/sources.yaml: {name}: hub: {problem}") from None
+    return RAW / f"{name}.parquet"
+
+
+def _copy(origin: Path, target: Path) -> None:
+    # An equal file is left alone: its time stamp spares DVC the hashing.
+    if origin == target or (target.is_file() and filecmp.cmp(origin, target, shallow=False)):
+        return
+    with whole(target) as scratch:
+        shutil.copyfile(origin, scratch)
+
+
+def main() -> None:
+    """Read the profile from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--profile", choices=["full", "quick", "sample"], default="full")
+    fetch(parser.parse_args().profile, load_sources())
+
+
+if __name__ == "__main__":
+    run_stage(main)

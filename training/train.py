@@ -1,0 +1,323 @@
+"""Stage 3: fine-tune the base on the train split; keep the epoch that is best on validation.
+
+Writes models/finetuned/: the fp32 checkpoint in Hugging Face's layout, tokenizer.json, history.json
+(what was logged, by step) and run.json (the MLflow run that the later stages go on with).
+
+Two things are learned that do not leave this stage. An exponential moving average of the weights is
+what is validated and kept. And each source but the first gets a bias on the logits, so that a
+corpus in which every second row is hate does not teach that every second tweet is: the model
+without it speaks with the first source's class frequencies.
+"""
+
+import hashlib
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+import torch
+import transformers
+from datasets import Dataset
+from sklearn.metrics import f1_score
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+from transformers import (
+    DistilBertForSequenceClassification,
+    EvalPrediction,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from training.config import TrainParams, load_params, load_profile, load_sources
+from training.errors import ArtifactError, DataError, run_stage
+from training.files import read_json, sha256, whole, write_json
+from training.labels import LABELS, label_classes, label_mask
+from training.model import label_set_loss, load_base
+from training.tracking import git_sha, tracked_run
+
+PROCESSED = Path("data/processed")
+FINETUNED = Path("models/finetuned")
+CHECKPOINTS = Path("models/checkpoints")
+# A bias is a log-odds: it moves by whole units while weights move by hundredths.
+SOURCE_BIAS_SCALE = 20.0
+NEEDED_BYTES = 2 * 2**30
+
+
+def uses_bf16(precision: str) -> bool:
+    """Return whether to compute in bfloat16; emulated, it is slower than fp32."""
+    if precision != "auto":
+        return precision == "bf16"
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    cpuinfo = Path("/proc/cpuinfo")
+    return cpuinfo.exists() and bool({"avx512_bf16", "amx_bf16"} & set(cpuinfo.read_text().split()))
+
+
+def macro_f1_by_source(
+    chosen: np.ndarray[Any, Any], allowed: np.ndarray[Any, Any], source: np.ndarray[Any, Any],
+    classes: dict[int, np.ndarray[Any, Any]],
+) -> dict[int, float]:
+    """Return each source's macro-F1 over its own classes.
+
+    Args:
+        chosen: [rows] label index that the model chose.
+        allowed: [rows, labels] label sets.
+        source: [rows] source index.
+        classes: by source index, [labels] the class of each label.
+    """  # fmt: skip
+    scores = {}
+    for at, class_of in classes.items():
+        rows = source == at
+        if rows.any():
+            truth = class_of[allowed[rows].argmax(axis=1)]
+            scores[at] = float(f1_score(truth, class_of[chosen[rows]], average="macro"))
+    return scores
+
+
+class LabelSetTrainer(Trainer):  # type: ignore[misc]
+    """A Trainer with the label-set loss, a bias for each source, and an average of the weights."""
+
+    def __init__(self, *, class_weights: torch.Tensor, decay: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.class_weights = class_weights.to(self.args.device)
+
+        def average(averaged: list[torch.Tensor], current: list[torch.Tensor], seen: Any) -> None:
+            # Young averages forget faster, or the untrained head would weigh in for long.
+            keep = min(decay, (1 + int(seen)) / (10 + int(seen)))
+            torch._foreach_lerp_(averaged, current, 1 - keep)
+
+        self.average = AveragedModel(self.model, multi_avg_fn=average)
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, torch.Tensor], return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | None = None,  # noqa: ARG002
+    ) -> Any:  # fmt: skip
+        """Return the batch's loss."""
+        output = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+        bias = model.source_bias[inputs["source"]] * (inputs["source"] > 0)[:, None]
+        logits = output.logits + SOURCE_BIAS_SCALE * (bias - bias.mean(dim=-1, keepdim=True))
+        loss = label_set_loss(logits, inputs["allowed"], self.class_weights)
+        return (loss, output) if return_outputs else loss
+
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, torch.Tensor],
+        prediction_loss_only: bool, ignore_keys: list[str] | None = None,  # noqa: ARG002
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
+        """Return loss, logits and, for `compute_metrics`, [rows, labels + 1]: label set, source."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss, output = self.compute_loss(model, inputs, return_outputs=True)
+        truth = torch.cat([inputs["allowed"].long(), inputs["source"][:, None]], dim=1)
+        return loss.detach(), output.logits.float(), truth
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Evaluate the averaged weights."""
+        last = self.model
+        self.model = self.model_wrapped = self.average.module
+        try:
+            return dict(super().evaluate(*args, **kwargs))
+        finally:
+            self.model = self.model_wrapped = last
+
+
+class _Keeper(TrainerCallback):  # type: ignore[misc]
+    """Averages after each step, seals checkpoints, keeps the best epoch, and tells MLflow."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.trainer: LabelSetTrainer
+
+    def on_step_end(self, *_: Any, **kwargs: Any) -> None:
+        self.trainer.average.update_parameters(kwargs["model"])
+
+    def on_save(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:  # noqa: ARG002
+        # Written last and whole: a checkpoint without it was cut off.
+        with whole(self.folder / f"checkpoint-{state.global_step}" / "average.pt") as scratch:
+            torch.save(self.trainer.average.state_dict(), scratch)
+
+    def on_evaluate(
+        self, args: Any, state: TrainerState, control: Any, metrics: dict[str, float], **_: Any
+    ) -> None:  # noqa: ARG002
+        best = self.folder / "best.json"
+        score = metrics["eval_macro_f1"]
+        if not best.exists() or score > read_json(best)["macro_f1"]:
+            with whole(self.folder / "best.pt") as scratch:
+                torch.save(self.trainer.average.module.state_dict(), scratch)
+            write_json(best, {"macro_f1": score, "epoch": round(state.epoch or 0)})
+
+    def on_log(
+        self, args: Any, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **_: Any
+    ) -> None:  # noqa: ARG002
+        values = {name: value for name, value in logs.items() if isinstance(value, int | float)}
+        mlflow.log_metrics(values, step=state.global_step)
+        if "loss" in logs and not sys.stderr.isatty():
+            print(f"step {state.global_step}/{state.max_steps}  loss {logs['loss']:.4f}", flush=True)
+
+
+def _encode(frame: pd.DataFrame, tokenizer: Any, sources: list[str]) -> Dataset:
+    encoded = tokenizer.encode_batch(frame["text"].tolist())
+    return Dataset.from_dict(
+        {
+            "input_ids": [row.ids for row in encoded],
+            "length": [len(row.ids) for row in encoded],
+            "allowed": label_mask(frame["labels"]).tolist(),
+            "source": [sources.index(name) for name in frame["source"]],
+        }
+    )
+
+
+def _collator(pad: int) -> Callable[[list[dict[str, Any]]], dict[str, torch.Tensor]]:
+    def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        ids = [torch.tensor(row["input_ids"]) for row in rows]
+        ones = [torch.ones_like(row) for row in ids]
+        return {
+            "input_ids": nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=pad),
+            "attention_mask": nn.utils.rnn.pad_sequence(ones, batch_first=True),
+            "allowed": torch.tensor([row["allowed"] for row in rows]),
+            "source": torch.tensor([row["source"] for row in rows]),
+        }
+
+    return collate
+
+
+def _last_checkpoint(folder: Path) -> Path | None:
+    """Return the newest sealed checkpoint, and remove those that were cut off."""
+    sealed = []
+    for path in folder.glob("checkpoint-*"):
+        if (path / "average.pt").is_file():
+            sealed.append(path)
+        else:
+            shutil.rmtree(path)
+    return max(sealed, key=lambda path: int(path.name.split("-")[1]), default=None)
+
+
+def train(
+    params: TrainParams, frames: dict[str, pd.DataFrame], classes: dict[str, Any], folder: Path
+) -> tuple[DistilBertForSequenceClassification, Any, dict[str, Any]]:
+    """Fine-tune, or go on from the checkpoints in `folder`.
+
+    Returns the best epoch's averaged model, its tokenizer, and `{"log": […], "best": {…}}`.
+    """
+    if params.threads:
+        torch.set_num_threads(params.threads)
+    transformers.set_seed(params.seed)
+    model, tokenizer = load_base(params.base, dropout=params.dropout, max_tokens=params.max_tokens)
+    sources = list(classes)
+    model.source_bias = nn.Parameter(torch.zeros(len(sources), len(LABELS)))
+    by_index = {at: classes[name] for at, name in enumerate(sources) if classes[name] is not None}
+
+    def metrics(prediction: EvalPrediction) -> dict[str, float]:
+        allowed, source = prediction.label_ids[:, :-1], prediction.label_ids[:, -1]
+        scores = macro_f1_by_source(prediction.predictions.argmax(axis=1), allowed, source, by_index)
+        named = {f"macro_f1_{sources[at]}": score for at, score in scores.items()}
+        return named | {"macro_f1": float(np.mean(list(scores.values())))}
+
+    keeper = _Keeper(folder)
+    keeper.trainer = trainer = LabelSetTrainer(
+        class_weights=torch.tensor(params.class_weights),
+        decay=params.ema_decay,
+        model=model,
+        args=TrainingArguments(
+            output_dir=str(folder),
+            num_train_epochs=params.epochs,
+            per_device_train_batch_size=params.batch_size,
+            per_device_eval_batch_size=64,
+            learning_rate=params.learning_rate,
+            warmup_ratio=params.warmup_ratio,
+            weight_decay=params.weight_decay,
+            max_grad_norm=params.max_grad_norm,
+            optim="adamw_torch_fused",
+            bf16=uses_bf16(params.precision),
+            use_cpu=not torch.cuda.is_available(),
+            group_by_length=True,
+            seed=params.seed,
+            eval_strategy="epoch",
+            save_steps=params.checkpoint_steps,
+            save_total_limit=2,
+            logging_steps=50,
+            disable_tqdm=not sys.stderr.isatty(),
+            remove_unused_columns=False,
+            dataloader_pin_memory=torch.cuda.is_available(),
+            report_to="none",
+        ),
+        train_dataset=_encode(frames["train"], tokenizer, sources),
+        eval_dataset=_encode(frames["val"], tokenizer, sources),
+        data_collator=_collator(tokenizer.token_to_id("[PAD]")),
+        compute_metrics=metrics,
+        callbacks=[keeper],
+    )
+    trainer.remove_callback(transformers.PrinterCallback)
+    checkpoint = _last_checkpoint(folder)
+    if checkpoint:
+        print(f"resuming from {checkpoint}")
+    try:
+        if checkpoint:
+            state = torch.load(checkpoint / "average.pt", weights_only=True)
+            trainer.average.load_state_dict(state)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        model.load_state_dict(torch.load(folder / "best.pt", weights_only=True))
+    except Exception as error:
+        # torch and safetensors report a full disk and a broken file as errors of their own.
+        problem = " ".join(str(error).split())
+        if "No space left" in problem or "PytorchStreamWriter" in problem:
+            raise ArtifactError(f"{folder}: the disk is full ({problem})") from None
+        if checkpoint and trainer.state.global_step == 0:
+            raise ArtifactError(
+                f"{checkpoint}: unreadable checkpoint ({problem}); delete {folder} to start over"
+            ) from None
+        raise
+    del model.source_bias
+    history = {"log": trainer.state.log_history, "best": read_json(folder / "best.json")}
+    return model, tokenizer, history
+
+
+def main() -> None:
+    """Train on data/processed and write models/finetuned."""
+    params = load_params("train", TrainParams)
+    files = {split: PROCESSED / f"{split}.parquet" for split in ("train", "val")}
+    frames = {split: pd.read_parquet(path) for split, path in files.items()}
+    seen = {label for labels in frames["train"]["labels"] for label in labels}
+    if seen != set(LABELS):
+        raise DataError(f"{files['train']}: labels: got {sorted(seen)}, wanted all of {LABELS}")
+    classes = {
+        name: label_classes(source.labels.values())
+        for name, source in load_sources().items()
+        if name in set(frames["train"]["source"])
+    }
+    free = shutil.disk_usage(".").free
+    if free < NEEDED_BYTES:
+        raise ArtifactError(f"models: {free >> 20} MiB free, wanted {NEEDED_BYTES >> 20} MiB")
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+
+    data_sha = "-".join(sha256(path)[:16] for path in files.values())
+    identity = hashlib.sha256((params.model_dump_json() + data_sha).encode()).hexdigest()[:12]
+    folder = CHECKPOINTS / identity
+    run_file = folder / "run.json"
+    run_id = read_json(run_file)["run_id"] if run_file.exists() else None
+    with tracked_run(run_id) as run_id:
+        write_json(run_file, {"run_id": run_id, "data_sha": data_sha})
+        mlflow.set_tags({"git_sha": git_sha(), "data_sha": data_sha} | load_profile().model_dump())
+        mlflow.log_params({f"train.{key}": value for key, value in params.model_dump().items()})
+        model, tokenizer, history = train(params, frames, classes, folder)
+
+    with whole(FINETUNED / "tokenizer.json") as scratch:
+        tokenizer.save(str(scratch))
+    model.save_pretrained(FINETUNED)
+    write_json(FINETUNED / "history.json", history)
+    shutil.copyfile(run_file, FINETUNED / "run.json")
+    shutil.rmtree(CHECKPOINTS)
+    print(f"best epoch {history['best']['epoch']}: macro-F1 {history['best']['macro_f1']:.3f} on val")
+
+
+if __name__ == "__main__":
+    run_stage(main)
