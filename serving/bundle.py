@@ -101,7 +101,7 @@ class Bundle:
         self, manifest: Manifest, tokenizer: Tokenizer, model: bytes, *, threads: int = 0
     ) -> None:
         self.manifest = manifest
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
@@ -138,7 +138,7 @@ class Bundle:
     def encode(self, texts: Sequence[str]) -> list[Encoding]:
         """Return each text's token ids (at most `max_tokens`) and whether it was cut."""
         return [
-            Encoding(row.ids, bool(row.overflowing)) for row in self._tokenizer.encode_batch(texts)
+            Encoding(row.ids, bool(row.overflowing)) for row in self.tokenizer.encode_batch(texts)
         ]
 
     def infer(self, batch: Sequence[Encoding]) -> Floats:

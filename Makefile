@@ -1,0 +1,66 @@
+# Every task by name. Targets set up what they need; `make` alone lists them.
+PYTHON ?= python3
+PROFILE ?= full
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+# No target talks to anybody but package registries, the Hub, and servers that the user names.
+export DO_NOT_TRACK := 1
+export HF_HUB_DISABLE_TELEMETRY := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+
+.DEFAULT_GOAL := help
+.PHONY: help setup data train bundle mlflow test check format lock clean
+
+help: ## List the tasks
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# A set is installed once; a changed lock file installs what changed. `dev` contains `train`.
+.venv/.%: requirements/%.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
+# After `make test` the larger set is there already, and the smaller one need not be asked for.
+TRAIN := $(if $(wildcard .venv/.dev),.venv/.dev,.venv/.train)
+
+setup: .venv/.dev ## Install what developing needs into .venv
+
+data: $(TRAIN) ## Bring the sources to data/raw (DATA_DIR, ../shared/data, the Hub, or the bundled sample)
+	python -m training.fetch --profile $(PROFILE)
+
+train: data ## Run the whole pipeline; PROFILE=full (default), quick or sample
+	dvc repro
+	python -m training.report
+
+bundle: ## Print the path of the bundle to serve: production, else candidate
+	@for stage in production candidate; do \
+		test -f models/$$stage/bundle.json && echo models/$$stage && exit 0; done; \
+		echo 'no bundle yet: run `make train`' >&2; exit 1
+
+mlflow: $(TRAIN) ## Open MLflow's pages on http://127.0.0.1:5000
+	mlflow server --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000
+
+test: .venv/.dev ## Run all tests
+	python -m pytest
+
+check: .venv/.dev ## Lint, formatting, types
+	ruff check .
+	ruff format --check .
+	mypy
+
+format: .venv/.dev ## Format the code and mend what ruff can
+	ruff check --fix .
+	ruff format .
+
+# torch's local version (+cpu) is cut off: the public index has none, a CPU index offers it anyway.
+COMPILE := pip-compile --quiet --strip-extras --no-annotate --no-header --no-emit-index-url \
+	--no-emit-find-links --no-emit-trusted-host --no-emit-options
+lock: .venv/.dev ## Pin anew what pyproject.toml asks for
+	$(COMPILE) --upgrade --extra train --extra dev -o requirements/dev.txt pyproject.toml
+	sed -i 's/+cpu$$//' requirements/dev.txt
+	$(COMPILE) --extra train -c requirements/dev.txt -o requirements/train.txt pyproject.toml
+	sed -i 's/+cpu$$//' requirements/train.txt
+	$(COMPILE) -c requirements/dev.txt -o requirements/serve.txt pyproject.toml
+
+clean: ## Remove what the pipeline made; .venv and MLflow's store stay
+	rm -rf data/raw data/processed data/profile.yaml models reports .dvc/cache

