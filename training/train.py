@@ -14,7 +14,7 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,35 @@ def macro_f1_by_source(
     return scores
 
 
+class LengthGroupedSampler(torch.utils.data.Sampler[int]):
+    """Batches of texts of like length, in an order that depends on seed and epoch alone.
+
+    The one in transformers draws from the global generator, so that a run resumed in the middle of
+    an epoch would see some rows twice and others never.
+    """
+
+    def __init__(self, lengths: list[int], batch_size: int, seed: int) -> None:
+        self.lengths, self.batch_size, self.seed, self.epoch = np.array(lengths), batch_size, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order; the Trainer calls it before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        rng = np.random.default_rng([self.seed, self.epoch])
+        rows = rng.permutation(len(self.lengths))
+        pool = 50 * self.batch_size  # sorted within pools, so that batches stay a random mix
+        pools = [rows[start : start + pool] for start in range(0, len(rows), pool)]
+        rows = np.concatenate([part[np.argsort(self.lengths[part])] for part in pools])
+        whole = len(rows) // self.batch_size * self.batch_size
+        batches = rows[:whole].reshape(-1, self.batch_size)
+        yield from rng.permutation(batches).ravel().tolist()
+        yield from rows[whole:].tolist()
+
+
 class LabelSetTrainer(Trainer):  # type: ignore[misc]
     """A Trainer with the label-set loss, a bias for each source, and an average of the weights."""
 
@@ -96,6 +125,10 @@ class LabelSetTrainer(Trainer):  # type: ignore[misc]
             torch._foreach_lerp_(averaged, current, 1 - keep)
 
         self.average = AveragedModel(self.model, multi_avg_fn=average)
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LengthGroupedSampler:
+        lengths = (train_dataset or self.train_dataset)["length"]
+        return LengthGroupedSampler(lengths, self.args.train_batch_size, self.args.seed)
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, torch.Tensor], return_outputs: bool = False,
@@ -238,7 +271,6 @@ def train(
             optim="adamw_torch_fused",
             bf16=uses_bf16(params.precision),
             use_cpu=not torch.cuda.is_available(),
-            group_by_length=True,
             seed=params.seed,
             eval_strategy="epoch",
             save_steps=params.checkpoint_steps,

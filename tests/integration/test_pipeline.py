@@ -1,0 +1,206 @@
+"""The whole pipeline, run on the sample with a tiny base (the fixture `trained`), and its seams."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+
+from serving.bundle import LABELS, Bundle
+from tests.conftest import ROOT, TINY_PARAMS, make_checkout, set_params, tiny_base, write_csv
+
+EPOCHS = TINY_PARAMS["train"]["epochs"]
+TEXTS = ["have a lovely day", "you absolute clown", "they should all be sent away"]
+
+
+def read(path: Path) -> dict:
+    return json.loads(path.read_text())
+
+
+def test_the_bundle_is_whole_and_says_what_it_was_made_of(trained: Path) -> None:
+    bundle = Bundle.load(trained / "models" / "candidate")
+    assert bundle.manifest.data == "sample"
+    assert bundle.manifest.data_sha == read(trained / "models/finetuned/run.json")["data_sha"]
+    assert len(bundle.manifest.golden) == TINY_PARAMS["export"]["golden_rows"]
+    assert not list((trained / "models").glob(".*"))  # no scratch folder is left
+
+
+def test_metrics_and_card(trained: Path) -> None:
+    metrics = read(trained / "models/candidate/metrics.json")
+    figures = metrics["sources"]["sample"]
+    assert figures["rows"] == sum(map(sum, figures["confusion"]))
+    assert figures["macro_f1"] > 0.55  # it learned: what follows is no constant
+    assert metrics["batch_invariance"]["label_changes"] == 0
+    assert metrics["batch_invariance"]["max_abs_difference"] < 1e-3
+    card = (trained / "models/candidate/MODEL_CARD.md").read_text()
+    assert metrics["version"] in card
+    assert f"{figures['macro_f1']:.3f}" in card
+    assert "trained on the bundled sample alone" in card
+    pictures = {path.name for path in (trained / "reports/plots").iterdir()}
+    assert pictures == {"confusion_matrix.png", "learning_curves.png", "precision_recall.png", "reliability.png"}
+
+
+def test_mlflow_has_the_run_and_a_candidate_that_answers_as_the_bundle(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(trained)
+    mlflow.set_tracking_uri("sqlite:///mlflow.db")
+    registered = read(trained / "reports/registered.json")
+    run = mlflow.get_run(registered["run_id"])
+    assert run.data.tags["data"] == "sample"
+    assert run.data.params["train.epochs"] == str(EPOCHS)
+    assert run.data.metrics["sources.sample.macro_f1"] == pytest.approx(
+        read(trained / "models/candidate/metrics.json")["sources"]["sample"]["macro_f1"]
+    )
+    assert len(mlflow.MlflowClient().get_metric_history(run.info.run_id, "eval_macro_f1")) == EPOCHS
+    model = mlflow.pyfunc.load_model("models:/tweet-tagger@candidate")
+    answer = model.predict(TEXTS)
+    bundle = Bundle.load(trained / "models" / "candidate")
+    scores = bundle.score(TEXTS)
+    assert np.array_equal(answer[list(LABELS)].to_numpy(), scores)
+    assert answer["label"].tolist() == [LABELS[at] for at in bundle.decide(scores)]
+
+
+def fresh(folder: Path, monkeypatch: pytest.MonkeyPatch, **train: object) -> Path:
+    """A checkout with prepared sample data, ready for the train stage."""
+    from training import fetch, prepare
+
+    checkout = make_checkout(folder, monkeypatch.chdir, monkeypatch.delenv)
+    base = str(tiny_base(folder / "base"))
+    set_params(checkout, TINY_PARAMS | {"train": TINY_PARAMS["train"] | {"base": base} | train})
+    fetch.fetch("sample", fetch.load_sources())
+    prepare.main()
+    return checkout
+
+
+def weights(checkout: Path) -> bytes:
+    return (checkout / "models/finetuned/model.safetensors").read_bytes()
+
+
+def stage(name: str, checkout: Path, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", f"training.{name}"], cwd=checkout, env=os.environ | environment,
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+
+
+def test_training_twice_and_training_killed_and_resumed_give_one_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = fresh(tmp_path / "whole", monkeypatch)
+    assert stage("train", whole).returncode == 0
+    again = fresh(tmp_path / "again", monkeypatch)
+    base = str(tmp_path / "whole" / "base")  # the base's path is a parameter, and so in the card
+    set_params(again, {"train": {"base": base}})
+
+    process = subprocess.Popen(
+        [sys.executable, "-m", "training.train"], cwd=again, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 200
+    while not list(again.glob("models/checkpoints/*/checkpoint-*/average.pt")):
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (again / "models/finetuned").exists()
+    cut_off = next(again.glob("models/checkpoints/*")) / "checkpoint-9999"
+    cut_off.mkdir()  # as if killed while writing one
+
+    resumed = stage("train", again)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resuming from" in resumed.stdout
+    assert weights(again) == weights(whole)
+    assert not (again / "models/checkpoints").exists()
+    runs = {read(folder / "models/finetuned/run.json")["run_id"] for folder in (whole, again)}
+    assert len(runs) == 2
+
+
+def test_an_unreadable_checkpoint_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkout = fresh(tmp_path, monkeypatch)
+    from training import train
+
+    params = train.load_params("train", train.TrainParams)
+    files = [train.PROCESSED / f"{split}.parquet" for split in ("train", "val")]
+    data_sha = "-".join(train.sha256(path)[:16] for path in files)
+    identity = train.hashlib.sha256((params.model_dump_json() + data_sha).encode()).hexdigest()[:12]
+    spoiled = checkout / "models/checkpoints" / identity / "checkpoint-5"
+    spoiled.mkdir(parents=True)
+    (spoiled / "average.pt").write_bytes(b"nonsense")
+    ended = stage("train", checkout)
+    assert ended.returncode == 1
+    assert ended.stderr.strip().splitlines()[-1].startswith("error: models/checkpoints/")
+    assert "unreadable checkpoint" in ended.stderr
+    assert not (checkout / "models/finetuned").exists()
+
+
+def test_single_class_data_stops_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkout = fresh(tmp_path, monkeypatch)
+    rows = [(f"nothing bad {at} alpha{at} beta{at}", "neither") for at in range(400)]
+    write_csv(checkout / "data/raw/sample.csv", rows)
+    assert stage("prepare", checkout).returncode == 0
+    ended = stage("validate", checkout)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("error: data/processed/train.parquet: labels: 0 rows break")
+
+
+def test_a_second_run_in_the_same_checkout_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fcntl
+
+    checkout = fresh(tmp_path, monkeypatch)
+    with (checkout / "data/.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        ended = stage("prepare", checkout)
+    assert ended.returncode == 1
+    assert ended.stderr == (
+        "error: data/.lock: another stage is running in this checkout; wait for it to end\n"
+    )
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_said_and_leaves_no_half_file(tmp_path: Path) -> None:
+    code = """
+from pathlib import Path
+from training.errors import run_stage
+from training.files import whole
+def main():
+    with whole(Path("out.json")) as scratch:
+        scratch.write_text("half")
+        Path("/dev/full").write_text("x" * 100_000)
+run_stage(main)
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 1
+    assert ended.stderr == "error: No space left on device\n"
+    assert {path.name for path in tmp_path.iterdir()} == {"data"}
+
+
+def test_export_refuses_what_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkout = fresh(tmp_path, monkeypatch)
+    ended = stage("export", checkout)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("error: models/finetuned: no checkpoint")
+
+
+def test_int8_is_close_to_its_parent(trained: Path) -> None:
+    bundle = Bundle.load(trained / "models" / "candidate")
+    parent = Bundle(bundle.manifest, bundle.tokenizer, (trained / "models/fp32.onnx").read_bytes())
+    texts = pd.read_csv(ROOT / "data/sample/tweets.csv")["text"].tolist()
+    assert np.abs(bundle.score(texts) - parent.score(texts)).max() < 0.1
+    assert not np.array_equal(bundle.score(texts), parent.score(texts))
+
+
+def test_a_folder_can_be_moved(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained / "models" / "candidate", tmp_path / "elsewhere")
+    assert Bundle.load(tmp_path / "elsewhere").golden_error() < 1e-5

@@ -1,0 +1,59 @@
+import numpy as np
+import pytest
+from sklearn.metrics import f1_score
+
+from training.evaluate import calibration_error, confusions, identity_gap, judge, judge_scheme, rates
+from training.labels import label_mask
+
+RNG = np.random.default_rng(1)
+
+
+def sample(rows: int = 300) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    truth = RNG.choice(3, rows, p=[0.1, 0.6, 0.3])
+    scores = RNG.dirichlet([1, 1, 1], rows).astype(np.float32)
+    scores[np.arange(rows), truth] += 0.5
+    scores /= scores.sum(axis=1, keepdims=True)
+    return scores, scores.argmax(axis=1), truth
+
+
+def test_rates_equal_scikit_learn() -> None:
+    _, chosen, truth = sample()
+    ours = rates(confusions(truth, chosen, 3))
+    assert ours["macro_f1"] == pytest.approx(f1_score(truth, chosen, average="macro"))
+    assert ours["weighted_f1"] == pytest.approx(f1_score(truth, chosen, average="weighted"))
+    assert ours["f1"] == pytest.approx(f1_score(truth, chosen, average=None))
+
+
+def test_intervals_hold_the_figure_and_narrow_with_rows() -> None:
+    widths = []
+    for rows in (200, 3200):
+        scores, chosen, truth = sample(rows)
+        figures = judge(scores, chosen, truth, draws=200)
+        low, high = figures["intervals"]["macro_f1"]
+        assert low < figures["macro_f1"] < high
+        widths.append(high - low)
+    assert widths[0] / widths[1] == pytest.approx(4, rel=0.5)
+
+
+def test_calibration_error_of_a_known_case() -> None:
+    confidence = np.array([0.9] * 10 + [0.6] * 10)
+    correct = np.array([True] * 9 + [False] + [True] * 3 + [False] * 7)
+    assert calibration_error(confidence, correct) == pytest.approx((0.0 * 10 + 0.3 * 10) / 20)
+
+
+def test_a_corpus_is_judged_by_its_own_classes() -> None:
+    allowed = label_mask([["hate"], ["offensive", "neither"], ["offensive", "neither"], ["hate"]])
+    scores = np.array([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.6, 0.2, 0.2], [0.9, 0.05, 0.05]])
+    figures = judge_scheme(scores, scores.argmax(axis=1), allowed, np.array([0, 1, 1]), draws=100)
+    assert figures["classes"] == [["hate"], ["offensive", "neither"]]
+    assert figures["macro_f1"] == pytest.approx(f1_score([0, 1, 1, 0], [0, 1, 0, 0], average="macro"))
+    assert figures["roc_auc"] == 1.0
+
+
+def test_identity_gap_sees_a_biased_model() -> None:
+    texts = [f"the weather is nice {at}" for at in range(50)] + [f"I met a Muslim friend {at}" for at in range(50)]
+    allowed = label_mask([["neither"]] * 100)
+    chosen = np.array([2] * 50 + [0] * 25 + [2] * 25)
+    gap = identity_gap(texts, chosen, allowed)
+    assert gap["gap"] == pytest.approx(0.5)
+    assert gap["groups"] == {"muslims": {"rows": 50, "false_positive_rate": 0.5}}

@@ -1,0 +1,69 @@
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from serving.bundle import Thresholds, decide
+from training.export import _quantise_embeddings, choose_thresholds, fit_temperature
+from training.labels import label_mask
+
+RNG = np.random.default_rng(2)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    return np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.5])
+def test_the_temperature_that_made_the_labels_is_found(temperature: float) -> None:
+    logits = RNG.normal(0, 3, (20_000, 3))
+    truth = (softmax(logits / temperature).cumsum(axis=1) < RNG.random((20_000, 1))).sum(axis=1)
+    allowed = np.eye(3, dtype=bool)[truth]
+    assert fit_temperature(softmax(logits), allowed) == pytest.approx(temperature, rel=0.05)
+
+
+def test_thresholds_beat_one_half_where_the_scores_are_shifted() -> None:
+    truth = RNG.integers(0, 3, 600)
+    logits = RNG.normal(0, 0.7, (600, 3)) + 2 * np.eye(3)[truth] - np.array([1.5, 0, 0])
+    scores = softmax(logits).astype(np.float32)
+    allowed = np.eye(3, dtype=bool)[truth]
+    found = choose_thresholds(scores, allowed, np.array(["own"] * 600), {"own": np.arange(3)})
+    halves = Thresholds(hate=0.5, toxic=0.5)
+    assert (decide(scores, found) == truth).mean() > (decide(scores, halves) == truth).mean()
+    assert found.hate < 0.5
+
+
+def test_thresholds_weigh_sources_not_rows() -> None:
+    """A small corpus counts as much as a large one, whose rows are copied fifty times."""
+    truth = RNG.integers(0, 3, 120)
+    scores = softmax(RNG.normal(0, 1, (120, 3)) + np.eye(3)[truth]).astype(np.float32)
+    allowed, source = np.eye(3, dtype=bool)[truth], np.array(["big"] * 60 + ["small"] * 60)
+    classes = {"big": np.arange(3), "small": np.arange(3)}
+    once = choose_thresholds(scores, allowed, source, classes)
+    rows = np.r_[np.repeat(np.arange(60), 50), np.arange(60, 120)]
+    assert choose_thresholds(scores[rows], allowed[rows], source[rows], classes) == once
+
+
+def test_embedding_rows_survive_quantisation(tmp_path: Path) -> None:
+    table = RNG.normal(0, 0.05, (50, 16)).astype(np.float32)
+    table[0] = 0
+    table[1] *= 40  # a row of its own size keeps a scale of its own
+    graph = helper.make_graph(
+        [helper.make_node("Gather", ["distilbert.embeddings.word_embeddings.weight", "ids"], ["rows"])],
+        "lookup",
+        [helper.make_tensor_value_info("ids", TensorProto.INT64, [None])],
+        [helper.make_tensor_value_info("rows", TensorProto.FLOAT, [None, 16])],
+        [numpy_helper.from_array(table, "distilbert.embeddings.word_embeddings.weight")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    _quantise_embeddings(model.graph)
+    onnx.checker.check_model(model)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    ids = np.arange(50, dtype=np.int64)
+    (rows,) = session.run(None, {"ids": ids})
+    allowed = np.abs(table).max(axis=1, keepdims=True) / 254 + 1e-7
+    assert (np.abs(rows - table) <= allowed).all()
+    assert not rows[0].any()
