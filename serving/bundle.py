@@ -126,9 +126,13 @@ class Bundle:
             try:
                 contents[name] = (folder / name).read_bytes()
             except FileNotFoundError:
-                raise BundleError(f"{folder}: {name} is missing: the bundle is incomplete") from None
+                raise BundleError(
+                    f"{folder}: {name} is missing: the bundle is incomplete"
+                ) from None
             if hashlib.sha256(contents[name]).hexdigest() != manifest.files.get(name):
-                raise BundleError(f"{folder}: {name} is not the file that {MANIFEST} sealed: altered")
+                raise BundleError(
+                    f"{folder}: {name} is not the file that {MANIFEST} sealed: altered"
+                )
         try:
             tokenizer = Tokenizer.from_buffer(contents["tokenizer.json"])
             return cls(manifest, tokenizer, contents["model.onnx"], threads=threads)
@@ -192,12 +196,16 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise BundleError(f"{folder}: {MANIFEST} is missing: no bundle, or an incomplete one") from None
+        raise BundleError(
+            f"{folder}: {MANIFEST} is missing: no bundle, or an incomplete one"
+        ) from None
     except ValueError as error:
         raise BundleError(f"{path}: not JSON ({error}): altered") from None
     found = content.get("schema_version") if isinstance(content, dict) else None
     if isinstance(found, int) and found > SCHEMA_VERSION:
-        raise BundleError(f"{path}: schema {found} is newer than {SCHEMA_VERSION}, the newest known here")
+        raise BundleError(
+            f"{path}: schema {found} is newer than {SCHEMA_VERSION}, the newest known here"
+        )
     try:
         manifest = Manifest.model_validate(content)
     except ValidationError as error:

@@ -24,9 +24,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return make_checkout(tmp_path, monkeypatch.chdir, monkeypatch.delenv)
 
 
-def make_checkout(
-    folder: Path, chdir: Callable[[Path], None], delenv: Callable[..., None]
-) -> Path:
+def make_checkout(folder: Path, chdir: Callable[[Path], None], delenv: Callable[..., None]) -> Path:
     delenv("DATA_DIR", raising=False)
     delenv("MLFLOW_TRACKING_URI", raising=False)
     # One level down, so that `../shared` is never the machine's own.
@@ -49,7 +47,9 @@ def set_params(folder: Path, changes: dict[str, dict[str, object]]) -> None:
     path.write_text(yaml.safe_dump(params))
 
 
-def write_csv(path: Path, rows: list[tuple[str, str]], header: tuple[str, str] = ("text", "label")) -> None:
+def write_csv(
+    path: Path, rows: list[tuple[str, str]], header: tuple[str, str] = ("text", "label")
+) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as handle:
         csv.writer(handle).writerows([header, *rows])
@@ -64,7 +64,9 @@ def tiny_base(folder: Path) -> Path:
     from transformers import AutoModel, AutoTokenizer, DistilBertConfig, DistilBertModel
 
     torch.manual_seed(7)
-    config = DistilBertConfig(dim=64, n_layers=1, n_heads=4, hidden_dim=128, max_position_embeddings=128)
+    config = DistilBertConfig(
+        dim=64, n_layers=1, n_heads=4, hidden_dim=128, max_position_embeddings=128
+    )
     model = DistilBertModel(config)
     words = AutoModel.from_pretrained(MODEL_DIR).embeddings.word_embeddings.weight
     model.embeddings.word_embeddings.weight.data.copy_(words[:, :64])

@@ -12,7 +12,18 @@ TRAINING = {path.stem: path for path in sorted((ROOT / "training").glob("*.py"))
 SERVING = {path.stem: path for path in sorted((ROOT / "serving").glob("*.py"))}
 STAGES = {"prepare", "validate", "train", "export", "evaluate", "register"}
 # Modules that any stage may import. `fetch` comes before the pipeline; `prepare` reads its files.
-LEAVES = {"config", "errors", "files", "labels", "text", "model", "tracking", "plots", "report", "fetch"}
+LEAVES = {
+    "config",
+    "errors",
+    "files",
+    "labels",
+    "text",
+    "model",
+    "tracking",
+    "plots",
+    "report",
+    "fetch",
+}
 
 
 def imports(path: Path) -> set[str]:
@@ -33,7 +44,16 @@ def ours(path: Path, package: str) -> set[str]:
 
 @pytest.mark.parametrize("name", SERVING)
 def test_serving_never_imports_training_nor_its_libraries(name: str) -> None:
-    heavy = {"training", "torch", "transformers", "mlflow", "pandas", "sklearn", "datasets", "evidently"}
+    heavy = {
+        "training",
+        "torch",
+        "transformers",
+        "mlflow",
+        "pandas",
+        "sklearn",
+        "datasets",
+        "evidently",
+    }
     assert not {found.split(".")[0] for found in imports(SERVING[name])} & heavy
 
 

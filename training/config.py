@@ -52,7 +52,9 @@ class TrainParams(_Section):
     weight_decay: Annotated[float, Field(ge=0)]
     max_grad_norm: Annotated[float, Field(gt=0)]
     dropout: Annotated[float, Field(ge=0, lt=1)]
-    class_weights: Annotated[tuple[float, ...], Field(min_length=len(LABELS), max_length=len(LABELS))]
+    class_weights: Annotated[
+        tuple[float, ...], Field(min_length=len(LABELS), max_length=len(LABELS))
+    ]
     ema_decay: Annotated[float, Field(ge=0, lt=1)]
     precision: Literal["auto", "bf16", "fp32"]
     threads: Annotated[int, Field(ge=0)]

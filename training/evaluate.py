@@ -17,7 +17,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import (
+    average_precision_score,
+    confusion_matrix,
+    precision_recall_fscore_support,
+    roc_auc_score,
+)
 
 from serving.bundle import Bundle, BundleError
 from training import plots
@@ -56,34 +61,18 @@ IDENTITY_GROUPS = {
 MIN_GROUP_ROWS = 20
 
 
-def rates(confusion: Floats) -> dict[str, Any]:
-    """Return F1s, precision and recall of confusion matrices [..., truth, chosen]."""
+def f1_scores(confusion: Floats) -> dict[str, Any]:
+    """Return per-class, macro- and weighted F1 of confusion matrices [..., truth, chosen]."""
     hits = np.diagonal(confusion, axis1=-2, axis2=-1)
     truth, chosen = confusion.sum(axis=-1), confusion.sum(axis=-2)
-    with np.errstate(invalid="ignore"):
-        precision, recall, f1 = (
-            np.nan_to_num(hits / wanted) for wanted in (chosen, truth, (truth + chosen) / 2)
-        )
-    weights = truth / truth.sum(axis=-1, keepdims=True)
+    f1 = 2 * hits / np.maximum(truth + chosen, 1)
     # A class that is neither there nor chosen has no F1 to average.
-    present = (truth + chosen) > 0
+    macro = f1.sum(axis=-1) / ((truth + chosen) > 0).sum(axis=-1)
     return {
-        "macro_f1": (f1 * present).sum(axis=-1) / present.sum(axis=-1),
-        "weighted_f1": (f1 * weights).sum(axis=-1),
-        "accuracy": hits.sum(axis=-1) / truth.sum(axis=-1),
-        "precision": precision,
-        "recall": recall,
-        "f1": f1,
+        "classes": f1,
+        "macro_f1": macro,
+        "weighted_f1": (f1 * truth).sum(axis=-1) / truth.sum(axis=-1),
     }
-
-
-def confusions(truth: Ints, chosen: Ints, classes: int, resamples: Ints | None = None) -> Floats:
-    """Return the confusion matrix [classes, classes], or one a row of `resamples`."""
-    cells = truth * classes + chosen
-    if resamples is None:
-        return np.bincount(cells, minlength=classes**2).reshape(classes, classes).astype(float)
-    drawn = [np.bincount(cells[rows], minlength=classes**2) for rows in resamples]
-    return np.array(drawn, dtype=float).reshape(-1, classes, classes)
 
 
 def calibration_error(confidence: Floats, correct: npt.NDArray[np.bool_], bins: int = 15) -> float:
@@ -93,73 +82,64 @@ def calibration_error(confidence: Floats, correct: npt.NDArray[np.bool_], bins: 
     return float(np.abs(gaps).sum() / len(confidence))
 
 
-def interval(values: Floats) -> list[float]:
-    """Return the 2.5th and 97.5th percentile."""
-    return [float(edge) for edge in np.percentile(values, [2.5, 97.5])]
-
-
-def judge(scores: Floats, chosen: Ints, truth: Ints, draws: int) -> dict[str, Any]:
-    """Return the figures of rows that have one true label.
+def judge(
+    scores: Floats, chosen: Ints, allowed: npt.NDArray[np.bool_], class_of: Ints, draws: int
+) -> dict[str, Any]:
+    """Return the figures of rows by a scheme's own classes, which partition our labels.
 
     Args:
         scores: [rows, labels] probabilities.
         chosen: [rows] label index that the thresholds gave.
-        truth: [rows] label index.
+        allowed: [rows, labels] label sets; a row's class is that of the labels in its set.
+        class_of: [labels] the class of each label; `arange` judges all three.
         draws: bootstrap resamples.
     """
+    count = int(class_of.max()) + 1
+    names = [", ".join(np.array(LABELS)[class_of == at]) for at in range(count)]
+    truth, chosen_class = class_of[allowed.argmax(axis=1)], class_of[chosen]
+    class_scores = np.stack([scores[:, class_of == at].sum(axis=1) for at in range(count)], axis=1)
     resamples = np.random.default_rng(SEED).integers(0, len(truth), (draws, len(truth)))
-    confusion = confusions(truth, chosen, len(LABELS))
-    point, drawn = rates(confusion), rates(confusions(truth, chosen, len(LABELS), resamples))
-    confidence, correct = scores.max(axis=1), scores.argmax(axis=1) == truth
+    cells = truth * count + chosen_class
+    drawn = f1_scores(
+        np.array([np.bincount(cells[rows], minlength=count**2) for rows in resamples])
+        .reshape(-1, count, count)
+        .astype(float)
+    )
+    confidence = class_scores.max(axis=1)
+    correct = class_scores.argmax(axis=1) == truth
     ece = [calibration_error(confidence[rows], correct[rows]) for rows in resamples]
-    one_hot = np.eye(len(LABELS))[truth]
-    result: dict[str, Any] = {
-        "rows": len(truth),
-        **{name: float(point[name]) for name in ("macro_f1", "weighted_f1", "accuracy")},
-        "ece": calibration_error(confidence, correct),
-        "brier": float(((scores - one_hot) ** 2).sum(axis=1).mean()),
-        "confusion": confusion.astype(int).tolist(),
-        "labels": {},
-        "intervals": {
-            "macro_f1": interval(drawn["macro_f1"]),
-            "weighted_f1": interval(drawn["weighted_f1"]),
-            "ece": interval(np.array(ece)),
-        },
-    }
-    for at, label in enumerate(LABELS):
-        is_label = truth == at
-        result["labels"][label] = {
-            "rows": int(is_label.sum()),
-            **{name: float(point[name][at]) for name in ("precision", "recall", "f1")},
+
+    every = range(count)
+    precision, recall, f1, rows_of = precision_recall_fscore_support(
+        truth, chosen_class, labels=every, zero_division=0
+    )
+    classes: dict[str, Any] = {}
+    for at, name in enumerate(names):
+        classes[name] = {
+            "rows": int(rows_of[at]),
+            "precision": float(precision[at]),
+            "recall": float(recall[at]),
+            "f1": float(f1[at]),
         }
-        result["intervals"][f"{label}_f1"] = interval(drawn["f1"][:, at])
-        if 0 < is_label.sum() < len(truth):
-            result["labels"][label] |= {
-                "pr_auc": float(average_precision_score(is_label, scores[:, at])),
-                "roc_auc": float(roc_auc_score(is_label, scores[:, at])),
+        if 0 < rows_of[at] < len(truth):
+            classes[name] |= {
+                "pr_auc": float(average_precision_score(truth == at, class_scores[:, at])),
+                "roc_auc": float(roc_auc_score(truth == at, class_scores[:, at])),
             }
-    return result
-
-
-def judge_scheme(
-    scores: Floats, chosen: Ints, allowed: npt.NDArray[np.bool_], class_of: Ints, draws: int
-) -> dict[str, Any]:
-    """Return the figures of a corpus by its own classes: a class is the labels that it allows."""
-    classes = int(class_of.max()) + 1
-    truth = class_of[allowed.argmax(axis=1)]
-    resamples = np.random.default_rng(SEED).integers(0, len(truth), (draws, len(truth)))
-    point = rates(confusions(truth, class_of[chosen], classes))
-    drawn = rates(confusions(truth, class_of[chosen], classes, resamples))
-    result: dict[str, Any] = {
+    confusion = confusion_matrix(truth, chosen_class, labels=every)
+    point = f1_scores(confusion.astype(float))
+    spread = {"macro_f1": drawn["macro_f1"], "weighted_f1": drawn["weighted_f1"], "ece": ece}
+    spread |= {name: drawn["classes"][:, at] for at, name in enumerate(names)}
+    return {
         "rows": len(truth),
-        "classes": [[name for name, of in zip(LABELS, class_of, strict=True) if of == c] for c in range(classes)],
         "macro_f1": float(point["macro_f1"]),
-        "f1": [float(value) for value in point["f1"]],
-        "intervals": {"macro_f1": interval(drawn["macro_f1"])},
-    }  # fmt: skip
-    if classes == 2 and 0 < truth.sum() < len(truth):
-        result["roc_auc"] = float(roc_auc_score(truth, scores[:, class_of == 1].sum(axis=1)))
-    return result
+        "weighted_f1": float(point["weighted_f1"]),
+        "ece": calibration_error(confidence, correct),
+        "brier": float(((class_scores - np.eye(count)[truth]) ** 2).sum(axis=1).mean()),
+        "classes": classes,
+        "confusion": confusion.tolist(),
+        "intervals": {k: np.percentile(v, [2.5, 97.5]).tolist() for k, v in spread.items()},
+    }
 
 
 def identity_gap(texts: list[str], chosen: Ints, allowed: npt.NDArray[np.bool_]) -> dict[str, Any]:
@@ -188,7 +168,10 @@ def identity_gap(texts: list[str], chosen: Ints, allowed: npt.NDArray[np.bool_])
 def compare(bundle: Bundle, one: Floats, other: Floats) -> dict[str, float]:
     """Return how far two score matrices [rows, labels] of the same texts are apart."""
     changed = bundle.decide(one) != bundle.decide(other)
-    return {"label_changes": int(changed.sum()), "max_abs_difference": float(np.abs(one - other).max())}
+    return {
+        "label_changes": int(changed.sum()),
+        "max_abs_difference": float(np.abs(one - other).max()),
+    }
 
 
 def milliseconds(score: Callable[[list[str]], object], texts: list[str]) -> dict[str, float]:
@@ -212,54 +195,55 @@ def evaluate(params: EvaluateParams, test: pd.DataFrame, heldout: pd.DataFrame) 
     """Return all metrics of models/candidate, and draw its pictures."""
     bundle = Bundle.load(CANDIDATE)
     parent = Bundle(bundle.manifest, bundle.tokenizer, FP32.read_bytes())
-    texts = test["text"].tolist()
-    truth = label_mask(test["labels"]).argmax(axis=1)
-    scores, exact = bundle.score(texts), parent.score(texts)
+    rows = pd.concat([test, heldout], ignore_index=True)
+    texts, allowed = rows["text"].tolist(), label_mask(rows["labels"])
+    scores = bundle.score(texts)
     chosen = bundle.decide(scores)
 
-    def figures(rows: npt.NDArray[np.bool_]) -> dict[str, Any]:
-        return judge(scores[rows], chosen[rows], truth[rows], params.bootstrap)
+    def figures(where: npt.NDArray[np.bool_], class_of: Ints) -> dict[str, Any]:
+        return judge(scores[where], chosen[where], allowed[where], class_of, params.bootstrap)
 
-    source = test["source"].to_numpy()
-    sources = load_sources()
-    reference = next(name for name in sources if (source == name).any())
-    length = np.array([_length_slice(text) for text in texts])
+    each_label = np.arange(len(LABELS))
+    source, sources = rows["source"].to_numpy(), load_sources()
+    in_test = np.arange(len(rows)) < len(test)
+    tested = [name for name in sources if (in_test & (source == name)).any()]
+    words = rows["text"].str.split().str.len()
+    lengths = {"up to 8 words": words <= 8, "9 to 16 words": (words > 8) & (words <= 16)}
+    lengths["over 16 words"] = words > 16
+    schemes = {
+        name: label_classes(sources[name].labels.values()) for name in pd.unique(heldout["source"])
+    }
     metrics: dict[str, Any] = {
         "version": bundle.manifest.version,
-        "reference": reference,
-        "test": figures(np.ones(len(test), dtype=bool)),
-        "sources": {str(name): figures(source == name) for name in pd.unique(source)},
-        "lengths": {str(name): figures(length == name) for name in np.unique(length)},
+        "reference": tested[0],
+        "test": figures(in_test, each_label),
+        "sources": {name: figures(in_test & (source == name), each_label) for name in tested},
+        "lengths": {
+            name: figures(in_test & of.to_numpy(), each_label)
+            for name, of in lengths.items()
+            if (in_test & of).any()
+        },
+        "heldout": {
+            name: figures(source == name, class_of)
+            for name, class_of in schemes.items()
+            if class_of is not None
+        },
+        "identity": identity_gap(texts, chosen, allowed),
     }
 
-    heldout_texts = heldout["text"].tolist()
-    heldout_allowed = label_mask(heldout["labels"]).reshape(-1, len(LABELS))
-    heldout_scores = bundle.score(heldout_texts)
-    heldout_chosen = bundle.decide(heldout_scores)
-    metrics["heldout"] = {}
-    for name in pd.unique(heldout["source"]):
-        class_of = label_classes(sources[name].labels.values())
-        rows = (heldout["source"] == name).to_numpy()
-        if class_of is not None:
-            metrics["heldout"][str(name)] = judge_scheme(
-                heldout_scores[rows], heldout_chosen[rows], heldout_allowed[rows], class_of, params.bootstrap
-            )  # fmt: skip
-    metrics["identity"] = identity_gap(
-        texts + heldout_texts,
-        np.concatenate([chosen, heldout_chosen]),
-        np.concatenate([label_mask(test["labels"]), heldout_allowed]),
-    )
-
+    texts, scores_of_test = texts[: len(test)], scores[: len(test)]
     alone = np.concatenate([bundle.score([text]) for text in texts])
-    shuffled = np.random.default_rng(SEED).permutation(len(texts))
     together = np.empty_like(alone)
-    for start in range(0, len(texts), 32):
-        rows = shuffled[start : start + 32]
-        together[rows] = bundle.infer(bundle.encode([texts[row] for row in rows]))
+    for batch in np.array_split(
+        np.random.default_rng(SEED).permutation(len(texts)), len(texts) // 32 + 1
+    ):
+        together[batch] = bundle.infer(bundle.encode([texts[at] for at in batch]))
     metrics["batch_invariance"] = compare(bundle, alone, together)
 
-    fp32 = rates(confusions(truth, parent.decide(exact), len(LABELS)))
-    metrics["int8_against_fp32"] = compare(bundle, scores, exact) | {
+    exact = parent.score(texts)
+    truth = allowed[: len(test)].argmax(axis=1)
+    fp32 = f1_scores(confusion_matrix(truth, parent.decide(exact), labels=each_label).astype(float))
+    metrics["int8_against_fp32"] = compare(bundle, scores_of_test, exact) | {
         "fp32_macro_f1": float(fp32["macro_f1"]),
         "macro_f1_difference": float(metrics["test"]["macro_f1"] - fp32["macro_f1"]),
     }
@@ -270,11 +254,9 @@ def evaluate(params: EvaluateParams, test: pd.DataFrame, heldout: pd.DataFrame) 
     }
     metrics["megabytes"] = sum(path.stat().st_size for path in CANDIDATE.iterdir()) / 1e6
 
-    rows = source == reference
-    plots.confusion_matrix(np.array(metrics["sources"][reference]["confusion"]), PLOTS)
-    plots.precision_recall(scores[rows], truth[rows], PLOTS)
-    plots.reliability(scores[rows], truth[rows], PLOTS)
-    plots.learning_curves(read_json(HISTORY)["log"], PLOTS)
+    shown = source[: len(test)] == tested[0]
+    plots.draw_scores(scores_of_test[shown], chosen[: len(test)][shown], truth[shown], PLOTS)
+    plots.draw_history(read_json(HISTORY)["log"], PLOTS)
     return metrics
 
 

@@ -69,9 +69,9 @@ def quantise(model: Path, out: Path, rows: list[list[int]]) -> None:
 
     One row a batch: padding would count as an activation.
     """
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantizationMode, QuantType
     from optimum.onnxruntime import ORTQuantizer
     from optimum.onnxruntime.configuration import CalibrationConfig, QuantizationConfig
-    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantizationMode, QuantType
 
     graph = onnx.load(model).graph
     weights = {initializer.name for initializer in graph.initializer}

@@ -70,7 +70,9 @@ def fetch(profile: str, sources: dict[str, Source]) -> None:
     has_own_data = set(wanted) - set(missing) - {SAMPLE}
     if missing and (folder or has_own_data or SAMPLE not in wanted):
         name, reason = next(iter(missing.items()))
-        raise DataError(f"configs/sources.yaml: {name}: {reason} (looked in {folder or 'no folder'})")
+        raise DataError(
+            f"configs/sources.yaml: {name}: {reason} (looked in {folder or 'no folder'})"
+        )
     for target, origin in files.items():
         _copy(origin, target)
     if PRODUCTION_REFERENCE.is_file():
@@ -103,9 +105,13 @@ def _local(name: str, source: Source, folder: Path | None) -> dict[Path, Path]:
         return {}
     suffix = Path(source.path).suffix
     if suffix not in SUFFIXES:
-        raise DataError(f"configs/sources.yaml: {name}: path: got {source.path!r}, wanted {SUFFIXES}")
+        raise DataError(
+            f"configs/sources.yaml: {name}: path: got {source.path!r}, wanted {SUFFIXES}"
+        )
     if (suffix == ".txt") != (source.label_path is not None):
-        raise DataError(f"configs/sources.yaml: {name}: label_path: wanted beside a .txt, only there")
+        raise DataError(
+            f"configs/sources.yaml: {name}: label_path: wanted beside a .txt, only there"
+        )
     for root in filter(None, (folder, Path())):
         if (root / source.path).is_file():
             files = {RAW / f"{name}{suffix}": root / source.path}

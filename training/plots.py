@@ -5,10 +5,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
+import numpy.typing as npt
 from matplotlib.figure import Figure
-from sklearn.metrics import average_precision_score, precision_recall_curve
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import ConfusionMatrixDisplay, PrecisionRecallDisplay
 
 from training.files import whole
 from training.labels import LABELS
@@ -17,68 +18,58 @@ COLOURS = ("#b3261e", "#c77700", "#2f6f4f")
 
 
 @contextmanager
-def _picture(path: Path, title: str) -> Iterator[Any]:
+def _picture(path: Path, title: str, **axes: Any) -> Iterator[Any]:
     # A Figure of its own, not pyplot's: no global state, no display.
-    with matplotlib.rc_context({"font.size": 9, "axes.grid": True, "grid.alpha": 0.3}):
-        figure = Figure(figsize=(5, 4), dpi=140, layout="constrained")
-        axes = figure.add_subplot()
-        axes.set_title(title)
-        yield axes
-        with whole(path) as scratch:
-            # Without the version that matplotlib writes into it, equal pictures are equal files.
-            figure.savefig(scratch, metadata={"Software": None})
+    figure = Figure(figsize=(5, 4), dpi=140, layout="constrained")
+    plot = figure.add_subplot()
+    yield plot
+    plot.set(title=title, **axes)
+    if plot.get_legend_handles_labels()[0]:
+        plot.legend(fontsize="small")
+    with whole(path) as scratch:
+        figure.savefig(scratch)
 
 
-def confusion_matrix(counts: np.ndarray[Any, Any], folder: Path) -> None:
-    """Draw counts [truth, chosen], shaded by the share of the truth's row."""
-    with _picture(folder / "confusion_matrix.png", "Test rows by true and chosen label") as axes:
-        shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        axes.grid(visible=False)
-        axes.set_xticks(range(len(LABELS)), LABELS)
-        axes.set_yticks(range(len(LABELS)), LABELS)
-        axes.set(xlabel="chosen", ylabel="true")
-        for (row, column), count in np.ndenumerate(counts):
-            colour = "white" if shares[row, column] > 0.5 else "black"
-            text = f"{count}\n{shares[row, column]:.0%}"
-            axes.text(column, row, text, ha="center", va="center", color=colour)
+def draw_scores(
+    scores: npt.NDArray[Any], chosen: npt.NDArray[Any], truth: npt.NDArray[Any], folder: Path
+) -> None:
+    """Draw the confusion matrix, precision-recall curves and the reliability diagram.
 
-
-def precision_recall(scores: np.ndarray[Any, Any], truth: np.ndarray[Any, Any], folder: Path) -> None:
-    """Draw a precision-recall curve a label from [rows, labels] scores."""
-    with _picture(folder / "precision_recall.png", "Precision against recall") as axes:
+    Args:
+        scores: [rows, labels] probabilities.
+        chosen: [rows] label index that the thresholds gave.
+        truth: [rows] label index.
+        folder: where the PNG files go.
+    """
+    with _picture(folder / "confusion_matrix.png", "Test rows by true and chosen label") as plot:
+        ConfusionMatrixDisplay.from_predictions(
+            truth, chosen, labels=range(len(LABELS)), display_labels=LABELS,
+            cmap="Blues", colorbar=False, ax=plot,
+        )  # fmt: skip
+    with _picture(folder / "precision_recall.png", "Precision against recall") as plot:
         for at, label in enumerate(LABELS):
-            if (truth == at).any():
-                precision, recall, _ = precision_recall_curve(truth == at, scores[:, at])
-                area = average_precision_score(truth == at, scores[:, at])
-                axes.plot(recall, precision, color=COLOURS[at], label=f"{label} (area {area:.2f})")
-        axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
-        axes.legend(loc="lower left")
-
-
-def reliability(scores: np.ndarray[Any, Any], truth: np.ndarray[Any, Any], folder: Path) -> None:
-    """Draw observed frequency against predicted probability, a line a label."""
-    with _picture(folder / "reliability.png", "Observed frequency against score") as axes:
-        axes.plot([0, 1], [0, 1], color="grey", linewidth=1, linestyle="--")
-        edges = np.linspace(0, 1, 11)
+            PrecisionRecallDisplay.from_predictions(
+                truth == at, scores[:, at], name=label, curve_kwargs={"color": COLOURS[at]}, ax=plot
+            )
+    with _picture(
+        folder / "reliability.png", "Observed frequency against score",
+        xlabel="score", ylabel="share of rows with the label",
+    ) as plot:  # fmt: skip
+        plot.plot([0, 1], [0, 1], color="grey", linestyle="--")
         for at, label in enumerate(LABELS):
-            bin_of = np.clip(np.digitize(scores[:, at], edges) - 1, 0, len(edges) - 2)
-            filled = [b for b in range(len(edges) - 1) if (bin_of == b).sum() >= 5]
-            mean = [scores[bin_of == b, at].mean() for b in filled]
-            observed = [(truth[bin_of == b] == at).mean() for b in filled]
-            axes.plot(mean, observed, marker="o", markersize=3, color=COLOURS[at], label=label)
-        axes.set(xlabel="score", ylabel="share of rows with the label", xlim=(0, 1), ylim=(0, 1))
-        axes.legend(loc="upper left")
+            share, score = calibration_curve(
+                truth == at, scores[:, at], n_bins=10, strategy="quantile"
+            )
+            plot.plot(score, share, marker="o", color=COLOURS[at], label=label)
 
 
-def learning_curves(log: list[dict[str, Any]], folder: Path) -> None:
+def draw_history(log: list[dict[str, Any]], folder: Path) -> None:
     """Draw training loss and validation macro-F1 by step from the trainer's log."""
-    with _picture(folder / "learning_curves.png", "Training loss and validation macro-F1") as axes:
-        losses = [(row["step"], row["loss"]) for row in log if "loss" in row]
-        scores = [(row["step"], row["eval_macro_f1"]) for row in log if "eval_macro_f1" in row]
-        if losses:
-            axes.plot(*zip(*losses, strict=True), color=COLOURS[1], label="training loss")
-        if scores:
-            axes.plot(*zip(*scores, strict=True), marker="o", color=COLOURS[2], label="macro-F1")
-        axes.set(xlabel="step", ylim=(0, None))
-        axes.legend()
+    title = "Training loss and validation macro-F1"
+    with _picture(folder / "learning_curves.png", title, xlabel="step", ylim=(0, None)) as plot:
+        for key, label, colour in (
+            ("loss", "training loss", COLOURS[1]),
+            ("eval_macro_f1", "macro-F1", COLOURS[2]),
+        ):
+            points = np.array([(row["step"], row[key]) for row in log if key in row])
+            plot.plot(*points.reshape(-1, 2).T, marker=".", color=colour, label=label)

@@ -63,7 +63,9 @@ def read_source(name: str, source: Source) -> pd.DataFrame:
         raise DataError(f"{path}: not readable as {path.suffix}: {problem}") from None
     for column in (source.text, source.label):
         if column not in frame.columns:
-            raise DataError(f"{path}: no column {column!r}; it has {sorted(map(str, frame.columns))}")
+            raise DataError(
+                f"{path}: no column {column!r}; it has {sorted(map(str, frame.columns))}"
+            )
     if frame.empty:
         raise DataError(f"{path}: no rows; wanted at least one")
     allowed = {str(label): names for label, names in source.labels.items()}
@@ -86,7 +88,9 @@ def _parallel(path: Path, label_path: Path | None, source: Source) -> pd.DataFra
     if label_path is None:
         raise DataError(f"{path}: its labels are missing; run `make data`")
     # Split on line feeds alone: tweets contain other characters that Python counts as line ends.
-    texts, labels = (p.read_text(encoding="utf-8").rstrip("\n").split("\n") for p in (path, label_path))
+    texts, labels = (
+        p.read_text(encoding="utf-8").rstrip("\n").split("\n") for p in (path, label_path)
+    )
     if len(texts) != len(labels):
         raise DataError(f"{path}: {len(texts)} texts, but {len(labels)} labels; wanted as many")
     return pd.DataFrame({source.text: texts, source.label: labels})
@@ -94,7 +98,9 @@ def _parallel(path: Path, label_path: Path | None, source: Source) -> pd.DataFra
 
 def _label_key(value: object) -> str:
     # A column of whole numbers with a gap arrives as floats.
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
+    return (
+        str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
+    )
 
 
 def text_id(text_words: list[str]) -> str:
@@ -187,7 +193,8 @@ def prepare(
     # By id: the files do not depend on the order of what was read.
     rows = rows.sort_values("id")
     splits = {
-        split: rows.loc[rows["split"] == split, ["id", "text", "labels", "source"]] for split in SPLITS
+        split: rows.loc[rows["split"] == split, ["id", "text", "labels", "source"]]
+        for split in SPLITS
     }
     counts["kept"] = {split: _by_source(frame) for split, frame in splits.items()}
     return splits, counts

@@ -37,12 +37,17 @@ def main() -> None:
     params = load_params("register", RegisterParams)
     manifest, metrics = read_json(CANDIDATE / "bundle.json"), read_json(CANDIDATE / "metrics.json")
     logging.getLogger("mlflow").setLevel(logging.ERROR)
-    with warnings.catch_warnings(), tracked_run(read_json(Path("models/finetuned/run.json"))["run_id"]) as run:
+    with (
+        warnings.catch_warnings(),
+        tracked_run(read_json(Path("models/finetuned/run.json"))["run_id"]) as run,
+    ):
         warnings.simplefilter("ignore")  # MLflow's, about type hints and its own pip
         from mlflow.models import ModelSignature
         from mlflow.types import ColSpec, Schema
 
-        mlflow.set_tags({f"bundle.{key}": manifest[key] for key in ("version", "data", "data_sha", "git_sha")})
+        mlflow.set_tags(
+            {f"bundle.{key}": manifest[key] for key in ("version", "data", "data_sha", "git_sha")}
+        )
         mlflow.log_metrics(flat_metrics(metrics))
         mlflow.log_artifacts("reports/plots", "plots")
         mlflow.log_artifacts("reports/drift", "drift")
@@ -56,7 +61,12 @@ def main() -> None:
             code_paths=["serving"],
             signature=ModelSignature(
                 inputs=Schema([ColSpec("string")]),
-                outputs=Schema([ColSpec("string", "label"), *(ColSpec("float", label) for label in manifest["labels"])]),
+                outputs=Schema(
+                    [
+                        ColSpec("string", "label"),
+                        *(ColSpec("float", label) for label in manifest["labels"]),
+                    ]
+                ),
             ),
             input_example=EXAMPLE,
             pip_requirements="requirements/serve.txt",

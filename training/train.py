@@ -63,7 +63,9 @@ def uses_bf16(precision: str) -> bool:
 
 
 def macro_f1_by_source(
-    chosen: np.ndarray[Any, Any], allowed: np.ndarray[Any, Any], source: np.ndarray[Any, Any],
+    chosen: np.ndarray[Any, Any],
+    allowed: np.ndarray[Any, Any],
+    source: np.ndarray[Any, Any],
     classes: dict[int, np.ndarray[Any, Any]],
 ) -> dict[int, float]:
     """Return each source's macro-F1 over its own classes.
@@ -91,7 +93,12 @@ class LengthGroupedSampler(torch.utils.data.Sampler[int]):
     """
 
     def __init__(self, lengths: list[int], batch_size: int, seed: int) -> None:
-        self.lengths, self.batch_size, self.seed, self.epoch = np.array(lengths), batch_size, seed, 0
+        self.lengths, self.batch_size, self.seed, self.epoch = (
+            np.array(lengths),
+            batch_size,
+            seed,
+            0,
+        )
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order; the Trainer calls it before each epoch."""
@@ -179,7 +186,7 @@ class _Keeper(TrainerCallback):  # type: ignore[misc]
 
     def on_evaluate(
         self, args: Any, state: TrainerState, control: Any, metrics: dict[str, float], **_: Any
-    ) -> None:  # noqa: ARG002
+    ) -> None:
         best = self.folder / "best.json"
         score = metrics["eval_macro_f1"]
         if not best.exists() or score > read_json(best)["macro_f1"]:
@@ -188,12 +195,19 @@ class _Keeper(TrainerCallback):  # type: ignore[misc]
             write_json(best, {"macro_f1": score, "epoch": round(state.epoch or 0)})
 
     def on_log(
-        self, args: Any, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **_: Any
-    ) -> None:  # noqa: ARG002
+        self,
+        args: Any,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any],
+        **_: Any,
+    ) -> None:
         values = {name: value for name, value in logs.items() if isinstance(value, int | float)}
         mlflow.log_metrics(values, step=state.global_step)
         if "loss" in logs and not sys.stderr.isatty():
-            print(f"step {state.global_step}/{state.max_steps}  loss {logs['loss']:.4f}", flush=True)
+            print(
+                f"step {state.global_step}/{state.max_steps}  loss {logs['loss']:.4f}", flush=True
+            )
 
 
 def _encode(frame: pd.DataFrame, tokenizer: Any, sources: list[str]) -> Dataset:
@@ -250,7 +264,9 @@ def train(
 
     def metrics(prediction: EvalPrediction) -> dict[str, float]:
         allowed, source = prediction.label_ids[:, :-1], prediction.label_ids[:, -1]
-        scores = macro_f1_by_source(prediction.predictions.argmax(axis=1), allowed, source, by_index)
+        scores = macro_f1_by_source(
+            prediction.predictions.argmax(axis=1), allowed, source, by_index
+        )
         named = {f"macro_f1_{sources[at]}": score for at, score in scores.items()}
         return named | {"macro_f1": float(np.mean(list(scores.values())))}
 
@@ -348,7 +364,9 @@ def main() -> None:
     write_json(FINETUNED / "history.json", history)
     shutil.copyfile(run_file, FINETUNED / "run.json")
     shutil.rmtree(CHECKPOINTS)
-    print(f"best epoch {history['best']['epoch']}: macro-F1 {history['best']['macro_f1']:.3f} on val")
+    print(
+        f"best epoch {history['best']['epoch']}: macro-F1 {history['best']['macro_f1']:.3f} on val"
+    )
 
 
 if __name__ == "__main__":

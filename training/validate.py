@@ -67,7 +67,9 @@ def breaches(splits: dict[str, pd.DataFrame], params: ValidateParams) -> Iterato
     for split, frame in splits.items():
         for column in COLUMNS:
             if column not in frame.columns:
-                yield Breach("the column is there", split, column, len(frame), f"{[*frame.columns]}")
+                yield Breach(
+                    "the column is there", split, column, len(frame), f"{[*frame.columns]}"
+                )
                 return
         for rule, column, keeps in ROW_RULES:
             broken = frame[~frame[column].map(keeps).astype(bool)]
@@ -75,7 +77,9 @@ def breaches(splits: dict[str, pd.DataFrame], params: ValidateParams) -> Iterato
                 yield Breach(rule, split, column, len(broken), f"id {broken['id'].iloc[0]}")
         repeated = frame[frame["id"].duplicated()]
         if len(repeated):
-            yield Breach("an id is there once", split, "id", len(repeated), f"id {repeated['id'].iloc[0]}")
+            yield Breach(
+                "an id is there once", split, "id", len(repeated), f"id {repeated['id'].iloc[0]}"
+            )
     for split, frame in splits.items():
         others = {row for name, other in splits.items() if name != split for row in other["id"]}
         leaked = frame[frame["id"].isin(others)]
@@ -85,9 +89,13 @@ def breaches(splits: dict[str, pd.DataFrame], params: ValidateParams) -> Iterato
     for split in LEARNED:
         frame = splits[split]
         if len(frame) < params.min_rows:
-            yield Breach(f"at least {params.min_rows} rows", split, "id", len(frame), "the whole split")
+            yield Breach(
+                f"at least {params.min_rows} rows", split, "id", len(frame), "the whole split"
+            )
             continue
-        single = frame["labels"].map(lambda labels: labels[0] if len(labels) == 1 else None).dropna()
+        single = (
+            frame["labels"].map(lambda labels: labels[0] if len(labels) == 1 else None).dropna()
+        )
         for label in LABELS:
             share = float((single == label).mean()) if len(single) else 0.0
             if share < params.min_class_share:

@@ -45,7 +45,12 @@ def test_metrics_and_card(trained: Path) -> None:
     assert f"{figures['macro_f1']:.3f}" in card
     assert "trained on the bundled sample alone" in card
     pictures = {path.name for path in (trained / "reports/plots").iterdir()}
-    assert pictures == {"confusion_matrix.png", "learning_curves.png", "precision_recall.png", "reliability.png"}
+    assert pictures == {
+        "confusion_matrix.png",
+        "learning_curves.png",
+        "precision_recall.png",
+        "reliability.png",
+    }
 
 
 def test_mlflow_has_the_run_and_a_candidate_that_answers_as_the_bundle(
@@ -102,7 +107,10 @@ def test_training_twice_and_training_killed_and_resumed_give_one_model(
     set_params(again, {"train": {"base": base}})
 
     process = subprocess.Popen(
-        [sys.executable, "-m", "training.train"], cwd=again, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-m", "training.train"],
+        cwd=again,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
     deadline = time.monotonic() + 200
     while not list(again.glob("models/checkpoints/*/checkpoint-*/average.pt")):
@@ -142,7 +150,9 @@ def test_an_unreadable_checkpoint_is_named(tmp_path: Path, monkeypatch: pytest.M
     assert not (checkout / "models/finetuned").exists()
 
 
-def test_single_class_data_stops_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_single_class_data_stops_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     checkout = fresh(tmp_path, monkeypatch)
     rows = [(f"nothing bad {at} alpha{at} beta{at}", "neither") for at in range(400)]
     write_csv(checkout / "data/raw/sample.csv", rows)
@@ -152,7 +162,9 @@ def test_single_class_data_stops_before_training(tmp_path: Path, monkeypatch: py
     assert ended.stderr.startswith("error: data/processed/train.parquet: labels: 0 rows break")
 
 
-def test_a_second_run_in_the_same_checkout_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_run_in_the_same_checkout_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import fcntl
 
     checkout = fresh(tmp_path, monkeypatch)

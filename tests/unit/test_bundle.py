@@ -7,7 +7,16 @@ import pytest
 
 from serving.bundle import LABELS, Bundle, BundleError, Thresholds, content_version, decide, named
 
-TEXTS = ["have a lovely day", "you absolute clown", "i d i o t", "", "😂😂", "word " * 300, "привет", "ok"]
+TEXTS = [
+    "have a lovely day",
+    "you absolute clown",
+    "i d i o t",
+    "",
+    "😂😂",
+    "word " * 300,
+    "привет",
+    "ok",
+]
 
 
 @pytest.fixture
@@ -86,7 +95,9 @@ def test_an_altered_file_is_refused(folder: Path, name: str) -> None:
         ({"surprise": 1}, "surprise: "),
     ],
 )
-def test_a_manifest_that_is_not_ours_is_refused(folder: Path, changes: dict[str, object], said: str) -> None:
+def test_a_manifest_that_is_not_ours_is_refused(
+    folder: Path, changes: dict[str, object], said: str
+) -> None:
     rewrite(folder, **changes)
     with pytest.raises(BundleError, match=said):
         Bundle.load(folder)

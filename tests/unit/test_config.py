@@ -32,7 +32,9 @@ def test_profiles_change_what_they_name_and_nothing_else(full: Path) -> None:
         ({"class_weights": [1.0]}, "train.class_weights"),
     ],
 )
-def test_a_wrong_parameter_is_named_with_its_value(full: Path, change: dict[str, object], said: str) -> None:
+def test_a_wrong_parameter_is_named_with_its_value(
+    full: Path, change: dict[str, object], said: str
+) -> None:
     set_params(full, {"train": change})
     with pytest.raises(ConfigError) as error:
         load_params("train", TrainParams)

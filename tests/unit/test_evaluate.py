@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from training.evaluate import calibration_error, confusions, identity_gap, judge, judge_scheme, rates
+from training.evaluate import calibration_error, f1_scores, identity_gap, judge
 from training.labels import label_mask
 
 RNG = np.random.default_rng(1)
@@ -16,19 +16,21 @@ def sample(rows: int = 300) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return scores, scores.argmax(axis=1), truth
 
 
-def test_rates_equal_scikit_learn() -> None:
-    _, chosen, truth = sample()
-    ours = rates(confusions(truth, chosen, 3))
+def test_f1_equals_scikit_learn() -> None:
+    scores, chosen, truth = sample()
+    ours = judge(scores, chosen, np.eye(3, dtype=bool)[truth], np.arange(3), draws=100)
     assert ours["macro_f1"] == pytest.approx(f1_score(truth, chosen, average="macro"))
     assert ours["weighted_f1"] == pytest.approx(f1_score(truth, chosen, average="weighted"))
-    assert ours["f1"] == pytest.approx(f1_score(truth, chosen, average=None))
+    by_class = [row["f1"] for row in ours["classes"].values()]
+    assert by_class == pytest.approx(f1_score(truth, chosen, average=None))
+    assert f1_scores(np.array(ours["confusion"], dtype=float))["classes"] == pytest.approx(by_class)
 
 
 def test_intervals_hold_the_figure_and_narrow_with_rows() -> None:
     widths = []
     for rows in (200, 3200):
         scores, chosen, truth = sample(rows)
-        figures = judge(scores, chosen, truth, draws=200)
+        figures = judge(scores, chosen, np.eye(3, dtype=bool)[truth], np.arange(3), draws=200)
         low, high = figures["intervals"]["macro_f1"]
         assert low < figures["macro_f1"] < high
         widths.append(high - low)
@@ -44,14 +46,18 @@ def test_calibration_error_of_a_known_case() -> None:
 def test_a_corpus_is_judged_by_its_own_classes() -> None:
     allowed = label_mask([["hate"], ["offensive", "neither"], ["offensive", "neither"], ["hate"]])
     scores = np.array([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.6, 0.2, 0.2], [0.9, 0.05, 0.05]])
-    figures = judge_scheme(scores, scores.argmax(axis=1), allowed, np.array([0, 1, 1]), draws=100)
-    assert figures["classes"] == [["hate"], ["offensive", "neither"]]
-    assert figures["macro_f1"] == pytest.approx(f1_score([0, 1, 1, 0], [0, 1, 0, 0], average="macro"))
-    assert figures["roc_auc"] == 1.0
+    figures = judge(scores, scores.argmax(axis=1), allowed, np.array([0, 1, 1]), draws=100)
+    assert list(figures["classes"]) == ["hate", "offensive, neither"]
+    assert figures["macro_f1"] == pytest.approx(
+        f1_score([0, 1, 1, 0], [0, 1, 0, 0], average="macro")
+    )
+    assert figures["classes"]["hate"]["roc_auc"] == 1.0
 
 
 def test_identity_gap_sees_a_biased_model() -> None:
-    texts = [f"the weather is nice {at}" for at in range(50)] + [f"I met a Muslim friend {at}" for at in range(50)]
+    texts = [f"the weather is nice {at}" for at in range(50)] + [
+        f"I met a Muslim friend {at}" for at in range(50)
+    ]
     allowed = label_mask([["neither"]] * 100)
     chosen = np.array([2] * 50 + [0] * 25 + [2] * 25)
     gap = identity_gap(texts, chosen, allowed)

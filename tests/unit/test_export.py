@@ -8,7 +8,6 @@ from onnx import TensorProto, helper, numpy_helper
 
 from serving.bundle import Thresholds, decide
 from training.export import _quantise_embeddings, choose_thresholds, fit_temperature
-from training.labels import label_mask
 
 RNG = np.random.default_rng(2)
 
@@ -52,7 +51,11 @@ def test_embedding_rows_survive_quantisation(tmp_path: Path) -> None:
     table[0] = 0
     table[1] *= 40  # a row of its own size keeps a scale of its own
     graph = helper.make_graph(
-        [helper.make_node("Gather", ["distilbert.embeddings.word_embeddings.weight", "ids"], ["rows"])],
+        [
+            helper.make_node(
+                "Gather", ["distilbert.embeddings.word_embeddings.weight", "ids"], ["rows"]
+            )
+        ],
         "lookup",
         [helper.make_tensor_value_info("ids", TensorProto.INT64, [None])],
         [helper.make_tensor_value_info("rows", TensorProto.FLOAT, [None, 16])],
@@ -61,7 +64,9 @@ def test_embedding_rows_survive_quantisation(tmp_path: Path) -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     _quantise_embeddings(model.graph)
     onnx.checker.check_model(model)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
     ids = np.arange(50, dtype=np.int64)
     (rows,) = session.run(None, {"ids": ids})
     allowed = np.abs(table).max(axis=1, keepdims=True) / 254 + 1e-7

@@ -33,7 +33,9 @@ def entry(**more: object) -> dict[str, object]:
 SAMPLE = entry(path="data/sample/tweets.csv")
 
 
-def test_own_data_lies_in_data_dir(checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_own_data_lies_in_data_dir(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_csv(tmp_path / "mine" / "own.csv", ROWS)
     monkeypatch.setenv("DATA_DIR", str(tmp_path / "mine"))
     set_sources(checkout, own=entry(path="own.csv"), sample=SAMPLE)
@@ -74,7 +76,9 @@ def test_data_dir_must_be_a_folder(checkout: Path, monkeypatch: pytest.MonkeyPat
         fetch("full", load_sources())
 
 
-def test_labels_of_parallel_lines_are_wanted(checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_labels_of_parallel_lines_are_wanted(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "t.txt").write_text("a\n")
     monkeypatch.setenv("DATA_DIR", str(tmp_path))
     set_sources(checkout, lines=entry(path="t.txt", label_path="y.txt"))
@@ -82,10 +86,14 @@ def test_labels_of_parallel_lines_are_wanted(checkout: Path, tmp_path: Path, mon
         fetch("full", load_sources())
 
 
-def test_a_hub_data_set_of_the_same_layout_in_a_local_folder(checkout: Path, tmp_path: Path) -> None:
+def test_a_hub_data_set_of_the_same_layout_in_a_local_folder(
+    checkout: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "hub"
     folder.mkdir()
-    pd.DataFrame(ROWS, columns=["text", "label"]).to_parquet(folder / "train-00000-of-00001.parquet")
+    pd.DataFrame(ROWS, columns=["text", "label"]).to_parquet(
+        folder / "train-00000-of-00001.parquet"
+    )
     # In a process of its own: `datasets` reads its cache's place when it is imported.
     set_sources(checkout, hubbed=entry(hub={"name": str(folder), "split": "train"}))
     code = "from training import fetch; fetch.fetch('full', fetch.load_sources())"
@@ -95,7 +103,9 @@ def test_a_hub_data_set_of_the_same_layout_in_a_local_folder(checkout: Path, tmp
     assert frame["text"].tolist() == [text for text, _ in ROWS]
 
 
-def test_a_hub_split_that_is_not_there_is_named(checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_split_that_is_not_there_is_named(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pd.DataFrame(ROWS, columns=["text", "label"]).to_parquet(tmp_path / "train.parquet")
     set_sources(checkout, hubbed=entry(hub={"name": str(tmp_path), "split": "nosuch"}))
     with pytest.raises(DataError, match="hubbed: hub: .*nosuch"):

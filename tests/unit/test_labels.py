@@ -30,6 +30,8 @@ def test_a_partition_has_classes(scheme: list[list[str]], groups: list[set[int]]
     assert sorted(map(sorted, found)) == sorted(map(sorted, groups))
 
 
-@pytest.mark.parametrize("scheme", [[["hate"], ["hate", "offensive"], ["neither"]], [["hate"], ["neither"]]])
+@pytest.mark.parametrize(
+    "scheme", [[["hate"], ["hate", "offensive"], ["neither"]], [["hate"], ["neither"]]]
+)
 def test_overlapping_or_partial_schemes_have_none(scheme: list[list[str]]) -> None:
     assert label_classes(scheme) is None

@@ -16,7 +16,11 @@ def test_the_conversion_keeps_the_hidden_states() -> None:
     bert = BertModel.from_pretrained(MODEL_DIR, add_pooling_layer=False).eval()
     distilbert = distilbert_from_bert(bert).eval()
     tokenizer = AutoTokenizer.from_pretrained(MODEL_DIR)
-    batch = tokenizer(["a short one", "one that is rather longer, with more words"], padding=True, return_tensors="pt")
+    batch = tokenizer(
+        ["a short one", "one that is rather longer, with more words"],
+        padding=True,
+        return_tensors="pt",
+    )
     with torch.no_grad():
         theirs = bert(**batch).last_hidden_state
         ours = distilbert(batch["input_ids"], batch["attention_mask"]).last_hidden_state

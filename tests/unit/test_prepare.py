@@ -24,7 +24,14 @@ def ids(frame: pd.DataFrame) -> set[str]:
 
 
 def test_retweets_are_one_row(checkout: Path) -> None:
-    raw("a", [("What a day", "neither"), ("RT @x: what a day!! https://t.co/1", "neither"), ("Other", "hate")])
+    raw(
+        "a",
+        [
+            ("What a day", "neither"),
+            ("RT @x: what a day!! https://t.co/1", "neither"),
+            ("Other", "hate"),
+        ],
+    )
     splits, counts = prepare(PARAMS, {"a": CSV})
     assert sum(map(len, splits.values())) == 2
     assert counts["duplicates"] == 1
@@ -63,7 +70,9 @@ def test_near_duplicates_equal_a_brute_force_search() -> None:
         ([["hate", "offensive"], ["offensive", "neither"]], ["offensive"]),
     ],
 )
-def test_conflicts_are_settled_by_the_written_rule(sets: list[list[str]], settled: list[str] | None) -> None:
+def test_conflicts_are_settled_by_the_written_rule(
+    sets: list[list[str]], settled: list[str] | None
+) -> None:
     assert settle(sets) == settled
 
 
@@ -90,7 +99,9 @@ def test_adding_a_source_moves_no_row_from_train_to_test(checkout: Path) -> None
 def test_held_out_rows_win_over_training(checkout: Path) -> None:
     raw("a", [("same words in both", "neither"), ("only here", "hate")])
     raw("held", [("Same words, in both!", "neither")])
-    splits, _ = prepare(PARAMS, {"a": CSV, "held": Source(use="heldout", path="x.csv", labels=LABELS)})
+    splits, _ = prepare(
+        PARAMS, {"a": CSV, "held": Source(use="heldout", path="x.csv", labels=LABELS)}
+    )
     assert splits["heldout"]["text"].tolist() == ["Same words, in both!"]
     assert len(pd.concat([splits[s] for s in ("train", "val", "test")])) == 1
 
@@ -102,12 +113,14 @@ def test_the_order_of_rows_changes_nothing(checkout: Path) -> None:
     raw("a", rows[::-1])
     other, _ = prepare(PARAMS, {"a": CSV})
     for split, frame in one.items():
-        pd.testing.assert_frame_equal(frame.reset_index(drop=True), other[split].reset_index(drop=True))
+        pd.testing.assert_frame_equal(
+            frame.reset_index(drop=True), other[split].reset_index(drop=True)
+        )
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet", "txt"])
 def test_kinds_of_files(checkout: Path, suffix: str) -> None:
-    frame = pd.DataFrame({"text": ["a, \"quoted\" text", "two"], "label": ["1", "0"]})
+    frame = pd.DataFrame({"text": ['a, "quoted" text', "two"], "label": ["1", "0"]})
     path = Path("data/raw") / f"own.{suffix}"
     path.parent.mkdir()
     if suffix == "csv":
@@ -135,11 +148,19 @@ def bad(name: str, content: bytes) -> None:
     ("name", "content", "said"),
     [
         ("own.csv", b"text,label\nhi,hate\nho,spam\n", r"own\.csv: row 2: unknown label 'spam'"),
-        ("own.csv", b"text,klass\nhi,hate\n", r"own\.csv: no column 'label'; it has \['klass', 'text'\]"),
+        (
+            "own.csv",
+            b"text,klass\nhi,hate\n",
+            r"own\.csv: no column 'label'; it has \['klass', 'text'\]",
+        ),
         ("own.csv", b"text,label\n", r"own\.csv: no rows"),
         ("own.csv", b"", r"own\.csv: not readable"),
         ("own.csv", b"text,label\nhi \xff,hate\n", r"own\.csv: byte .* wanted UTF-8"),
-        ("own.jsonl", b'{"text": "hi", "label": "hate"}\n{"text": 7, "label": "hate"}\n', r"row 2: text: 7"),
+        (
+            "own.jsonl",
+            b'{"text": "hi", "label": "hate"}\n{"text": 7, "label": "hate"}\n',
+            r"row 2: text: 7",
+        ),
         ("own.jsonl", b"{", r"own\.jsonl: not readable"),
         ("own.parquet", b"nonsense", r"own\.parquet: not readable"),
     ],

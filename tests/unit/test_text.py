@@ -34,7 +34,9 @@ def test_marks_of_the_medium_become_words(raw: str, clean: str) -> None:
     assert " ".join(NORMALIZER.normalize_str(raw).split()) == clean
 
 
-@pytest.mark.parametrize("text", ["in 2014 we won 3 to 1", "meet me at 5pm", "i am 4 you", "covid-19", "привет мир"])
+@pytest.mark.parametrize(
+    "text", ["in 2014 we won 3 to 1", "meet me at 5pm", "i am 4 you", "covid-19", "привет мир"]
+)
 def test_numbers_and_other_scripts_stay(text: str) -> None:
     assert NORMALIZER.normalize_str(text).split() == build_folded(text).split()
 

@@ -34,7 +34,9 @@ def test_good_data_passes_and_leaves_reports(splits: dict[str, pd.DataFrame]) ->
     assert "<html" in Path("reports/drift/test_against_train.html").read_text()[:500]
 
 
-def broken(splits: dict[str, pd.DataFrame], split: str, row: int, column: str, value: object) -> None:
+def broken(
+    splits: dict[str, pd.DataFrame], split: str, row: int, column: str, value: object
+) -> None:
     splits[split].at[row, column] = value
 
 
@@ -67,7 +69,9 @@ def test_a_missing_column(splits: dict[str, pd.DataFrame]) -> None:
 
 def test_leakage_between_splits(splits: dict[str, pd.DataFrame]) -> None:
     splits["test"].loc[0, "id"] = splits["train"].loc[5, "id"]
-    with pytest.raises(DataError, match="'a text is in one split only', for example id 0000000000000005"):
+    with pytest.raises(
+        DataError, match="'a text is in one split only', for example id 0000000000000005"
+    ):
         validate(splits, PARAMS)
 
 
