@@ -1,6 +1,6 @@
 """The model bundle: a folder that is read, verified and asked for scores.
 
-    model.onnx       int8; input_ids, attention_mask [rows, tokens] int64 → logits [rows, labels] f32
+    model.onnx       int8: input_ids, attention_mask [rows, tokens] int64 → logits [rows, labels]
     tokenizer.json   with the text normalisation and the truncation inside it
     bundle.json      the manifest, written last; it seals the other two by their SHA-256
 
@@ -182,8 +182,8 @@ class Bundle:
 def decide(scores: Floats, thresholds: Thresholds) -> Ints:
     """Return label indices [rows] of probabilities [rows, labels].
 
-    A text is hate from p(hate) ≥ `hate`; else offensive from p(hate) + p(offensive) ≥ `toxic`: doubt
-    between the two is no doubt that it is one of them; else neither.
+    A text is hate from p(hate) ≥ `hate`; else offensive from p(hate) + p(offensive) ≥ `toxic`
+    (doubt between the two is no doubt that it is one of them); else neither.
     """
     hate, offensive = scores[:, 0], scores[:, 1]
     toxic = np.where(hate + offensive >= thresholds.toxic, 1, 2)
@@ -204,7 +204,7 @@ def read_manifest(folder: Path) -> Manifest:
     found = content.get("schema_version") if isinstance(content, dict) else None
     if isinstance(found, int) and found > SCHEMA_VERSION:
         raise BundleError(
-            f"{path}: schema {found} is newer than {SCHEMA_VERSION}, the newest known here"
+            f"{path}: schema {found} is newer than {SCHEMA_VERSION}, the newest known"
         )
     try:
         manifest = Manifest.model_validate(content)

@@ -12,10 +12,16 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 TINY_PARAMS = {
     "prepare": {"val_fraction": 0.2, "test_fraction": 0.2},
-    "train": {"epochs": 6, "batch_size": 16, "learning_rate": 0.003, "checkpoint_steps": 25, "ema_decay": 0.9},
+    "train": {
+        "epochs": 6,
+        "batch_size": 16,
+        "learning_rate": 0.003,
+        "checkpoint_steps": 25,
+        "ema_decay": 0.9,
+    },
     "export": {"calibration_rows": 20, "golden_rows": 4},
     "evaluate": {"bootstrap": 100, "latency_rows": 10},
-}  # fmt: skip
+}
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """Before the pipeline: bring each source's file to data/raw/ and settle the profile.
 
-`make train` runs it first, so that the pipeline's first stage depends on files that are there. Where
-a source lies is tried in this order: the data folder ($DATA_DIR, else ../shared/data), this
+`make train` runs it first, so that the first stage depends on files that are there. Where a source
+lies is tried in this order: the data folder ($DATA_DIR, else ../shared/data), this
 checkout, the Hub. With no data but the bundled sample, the profile becomes `sample`.
 """
 
@@ -50,7 +50,7 @@ def raw_files(name: str) -> RawFiles | None:
 
 
 def fetch(profile: str, sources: dict[str, Source]) -> None:
-    """Fill data/raw/ and write data/profile.yaml; DataError names the first file that is missing."""
+    """Fill data/raw/ and write data/profile.yaml; DataError names the first missing file."""
     folder = _data_folder()
     wanted = {SAMPLE: sources[SAMPLE]} if profile == SAMPLE and SAMPLE in sources else sources
     files: dict[Path, Path] = {}  # in data/raw/ → where it lies now

@@ -26,8 +26,8 @@ from training.text import build_normalizer
 def distilbert_from_bert(bert: BertModel) -> DistilBertModel:
     """Return a DistilBERT whose hidden states equal those of `bert` on single texts.
 
-    DistilBERT has no token types: row 0 of theirs, which every token of a single text gets, is added
-    to the position embeddings. Raises ArtifactError for a variant that DistilBERT cannot express.
+    DistilBERT has no token types: row 0 of theirs, which every token of a single text gets, is
+    added to the position embeddings. Raises ArtifactError for a BERT that DistilBERT cannot express.
     """
     theirs = bert.config
     if theirs.hidden_act != "gelu" or theirs.layer_norm_eps != 1e-12:
@@ -100,7 +100,7 @@ def load_base(
     try:
         config = DistilBertConfig.from_pretrained(base)
         if config.model_type != "distilbert":
-            raise ValueError(f"its model_type is {config.model_type}")
+            raise ValueError(f"its model_type is {config.model_type}")  # noqa: TRY301
         config.update(head)
         model = DistilBertForSequenceClassification.from_pretrained(base, config=config)
         return model, _tokenizer(base, max_tokens)

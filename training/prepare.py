@@ -42,7 +42,7 @@ SPLITS = ("train", "val", "test", "heldout")
 
 
 def read_source(name: str, source: Source) -> pd.DataFrame:
-    """Return a source's rows as columns `text`, `labels`, `source`; DataError names file and row."""
+    """Return a source's rows as `text`, `labels`, `source`; DataError names file and row."""
     files = raw_files(name)
     if files is None:
         raise DataError(f"data/raw/{name}: missing; run `make data`")

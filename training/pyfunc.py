@@ -16,7 +16,7 @@ class TweetTagger(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         """Load and verify the bundle."""
         self.bundle = Bundle.load(Path(context.artifacts["bundle"]))
 
-    def predict(self, context: Any, model_input: list[str], params: Any = None) -> pd.DataFrame:  # noqa: ARG002
+    def predict(self, context: Any, model_input: list[str], params: Any = None) -> pd.DataFrame:
         """Return a row a text: `label`, then each label's probability."""
         scores = self.bundle.score(model_input)
         labels = [LABELS[at] for at in self.bundle.decide(scores)]

@@ -22,7 +22,7 @@ EXAMPLE = ["have a lovely day everyone", "what an idiot, delete your account"]
 
 def flat_metrics(metrics: dict[str, Any], prefix: str = "") -> dict[str, float]:
     """Return the numbers of nested metrics by dotted name; lists and texts are left out."""
-    flat = {}
+    flat: dict[str, float] = {}
     for name, value in metrics.items():
         if isinstance(value, dict):
             flat |= flat_metrics(value, f"{prefix}{name}.")

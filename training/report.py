@@ -49,7 +49,7 @@ def model_card(manifest: dict[str, Any], metrics: dict[str, Any], counts: dict[s
         metrics: what `evaluate` measured.
         counts: what `prepare` read, dropped and kept.
     """
-    environment = jinja2.Environment(  # noqa: S701: Markdown of our own numbers, no page
+    environment = jinja2.Environment(  # noqa: S701 - Markdown of our own numbers, no page
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,

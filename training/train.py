@@ -16,7 +16,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import mlflow
 import numpy as np
@@ -122,16 +122,19 @@ class LengthGroupedSampler(torch.utils.data.Sampler[int]):
 class LabelSetTrainer(Trainer):  # type: ignore[misc]
     """A Trainer with the label-set loss, a bias for each source, and an average of the weights."""
 
+    model: nn.Module
+    model_wrapped: nn.Module
+
     def __init__(self, *, class_weights: torch.Tensor, decay: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.class_weights = class_weights.to(self.args.device)
 
-        def average(averaged: list[torch.Tensor], current: list[torch.Tensor], seen: Any) -> None:
+        def average(averaged: Any, current: Any, seen: Any) -> None:
             # Young averages forget faster, or the untrained head would weigh in for long.
             keep = min(decay, (1 + int(seen)) / (10 + int(seen)))
             torch._foreach_lerp_(averaged, current, 1 - keep)
 
-        self.average = AveragedModel(self.model, multi_avg_fn=average)
+        self.average = AveragedModel(kwargs["model"], multi_avg_fn=average)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LengthGroupedSampler:
         lengths = (train_dataset or self.train_dataset)["length"]
@@ -139,18 +142,19 @@ class LabelSetTrainer(Trainer):  # type: ignore[misc]
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, torch.Tensor], return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | None = None,  # noqa: ARG002
+        num_items_in_batch: torch.Tensor | None = None,
     ) -> Any:  # fmt: skip
         """Return the batch's loss."""
         output = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
-        bias = model.source_bias[inputs["source"]] * (inputs["source"] > 0)[:, None]
+        biases = cast(torch.Tensor, model.source_bias)
+        bias = biases[inputs["source"]] * (inputs["source"] > 0)[:, None]
         logits = output.logits + SOURCE_BIAS_SCALE * (bias - bias.mean(dim=-1, keepdim=True))
         loss = label_set_loss(logits, inputs["allowed"], self.class_weights)
         return (loss, output) if return_outputs else loss
 
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, torch.Tensor],
-        prediction_loss_only: bool, ignore_keys: list[str] | None = None,  # noqa: ARG002
+        prediction_loss_only: bool, ignore_keys: list[str] | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
         """Return loss, logits and, for `compute_metrics`, [rows, labels + 1]: label set, source."""
         inputs = self._prepare_inputs(inputs)
@@ -161,12 +165,12 @@ class LabelSetTrainer(Trainer):  # type: ignore[misc]
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluate the averaged weights."""
-        last = self.model
+        last = self.model, self.model_wrapped
         self.model = self.model_wrapped = self.average.module
         try:
             return dict(super().evaluate(*args, **kwargs))
         finally:
-            self.model = self.model_wrapped = last
+            self.model, self.model_wrapped = last
 
 
 class _Keeper(TrainerCallback):  # type: ignore[misc]
@@ -179,7 +183,7 @@ class _Keeper(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, *_: Any, **kwargs: Any) -> None:
         self.trainer.average.update_parameters(kwargs["model"])
 
-    def on_save(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:  # noqa: ARG002
+    def on_save(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         # Written last and whole: a checkpoint without it was cut off.
         with whole(self.folder / f"checkpoint-{state.global_step}" / "average.pt") as scratch:
             torch.save(self.trainer.average.state_dict(), scratch)

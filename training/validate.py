@@ -34,12 +34,12 @@ class Breach(NamedTuple):
     rule: str
     split: str
     column: str
-    count: int
+    rows: int
     example: str
 
     def __str__(self) -> str:
         return (
-            f"{self.split}.parquet: {self.column}: {self.count} rows break {self.rule!r}, "
+            f"{self.split}.parquet: {self.column}: {self.rows} rows break {self.rule!r}, "
             f"for example {self.example}"
         )
 

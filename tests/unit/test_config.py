@@ -47,7 +47,7 @@ def test_a_missing_parameter_is_named(full: Path) -> None:
     params = yaml.safe_load(path.read_text())
     del params["train"]["seed"]
     path.write_text(yaml.safe_dump(params))
-    with pytest.raises(ConfigError, match="train.seed"):
+    with pytest.raises(ConfigError, match=r"train.seed"):
         load_params("train", TrainParams)
 
 

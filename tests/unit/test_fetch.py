@@ -108,5 +108,5 @@ def test_a_hub_split_that_is_not_there_is_named(
 ) -> None:
     pd.DataFrame(ROWS, columns=["text", "label"]).to_parquet(tmp_path / "train.parquet")
     set_sources(checkout, hubbed=entry(hub={"name": str(tmp_path), "split": "nosuch"}))
-    with pytest.raises(DataError, match="hubbed: hub: .*nosuch"):
+    with pytest.raises(DataError, match=r"hubbed: hub: .*nosuch"):
         fetch("full", load_sources())

@@ -63,7 +63,7 @@ def test_a_broken_row_is_named(
 
 def test_a_missing_column(splits: dict[str, pd.DataFrame]) -> None:
     splits["val"] = splits["val"].drop(columns="labels")
-    with pytest.raises(DataError, match="val.parquet: labels: 30 rows break 'the column is there'"):
+    with pytest.raises(DataError, match=r"labels: 30 rows break 'the column is there'"):
         validate(splits, PARAMS)
 
 
@@ -83,7 +83,7 @@ def test_a_class_that_is_missing(splits: dict[str, pd.DataFrame]) -> None:
 
 def test_a_split_that_is_too_small(splits: dict[str, pd.DataFrame]) -> None:
     splits["val"] = splits["val"].head(4)
-    with pytest.raises(DataError, match="val.parquet: id: 4 rows break 'at least 9 rows'"):
+    with pytest.raises(DataError, match=r"val.parquet: id: 4 rows break 'at least 9 rows'"):
         validate(splits, PARAMS)
 
 
