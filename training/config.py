@@ -48,6 +48,7 @@ class TrainParams(_Section):
     epochs: Count
     batch_size: Count
     learning_rate: Annotated[float, Field(gt=0, lt=1)]
+    final_learning_rate: Annotated[float, Field(ge=0, lt=1)]
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)]
     weight_decay: Annotated[float, Field(ge=0)]
     max_grad_norm: Annotated[float, Field(gt=0)]

@@ -27,7 +27,7 @@ def distilbert_from_bert(bert: BertModel) -> DistilBertModel:
     """Return a DistilBERT whose hidden states equal those of `bert` on single texts.
 
     DistilBERT has no token types: row 0 of theirs, which every token of a single text gets, is
-    added to the position embeddings. Raises ArtifactError for a BERT that DistilBERT cannot express.
+    added to the position embeddings. ArtifactError for a BERT that it cannot express.
     """
     theirs = bert.config
     if theirs.hidden_act != "gelu" or theirs.layer_norm_eps != 1e-12:

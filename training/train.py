@@ -3,10 +3,9 @@
 Writes models/finetuned/: the fp32 checkpoint in Hugging Face's layout, tokenizer.json, history.json
 (what was logged, by step) and run.json (the MLflow run that the later stages go on with).
 
-Two things are learned that do not leave this stage. An exponential moving average of the weights is
-what is validated and kept. And each source but the first gets a bias on the logits, so that a
-corpus in which every second row is hate does not teach that every second tweet is: the model
-without it speaks with the first source's class frequencies.
+What is validated and kept is an exponential moving average of the weights. It does what a learning
+rate that falls to zero would do, without the last steps' closeness to single rows: the rate ends at
+`final_learning_rate`, and a third epoch is worse than the second.
 """
 
 import hashlib
@@ -16,7 +15,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import mlflow
 import numpy as np
@@ -47,8 +46,6 @@ from training.tracking import git_sha, tracked_run
 PROCESSED = Path("data/processed")
 FINETUNED = Path("models/finetuned")
 CHECKPOINTS = Path("models/checkpoints")
-# A bias is a log-odds: it moves by whole units while weights move by hundredths.
-SOURCE_BIAS_SCALE = 20.0
 NEEDED_BYTES = 2 * 2**30
 
 
@@ -120,7 +117,7 @@ class LengthGroupedSampler(torch.utils.data.Sampler[int]):
 
 
 class LabelSetTrainer(Trainer):  # type: ignore[misc]
-    """A Trainer with the label-set loss, a bias for each source, and an average of the weights."""
+    """A Trainer with the label-set loss, and an average of the weights."""
 
     model: nn.Module
     model_wrapped: nn.Module
@@ -146,10 +143,7 @@ class LabelSetTrainer(Trainer):  # type: ignore[misc]
     ) -> Any:  # fmt: skip
         """Return the batch's loss."""
         output = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
-        biases = cast(torch.Tensor, model.source_bias)
-        bias = biases[inputs["source"]] * (inputs["source"] > 0)[:, None]
-        logits = output.logits + SOURCE_BIAS_SCALE * (bias - bias.mean(dim=-1, keepdim=True))
-        loss = label_set_loss(logits, inputs["allowed"], self.class_weights)
+        loss = label_set_loss(output.logits, inputs["allowed"], self.class_weights)
         return (loss, output) if return_outputs else loss
 
     def prediction_step(
@@ -263,7 +257,6 @@ def train(
     transformers.set_seed(params.seed)
     model, tokenizer = load_base(params.base, dropout=params.dropout, max_tokens=params.max_tokens)
     sources = list(classes)
-    model.source_bias = nn.Parameter(torch.zeros(len(sources), len(LABELS)))
     by_index = {at: classes[name] for at, name in enumerate(sources) if classes[name] is not None}
 
     def metrics(prediction: EvalPrediction) -> dict[str, float]:
@@ -285,6 +278,8 @@ def train(
             per_device_train_batch_size=params.batch_size,
             per_device_eval_batch_size=64,
             learning_rate=params.learning_rate,
+            lr_scheduler_type="cosine_with_min_lr",
+            lr_scheduler_kwargs={"min_lr": params.final_learning_rate},
             warmup_ratio=params.warmup_ratio,
             weight_decay=params.weight_decay,
             max_grad_norm=params.max_grad_norm,
@@ -327,7 +322,6 @@ def train(
                 f"{checkpoint}: unreadable checkpoint ({problem}); delete {folder} to start over"
             ) from None
         raise
-    del model.source_bias
     history = {"log": trainer.state.log_history, "best": read_json(folder / "best.json")}
     return model, tokenizer, history
 
