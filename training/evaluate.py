@@ -29,7 +29,7 @@ from training import plots
 from training.config import EvaluateParams, load_params, load_sources
 from training.errors import ArtifactError, run_stage
 from training.files import read_json, whole, write_json
-from training.labels import HATE, LABELS, label_classes, label_mask
+from training.labels import HATE, LABELS, classes_by_source, label_mask
 from training.report import model_card
 
 PROCESSED = Path("data/processed")
@@ -210,9 +210,7 @@ def evaluate(params: EvaluateParams, test: pd.DataFrame, heldout: pd.DataFrame) 
     words = rows["text"].str.split().str.len()
     lengths = {"up to 8 words": words <= 8, "9 to 16 words": (words > 8) & (words <= 16)}
     lengths["over 16 words"] = words > 16
-    schemes = {
-        name: label_classes(sources[name].labels.values()) for name in pd.unique(heldout["source"])
-    }
+    schemes = classes_by_source(sources, heldout["source"])
     metrics: dict[str, Any] = {
         "version": bundle.manifest.version,
         "reference": tested[0],
@@ -223,11 +221,7 @@ def evaluate(params: EvaluateParams, test: pd.DataFrame, heldout: pd.DataFrame) 
             for name, of in lengths.items()
             if (in_test & of).any()
         },
-        "heldout": {
-            name: figures(source == name, class_of)
-            for name, class_of in schemes.items()
-            if class_of is not None
-        },
+        "heldout": {name: figures(source == name, class_of) for name, class_of in schemes.items()},
         "identity": identity_gap(texts, chosen, allowed),
     }
 

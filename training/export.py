@@ -25,7 +25,6 @@ import pandas as pd
 from datasets import Dataset
 from onnx import helper, numpy_helper
 from scipy.optimize import minimize_scalar
-from sklearn.metrics import f1_score
 from tokenizers import Tokenizer
 
 from serving.bundle import (
@@ -42,7 +41,7 @@ from serving.bundle import (
 from training.config import ExportParams, TrainParams, load_params, load_profile, load_sources
 from training.errors import ArtifactError, run_stage
 from training.files import read_json, sha256, write_json
-from training.labels import label_classes, label_mask
+from training.labels import classes_by_source, label_mask, macro_f1_by_source
 from training.tracking import git_sha
 
 FINETUNED = Path("models/finetuned")
@@ -167,14 +166,10 @@ def choose_thresholds(
         source: [rows] names.
         classes: by source name, [labels] the class of each label.
     """
-    parts = [
-        (source == name, class_of, class_of[allowed[source == name].argmax(axis=1)])
-        for name, class_of in classes.items()
-    ]
 
     def quality(thresholds: Thresholds) -> float:
         chosen = decide(scores, thresholds)
-        return float(np.mean([_macro_f1(truth, of[chosen[rows]]) for rows, of, truth in parts]))
+        return float(np.mean(list(macro_f1_by_source(chosen, allowed, source, classes).values())))
 
     grid = [
         Thresholds(hate=round(float(hate), 2), toxic=round(float(toxic), 2))
@@ -182,10 +177,6 @@ def choose_thresholds(
         for toxic in np.arange(0.3, 0.71, 0.05)
     ]
     return max(grid, key=quality)
-
-
-def _macro_f1(truth: npt.NDArray[np.int64], chosen: npt.NDArray[np.int64]) -> float:
-    return float(f1_score(truth, chosen, average="macro"))
 
 
 def _golden(bundle: Bundle, sample: Path, count: int) -> list[dict[str, Any]]:
@@ -236,13 +227,11 @@ def export(
     val = splits["val"]
     allowed, source = label_mask(val["labels"]), val["source"].to_numpy()
     scores = bundle().score(val["text"].tolist())
-    sources = {name: entry for name, entry in load_sources().items() if name in set(source)}
-    reference = source == next(iter(sources))
+    classes = classes_by_source(load_sources(), source)
+    reference = source == next(iter(classes))
     content["temperature"] = fit_temperature(scores[reference], allowed[reference])
-    classes = {name: label_classes(entry.labels.values()) for name, entry in sources.items()}
-    judged = {name: of for name, of in classes.items() if of is not None}
     scores = bundle().score(val["text"].tolist())
-    content["thresholds"] = choose_thresholds(scores, allowed, source, judged).model_dump()
+    content["thresholds"] = choose_thresholds(scores, allowed, source, classes).model_dump()
     content["golden"] = _golden(bundle(), SAMPLE, params.golden_rows)
     content["version"] = content_version(json.loads(json.dumps(content)))
     write_json(folder / "bundle.json", content)

@@ -1,9 +1,14 @@
 """The labels, their order, and label sets: the labels that a row's annotation allows."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+from sklearn.metrics import f1_score
+
+if TYPE_CHECKING:
+    from training.config import Source
 
 LABELS = ("hate", "offensive", "neither")
 HATE, OFFENSIVE, NEITHER = range(len(LABELS))
@@ -24,3 +29,38 @@ def label_classes(label_sets: Iterable[Sequence[str]]) -> npt.NDArray[np.int64] 
     if sorted(label for labels in distinct for label in labels) != sorted(LABELS):
         return None
     return np.array([next(i for i, s in enumerate(distinct) if label in s) for label in LABELS])
+
+
+def classes_by_source(
+    sources: "Mapping[str, Source]", present: Iterable[str]
+) -> dict[str, npt.NDArray[np.int64]]:
+    """Return `label_classes` of the sources that are present and can be judged, in their order."""
+    names = set(present)
+    found = {
+        name: label_classes(source.labels.values())
+        for name, source in sources.items()
+        if name in names
+    }
+    return {name: class_of for name, class_of in found.items() if class_of is not None}
+
+
+def macro_f1_by_source(
+    chosen: npt.NDArray[np.int64],
+    allowed: npt.NDArray[np.bool_],
+    source: npt.NDArray[np.object_],
+    classes: Mapping[str, npt.NDArray[np.int64]],
+) -> dict[str, float]:
+    """Return each source's macro-F1 over its own classes.
+
+    Args:
+        chosen: [rows] label indices.
+        allowed: [rows, labels] label sets.
+        source: [rows] names.
+        classes: by source name, [labels] the class of each label.
+    """
+    scores = {}
+    for name, class_of in classes.items():
+        rows = source == name
+        truth = class_of[allowed[rows].argmax(axis=1)]
+        scores[name] = float(f1_score(truth, class_of[chosen[rows]], average="macro"))
+    return scores

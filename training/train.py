@@ -13,6 +13,7 @@ import logging
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,6 @@ import pandas as pd
 import torch
 import transformers
 from datasets import Dataset
-from sklearn.metrics import f1_score
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from transformers import (
@@ -31,7 +31,6 @@ from transformers import (
     EvalPrediction,
     Trainer,
     TrainerCallback,
-    TrainerControl,
     TrainerState,
     TrainingArguments,
 )
@@ -39,7 +38,7 @@ from transformers import (
 from training.config import TrainParams, load_params, load_profile, load_sources
 from training.errors import ArtifactError, DataError, run_stage
 from training.files import read_json, sha256, whole, write_json
-from training.labels import LABELS, label_classes, label_mask
+from training.labels import LABELS, classes_by_source, label_mask, macro_f1_by_source
 from training.model import label_set_loss, load_base
 from training.tracking import git_sha, tracked_run
 
@@ -57,29 +56,6 @@ def uses_bf16(precision: str) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     cpuinfo = Path("/proc/cpuinfo")
     return cpuinfo.exists() and bool({"avx512_bf16", "amx_bf16"} & set(cpuinfo.read_text().split()))
-
-
-def macro_f1_by_source(
-    chosen: np.ndarray[Any, Any],
-    allowed: np.ndarray[Any, Any],
-    source: np.ndarray[Any, Any],
-    classes: dict[int, np.ndarray[Any, Any]],
-) -> dict[int, float]:
-    """Return each source's macro-F1 over its own classes.
-
-    Args:
-        chosen: [rows] label index that the model chose.
-        allowed: [rows, labels] label sets.
-        source: [rows] source index.
-        classes: by source index, [labels] the class of each label.
-    """  # fmt: skip
-    scores = {}
-    for at, class_of in classes.items():
-        rows = source == at
-        if rows.any():
-            truth = class_of[allowed[rows].argmax(axis=1)]
-            scores[at] = float(f1_score(truth, class_of[chosen[rows]], average="macro"))
-    return scores
 
 
 class LengthGroupedSampler(torch.utils.data.Sampler[int]):
@@ -146,17 +122,6 @@ class LabelSetTrainer(Trainer):  # type: ignore[misc]
         loss = label_set_loss(output.logits, inputs["allowed"], self.class_weights)
         return (loss, output) if return_outputs else loss
 
-    def prediction_step(
-        self, model: nn.Module, inputs: dict[str, torch.Tensor],
-        prediction_loss_only: bool, ignore_keys: list[str] | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
-        """Return loss, logits and, for `compute_metrics`, [rows, labels + 1]: label set, source."""
-        inputs = self._prepare_inputs(inputs)
-        with torch.no_grad(), self.compute_loss_context_manager():
-            loss, output = self.compute_loss(model, inputs, return_outputs=True)
-        truth = torch.cat([inputs["allowed"].long(), inputs["source"][:, None]], dim=1)
-        return loss.detach(), output.logits.float(), truth
-
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluate the averaged weights."""
         last = self.model, self.model_wrapped
@@ -173,6 +138,9 @@ class _Keeper(TrainerCallback):  # type: ignore[misc]
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.trainer: LabelSetTrainer
+
+    def on_train_begin(self, args: Any, state: TrainerState, *_: Any, **kwargs: Any) -> None:
+        self.started, self.first = time.monotonic(), state.global_step
 
     def on_step_end(self, *_: Any, **kwargs: Any) -> None:
         self.trainer.average.update_parameters(kwargs["model"])
@@ -193,29 +161,24 @@ class _Keeper(TrainerCallback):  # type: ignore[misc]
             write_json(best, {"macro_f1": score, "epoch": round(state.epoch or 0)})
 
     def on_log(
-        self,
-        args: Any,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any],
-        **_: Any,
+        self, args: Any, state: TrainerState, control: Any, logs: dict[str, Any], **_: Any
     ) -> None:
         values = {name: value for name, value in logs.items() if isinstance(value, int | float)}
         mlflow.log_metrics(values, step=state.global_step)
-        if "loss" in logs and not sys.stderr.isatty():
-            print(
-                f"step {state.global_step}/{state.max_steps}  loss {logs['loss']:.4f}", flush=True
-            )
+        if "loss" in logs and args.disable_tqdm:
+            step, steps = state.global_step, state.max_steps
+            left = (time.monotonic() - self.started) / (step - self.first) * (steps - step)
+            loss = f"loss {logs['loss']:.3f}"
+            print(f"step {step}/{steps}  {loss}  {left / 60:.0f} minutes left", flush=True)
 
 
-def _encode(frame: pd.DataFrame, tokenizer: Any, sources: list[str]) -> Dataset:
+def _encode(frame: pd.DataFrame, tokenizer: Any) -> Dataset:
     encoded = tokenizer.encode_batch(frame["text"].tolist())
     return Dataset.from_dict(
         {
             "input_ids": [row.ids for row in encoded],
             "length": [len(row.ids) for row in encoded],
             "allowed": label_mask(frame["labels"]).tolist(),
-            "source": [sources.index(name) for name in frame["source"]],
         }
     )
 
@@ -228,7 +191,6 @@ def _collator(pad: int) -> Callable[[list[dict[str, Any]]], dict[str, torch.Tens
             "input_ids": nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=pad),
             "attention_mask": nn.utils.rnn.pad_sequence(ones, batch_first=True),
             "allowed": torch.tensor([row["allowed"] for row in rows]),
-            "source": torch.tensor([row["source"] for row in rows]),
         }
 
     return collate
@@ -256,15 +218,14 @@ def train(
         torch.set_num_threads(params.threads)
     transformers.set_seed(params.seed)
     model, tokenizer = load_base(params.base, dropout=params.dropout, max_tokens=params.max_tokens)
-    sources = list(classes)
-    by_index = {at: classes[name] for at, name in enumerate(sources) if classes[name] is not None}
+    # Alike in length side by side: they are validated in this order.
+    val = frames["val"].sort_values("text", key=lambda text: text.str.len())
+    source = val["source"].to_numpy()
 
     def metrics(prediction: EvalPrediction) -> dict[str, float]:
-        allowed, source = prediction.label_ids[:, :-1], prediction.label_ids[:, -1]
-        scores = macro_f1_by_source(
-            prediction.predictions.argmax(axis=1), allowed, source, by_index
-        )
-        named = {f"macro_f1_{sources[at]}": score for at, score in scores.items()}
+        chosen = prediction.predictions.argmax(axis=1)
+        scores = macro_f1_by_source(chosen, prediction.label_ids, source, classes)
+        named = {f"macro_f1_{name}": score for name, score in scores.items()}
         return named | {"macro_f1": float(np.mean(list(scores.values())))}
 
     keeper = _Keeper(folder)
@@ -293,11 +254,12 @@ def train(
             logging_steps=50,
             disable_tqdm=not sys.stderr.isatty(),
             remove_unused_columns=False,
+            label_names=["allowed"],
             dataloader_pin_memory=torch.cuda.is_available(),
             report_to="none",
         ),
-        train_dataset=_encode(frames["train"], tokenizer, sources),
-        eval_dataset=_encode(frames["val"], tokenizer, sources),
+        train_dataset=_encode(frames["train"], tokenizer),
+        eval_dataset=_encode(val, tokenizer),
         data_collator=_collator(tokenizer.token_to_id("[PAD]")),
         compute_metrics=metrics,
         callbacks=[keeper],
@@ -334,11 +296,7 @@ def main() -> None:
     seen = {label for labels in frames["train"]["labels"] for label in labels}
     if seen != set(LABELS):
         raise DataError(f"{files['train']}: labels: got {sorted(seen)}, wanted all of {LABELS}")
-    classes = {
-        name: label_classes(source.labels.values())
-        for name, source in load_sources().items()
-        if name in set(frames["train"]["source"])
-    }
+    classes = classes_by_source(load_sources(), frames["train"]["source"])
     free = shutil.disk_usage(".").free
     if free < NEEDED_BYTES:
         raise ArtifactError(f"models: {free >> 20} MiB free, wanted {NEEDED_BYTES >> 20} MiB")

@@ -39,7 +39,7 @@ def test_the_default_base_normalises_and_truncates() -> None:
 
 def test_a_distilbert_folder_is_the_same_path(tmp_path: Path) -> None:
     model, tokenizer = load_base(str(tiny_base(tmp_path)), dropout=0.1, max_tokens=16)
-    assert model.config.dim == 32
+    assert model.config.dim == 64
     assert model.config.seq_classif_dropout == 0.1
     assert tokenizer.encode("hello").ids
 
