@@ -1,8 +1,8 @@
 """Before the pipeline: bring each source's file to data/raw/ and settle the profile.
 
 `make train` runs it first, so that the first stage depends on files that are there. Where a source
-lies is tried in this order: the data folder ($DATA_DIR, else ../shared/data), this
-checkout, the Hub. With no data but the bundled sample, the profile becomes `sample`.
+lies is tried in this order: the data folder ($DATA_DIR, else ../shared/data), this checkout, the
+Hub. With no data but the bundled sample, the profile becomes `sample`.
 """
 
 import argparse
@@ -55,24 +55,24 @@ def fetch(profile: str, sources: dict[str, Source]) -> None:
     wanted = {SAMPLE: sources[SAMPLE]} if profile == SAMPLE and SAMPLE in sources else sources
     files: dict[Path, Path] = {}  # in data/raw/ → where it lies now
     missing: dict[str, str] = {}
+    hub_error = ""
     for name, source in wanted.items():
-        if found := _local(name, source, folder):
-            files |= found
-        elif source.hub and not any("Hub" in reason for reason in missing.values()):
+        found = _local(name, source, folder)
+        # Asked once: a machine that cannot reach the Hub waits ten seconds, not fifty.
+        if not found and source.hub and not hub_error:
             try:
                 from_hub = _download(name, source.hub)
-                files[from_hub] = from_hub
+                found = {from_hub: from_hub}
             except ConnectionError as error:
-                # Asked once: a machine that cannot reach the Hub waits ten seconds, not fifty.
-                missing[name] = f"{source.path} is not there, and the Hub is not either ({error})"
-        else:
-            missing[name] = f"{source.path or source.hub} is not there"
-    has_own_data = set(wanted) - set(missing) - {SAMPLE}
+                hub_error = f", and the Hub does not answer ({error})"
+        files |= found
+        if not found:
+            missing[name] = f"{source.path or source.hub} is not there{hub_error}"
+    has_own_data = bool(set(wanted) - set(missing) - {SAMPLE})
     if missing and (folder or has_own_data or SAMPLE not in wanted):
         name, reason = next(iter(missing.items()))
-        raise DataError(
-            f"configs/sources.yaml: {name}: {reason} (looked in {folder or 'no folder'})"
-        )
+        where = f"looked in {folder or 'this checkout'}"
+        raise DataError(f"configs/sources.yaml: {name}: {reason} ({where})")
     for target, origin in files.items():
         _copy(origin, target)
     if PRODUCTION_REFERENCE.is_file():
