@@ -38,7 +38,6 @@ def test_no_case_is_in_the_bundled_sample() -> None:
     """The sample is learned from; a case that it holds would test memory, not behaviour."""
     normalizer = build_normalizer()
     sample = pd.read_csv(ROOT / "data" / "sample" / "tweets.csv")["text"].tolist()
-    suite = sorted({case for c in SUITE["capabilities"] for case in cases(c)})
     taught = [set(words(normalizer.normalize_str(text))) for text in sample]
     for case in {case for c in SUITE["capabilities"] for case in cases(c)}:
         asked = set(words(normalizer.normalize_str(case)))
