@@ -1,7 +1,8 @@
 """Stage 4: the fine-tuned checkpoint becomes a sealed int8 bundle in models/candidate/.
 
-The steps: ONNX through optimum; static int8 of the MatMuls that have weights; int8 rows for the
-word embeddings; temperature and thresholds from validation data; golden examples; the manifest.
+The steps: ONNX through optimum; outlier channels set apart; static int8 of the MatMuls that have
+weights; int8 rows for the word embeddings; temperature and thresholds from validation data; golden
+examples; the manifest.
 models/fp32.onnx, the unquantised export, is kept beside it for `evaluate` and the benchmark.
 
 Why static: dynamic quantisation picks activation scales for each batch, so that a tweet's score
@@ -21,6 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnxruntime
 import pandas as pd
 from datasets import Dataset
 from onnx import helper, numpy_helper
@@ -50,6 +52,7 @@ FP32 = Path("models/fp32.onnx")
 PROCESSED = Path("data/processed")
 SAMPLE = Path("data/sample/tweets.csv")
 EMBEDDING = "word_embeddings.weight"
+SPARED = "W_J"
 
 
 def export_onnx(checkpoint: Path, folder: Path, opset: int) -> Path:
@@ -63,6 +66,53 @@ def export_onnx(checkpoint: Path, folder: Path, opset: int) -> Path:
     return folder / "model.onnx"
 
 
+def spare_outliers(model: Path, rows: list[list[int]], channels: int = 8) -> None:
+    """Take the few channels that would spoil int8's ranges out of the MatMuls after GELU, in place.
+
+    One or two of 1,536 channels, at [CLS], are many times as large as the rest, in the activations
+    and in the weights. As in LLM.int8() (Dettmers et al. 2022), x·W becomes min(x, c)·W₀ + x_J·W_J:
+    J are the largest channels, which stay fp32, W₀ is W with their rows zero, and c is the largest
+    value of the others on `rows`.
+    """
+    loaded = onnx.load(model)
+    graph = loaded.graph
+    weights = {initializer.name: initializer for initializer in graph.initializer}
+    nodes = [node for node in graph.node if node.op_type == "MatMul" and "ffn/lin2" in node.name]
+    watched = onnx.ModelProto()
+    watched.CopyFrom(loaded)
+    watched.graph.output.extend(onnx.ValueInfoProto(name=node.input[0]) for node in nodes)
+    session = onnxruntime.InferenceSession(watched.SerializeToString())
+    size = [np.zeros(1)] * len(nodes)
+    for row in rows:
+        ids = np.array([row])
+        outputs = session.run(None, {"input_ids": ids, "attention_mask": np.ones_like(ids)})[1:]
+        seen = [np.abs(output).max(axis=(0, 1)) for output in outputs]
+        size = [np.maximum(before, now) for before, now in zip(size, seen, strict=True)]
+    for node, largest in zip(nodes, size, strict=True):
+        x, (name, product) = node.input[0], (node.name, node.output[0])
+        order = np.argsort(largest)
+        spared, limit = np.sort(order[-channels:]), largest[order[-channels - 1]]
+        weight = numpy_helper.to_array(weights[node.input[1]]).copy()
+        constants = {"J": spared, "c": np.float32(limit), SPARED: weight[spared]}
+        for key, value in constants.items():
+            graph.initializer.append(numpy_helper.from_array(np.asarray(value), f"{name}/{key}"))
+        weight[spared] = 0
+        weights[node.input[1]].CopyFrom(numpy_helper.from_array(weight, node.input[1]))
+        node.input[0], node.output[0] = f"{name}/x", f"{name}/rest"
+        at = list(graph.node).index(node)
+        for op, inputs, output, options in [
+            ("Add", [f"{name}/rest", f"{name}/spared"], product, {}),
+            ("MatMul", [f"{name}/x_J", f"{name}/{SPARED}"], f"{name}/spared", {}),
+            ("Gather", [x, f"{name}/J"], f"{name}/x_J", {"axis": -1}),
+            ("Min", [x, f"{name}/c"], f"{name}/x", {}),
+        ]:
+            place = at + 1 if op == "Add" else at  # what the MatMul needs stands before it
+            graph.node.insert(
+                place, helper.make_node(op, inputs, [output], f"{name}/{op}", **options)
+            )
+    onnx.save(loaded, model)
+
+
 def quantise(model: Path, out: Path, rows: list[list[int]]) -> None:
     """Write `model` with int8 weights to `out`, its activation ranges from `rows` of token ids.
 
@@ -74,7 +124,13 @@ def quantise(model: Path, out: Path, rows: list[list[int]]) -> None:
 
     graph = onnx.load(model).graph
     weights = {initializer.name for initializer in graph.initializer}
-    weighted = [n.name for n in graph.node if n.op_type == "MatMul" and n.input[1] in weights]
+    weighted = [
+        node.name
+        for node in graph.node
+        if node.op_type == "MatMul"
+        and node.input[1] in weights
+        and not node.input[1].endswith(SPARED)
+    ]
     dataset = Dataset.from_dict({"input_ids": rows, "attention_mask": [[1] * len(r) for r in rows]})
     quantizer = ORTQuantizer.from_pretrained(model.parent, file_name=model.name)
     ranges = quantizer.fit(
@@ -202,8 +258,9 @@ def export(
         plain = export_onnx(FINETUNED, Path(scratch), params.opset)
         texts = splits["train"]["text"].head(params.calibration_rows).tolist()
         rows = [encoding.ids for encoding in tokenizer.encode_batch(texts)]
+        shutil.copyfile(plain, FP32)
+        spare_outliers(plain, rows)
         quantise(plain, folder / "model.onnx", rows)
-        plain.replace(FP32)
 
     content: dict[str, Any] = manifest | {
         "schema_version": SCHEMA_VERSION,
