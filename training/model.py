@@ -8,6 +8,7 @@ DistilBERT that computes the same hidden states.
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from torch import nn
 from transformers import (
@@ -104,7 +105,7 @@ def load_base(
         config.update(head)
         model = DistilBertForSequenceClassification.from_pretrained(base, config=config)
         return model, _tokenizer(base, max_tokens)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         problem = " ".join(str(error).split())
         raise ArtifactError(
             f"train.base: got {base!r}, wanted minilm or a DistilBERT checkpoint: {problem}"
