@@ -43,7 +43,12 @@ from serving.bundle import (
 from training.config import ExportParams, TrainParams, load_params, load_profile, load_sources
 from training.errors import ArtifactError, run_stage
 from training.files import read_json, sha256, write_json
-from training.labels import classes_by_source, label_mask, macro_f1_by_source
+from training.labels import (
+    balanced_macro_f1,
+    classes_by_source,
+    label_mask,
+    macro_f1_by_source,
+)
 from training.tracking import git_sha
 
 FINETUNED = Path("models/finetuned")
@@ -213,8 +218,8 @@ def choose_thresholds(
     source: npt.NDArray[Any],
     classes: dict[str, npt.NDArray[np.int64]],
 ) -> Thresholds:
-    """Return the thresholds with the best macro-F1, averaged over the sources, each by its own
-    classes: a threshold bought with one corpus would be paid for by the others.
+    """Return the thresholds with the best balanced macro-F1, each source by its own classes: a
+    threshold bought with one corpus would be paid for by the others.
 
     Args:
         scores: [rows, labels] calibrated probabilities.
@@ -225,7 +230,7 @@ def choose_thresholds(
 
     def quality(thresholds: Thresholds) -> float:
         chosen = decide(scores, thresholds)
-        return float(np.mean(list(macro_f1_by_source(chosen, allowed, source, classes).values())))
+        return balanced_macro_f1(macro_f1_by_source(chosen, allowed, source, classes), source)
 
     grid = [
         Thresholds(hate=round(float(hate), 2), toxic=round(float(toxic), 2))

@@ -64,3 +64,13 @@ def macro_f1_by_source(
         truth = class_of[allowed[rows].argmax(axis=1)]
         scores[name] = float(f1_score(truth, class_of[chosen[rows]], average="macro"))
     return scores
+
+
+def balanced_macro_f1(scores: Mapping[str, float], source: npt.NDArray[np.object_]) -> float:
+    """Return the mean of `macro_f1_by_source`, each weighted by the square root of its rows.
+
+    So a large corpus does not drown the others, and a handful of rows, whose macro-F1 is mostly
+    luck, decides nothing.
+    """
+    weights = [np.sqrt((source == name).sum()) for name in scores]
+    return float(np.average(list(scores.values()), weights=weights))

@@ -38,7 +38,13 @@ from transformers import (
 from training.config import TrainParams, load_params, load_profile, load_sources
 from training.errors import ArtifactError, DataError, run_stage
 from training.files import read_json, sha256, whole, write_json
-from training.labels import LABELS, classes_by_source, label_mask, macro_f1_by_source
+from training.labels import (
+    LABELS,
+    balanced_macro_f1,
+    classes_by_source,
+    label_mask,
+    macro_f1_by_source,
+)
 from training.model import label_set_loss, load_base
 from training.tracking import git_sha, tracked_run
 
@@ -226,7 +232,7 @@ def train(
         chosen = prediction.predictions.argmax(axis=1)
         scores = macro_f1_by_source(chosen, prediction.label_ids, source, classes)
         named = {f"macro_f1_{name}": score for name, score in scores.items()}
-        return named | {"macro_f1": float(np.mean(list(scores.values())))}
+        return named | {"macro_f1": balanced_macro_f1(scores, source)}
 
     keeper = _Keeper(folder)
     keeper.trainer = trainer = LabelSetTrainer(

@@ -8,6 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from serving.bundle import Thresholds, decide
 from training.export import _quantise_embeddings, choose_thresholds, fit_temperature
+from training.labels import balanced_macro_f1
 
 RNG = np.random.default_rng(2)
 
@@ -35,15 +36,21 @@ def test_thresholds_beat_one_half_where_the_scores_are_shifted() -> None:
     assert found.hate < 0.5
 
 
-def test_thresholds_weigh_sources_not_rows() -> None:
-    """A small corpus counts as much as a large one, whose rows are copied fifty times."""
-    truth = RNG.integers(0, 3, 120)
-    scores = softmax(RNG.normal(0, 1, (120, 3)) + np.eye(3)[truth]).astype(np.float32)
-    allowed, source = np.eye(3, dtype=bool)[truth], np.array(["big"] * 60 + ["small"] * 60)
-    classes = {"big": np.arange(3), "small": np.arange(3)}
-    once = choose_thresholds(scores, allowed, source, classes)
-    rows = np.r_[np.repeat(np.arange(60), 50), np.arange(60, 120)]
-    assert choose_thresholds(scores[rows], allowed[rows], source[rows], classes) == once
+def test_a_handful_of_rows_does_not_move_the_thresholds() -> None:
+    truth = RNG.integers(0, 3, 2000)
+    scores = softmax(RNG.normal(0, 1, (2000, 3)) + np.eye(3)[truth]).astype(np.float32)
+    allowed, classes = np.eye(3, dtype=bool)[truth], {"big": np.arange(3), "tiny": np.arange(3)}
+    source = np.array(["big"] * 1995 + ["tiny"] * 5)
+    allowed[1995:] = [True, False, False]  # five rows that want everything to be hate
+    found = choose_thresholds(scores, allowed, source, classes)
+    alone = choose_thresholds(scores[:1995], allowed[:1995], source[:1995], {"big": np.arange(3)})
+    assert abs(found.hate - alone.hate) <= 0.1
+
+
+def test_a_large_source_does_not_drown_a_small_one() -> None:
+    scores = {"large": 0.9, "small": 0.5}
+    source = np.array(["large"] * 10_000 + ["small"] * 2500)
+    assert balanced_macro_f1(scores, source) == pytest.approx((2 * 0.9 + 0.5) / 3)
 
 
 def test_embedding_rows_survive_quantisation(tmp_path: Path) -> None:
