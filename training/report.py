@@ -30,13 +30,13 @@ def results(metrics: dict[str, Any]) -> list[tuple[str, str]]:
     named |= {label: f"{label} F1" for label in part["classes"]}
     rows = [(f"{reference} test: {name}", figure(part, key)) for key, name in named.items()]
     for name, corpus in metrics["heldout"].items():
-        classes = " | ".join(corpus["classes"])
+        classes = " / ".join(corpus["classes"])
         rows.append((f"{name} ({classes}): macro-F1", figure(corpus, "macro_f1")))
     invariance, fp32 = metrics["batch_invariance"], metrics["int8_against_fp32"]
     changes, largest = invariance["label_changes"], invariance["max_abs_difference"]
     return [
         *rows,
-        ("alone against in a batch", f"{changes} labels changed, |Δp| at most {largest:.1e}"),
+        ("alone against in a batch", f"{changes} labels changed, Δp at most {largest:.1e}"),
         ("int8 against fp32: macro-F1", f"{fp32['macro_f1_difference']:+.4f}"),
     ]
 
