@@ -185,7 +185,9 @@ def prepare(
     rows = rows.drop(index=near)
 
     if params.max_rows:
-        rows = rows.sort_values("id").groupby("source", sort=False).head(params.max_rows)
+        # By the id's last digits: its first ones decide the split.
+        rows = rows.sort_values("id", key=lambda ids: ids.str[::-1])
+        rows = rows.groupby("source", sort=False).head(params.max_rows)
     rows["split"] = [
         assign_split(row_id, sources[name], params)
         for row_id, name in zip(rows["id"], rows["source"], strict=True)

@@ -86,6 +86,10 @@ def breaches(splits: dict[str, pd.DataFrame], params: ValidateParams) -> Iterato
         if len(leaked):
             rule = "a text is in one split only"
             yield Breach(rule, split, "id", len(leaked), f"id {leaked['id'].iloc[0]}")
+    unlearned = splits["test"][~splits["test"]["source"].isin(splits["train"]["source"])]
+    if len(unlearned):
+        rule, example = "a source in test is in train", f"id {unlearned['id'].iloc[0]}"
+        yield Breach(rule, "test", "source", len(unlearned), example)
     for split in LEARNED:
         frame = splits[split]
         if len(frame) < params.min_rows:

@@ -86,6 +86,16 @@ def test_only_sources_that_judge_all_labels_are_in_test(checkout: Path) -> None:
     assert (splits["val"]["source"] == "binary").sum() > (splits["val"]["source"] == "full").sum()
 
 
+def test_fewer_rows_are_spread_over_all_splits(checkout: Path) -> None:
+    raw("a", [(f"text number {i} alpha{i} beta{i}", "neither") for i in range(400)])
+    everything, _ = prepare(PARAMS, {"a": CSV})
+    some, _ = prepare(PARAMS.model_copy(update={"max_rows": 100}), {"a": CSV})
+    assert sum(map(len, some.values())) == 100
+    for split, share in {"train": 0.6, "val": 0.2, "test": 0.2}.items():
+        assert ids(some[split]) <= ids(everything[split])
+        assert 0.5 * share < len(some[split]) / 100 < 1.6 * share
+
+
 def test_adding_a_source_moves_no_row_from_train_to_test(checkout: Path) -> None:
     rows = [(f"text number {i} alpha{i} beta{i}", "neither") for i in range(200)]
     raw("a", rows)

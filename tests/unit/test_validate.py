@@ -75,6 +75,12 @@ def test_leakage_between_splits(splits: dict[str, pd.DataFrame]) -> None:
         validate(splits, PARAMS)
 
 
+def test_a_source_that_is_tested_but_not_learned_from(splits: dict[str, pd.DataFrame]) -> None:
+    splits["test"].loc[4, "source"] = "elsewhere"
+    with pytest.raises(DataError, match=r"test.parquet: source: 1 rows break 'a source in test is"):
+        validate(splits, PARAMS)
+
+
 def test_a_class_that_is_missing(splits: dict[str, pd.DataFrame]) -> None:
     splits["test"]["labels"] = [["neither"]] * len(splits["test"])
     with pytest.raises(DataError, match=r"5\.0% of single-label rows are hate"):
