@@ -62,8 +62,8 @@ ROW_RULES: list[tuple[str, str, Callable[[Any], bool]]] = [
 ]
 
 
-def breaches(splits: dict[str, pd.DataFrame], params: ValidateParams) -> Iterator[Breach]:
-    """Yield the hard rules that the splits break, in the order in which they should be mended."""
+def row_breaches(splits: dict[str, pd.DataFrame]) -> Iterator[Breach]:
+    """Yield the rules for columns and single rows that the splits break."""
     for split, frame in splits.items():
         for column in COLUMNS:
             if column not in frame.columns:
@@ -80,6 +80,10 @@ def breaches(splits: dict[str, pd.DataFrame], params: ValidateParams) -> Iterato
             yield Breach(
                 "an id is there once", split, "id", len(repeated), f"id {repeated['id'].iloc[0]}"
             )
+
+
+def split_breaches(splits: dict[str, pd.DataFrame], params: ValidateParams) -> Iterator[Breach]:
+    """Yield the rules for whole splits and for one against another that they break."""
     for split, frame in splits.items():
         others = {row for name, other in splits.items() if name != split for row in other["id"]}
         leaked = frame[frame["id"].isin(others)]
@@ -155,7 +159,8 @@ def drift(current: pd.DataFrame, reference: pd.DataFrame, name: str, share: floa
 
 def validate(splits: dict[str, pd.DataFrame], params: ValidateParams) -> list[str]:
     """Return the warnings; DataError names the first broken rule and how many more there are."""
-    broken = list(breaches(splits, params))
+    # Rows first: the rules for splits take their columns for granted.
+    broken = list(row_breaches(splits)) or list(split_breaches(splits, params))
     write_json(RULES, {"broken": [breach._asdict() for breach in broken]})
     if broken:
         more = f" (and {len(broken) - 1} more, in {RULES})" if len(broken) > 1 else ""
