@@ -84,6 +84,19 @@ def test_every_stage_is_in_the_pipeline() -> None:
         assert f"training/{name}.py" in stage["deps"]
 
 
+@pytest.mark.parametrize("name", sorted(STAGES))
+def test_the_pipeline_names_the_code_that_a_stage_depends_on(name: str) -> None:
+    """All but the plumbing, which would re-run everything and changes no result."""
+    import yaml
+
+    plumbing = {"config", "errors", "files", "tracking"}
+    deps = set(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"][name]["deps"])
+    imported = ours(TRAINING[name], "training") & set(TRAINING) - plumbing
+    wanted = {f"training/{module}.py" for module in imported}
+    wanted |= {f"serving/{m}.py" for m in ours(TRAINING[name], "serving") & set(SERVING)}
+    assert wanted <= deps
+
+
 def test_serving_imports_with_its_own_needs_alone() -> None:
     """In a Python in which nothing of the train extra can be imported."""
     code = """
