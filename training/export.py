@@ -278,7 +278,7 @@ def export(
         "files": {name: sha256(folder / name) for name in ("model.onnx", "tokenizer.json")},
         "golden": [],
         "golden_tolerance": params.golden_tolerance,
-        "quantisation": "static int8 (QDQ): MatMuls per channel but for outliers, embeddings per row",
+        "quantisation": "static int8 (QDQ): MatMuls by channel, outliers apart; embeddings by row",
         "opset": params.opset,
     }
     model = (folder / "model.onnx").read_bytes()
