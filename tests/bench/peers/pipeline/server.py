@@ -1,0 +1,61 @@
+"""FastAPI around transformers.pipeline, as transformers' guide to web servers advises: the handlers
+queue, one thread has the pipeline to itself and takes what waits, in batches.
+
+    python server.py FOLDER PORT
+"""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+from pydantic import BaseModel
+from transformers import pipeline
+
+BATCH = 32
+
+
+class Question(BaseModel):
+    texts: list[str]
+
+
+def create_app(folder: str) -> FastAPI:
+    classify = pipeline("text-classification", model=folder, top_k=None)
+    queue: asyncio.Queue[tuple[str, asyncio.Future[Any]]] = asyncio.Queue()
+
+    async def work() -> None:
+        while True:
+            batch = [await queue.get()]
+            while len(batch) < BATCH and not queue.empty():
+                batch.append(queue.get_nowait())
+            texts = [text for text, _ in batch]
+            answers = await asyncio.to_thread(
+                classify, texts, batch_size=BATCH, truncation=True, max_length=128
+            )
+            for (_, future), answer in zip(batch, answers, strict=True):
+                future.set_result(answer)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        worker = asyncio.create_task(work())
+        yield
+        worker.cancel()
+
+    app = FastAPI(lifespan=lifespan)
+
+    @app.post("/predict")
+    async def predict(question: Question) -> list[list[dict[str, Any]]]:
+        futures = []
+        for text in question.texts:
+            futures.append(asyncio.get_running_loop().create_future())
+            queue.put_nowait((text, futures[-1]))
+        return await asyncio.gather(*futures)
+
+    return app
+
+
+if __name__ == "__main__":
+    uvicorn.run(create_app(sys.argv[1]), port=int(sys.argv[2]), log_level="warning")
