@@ -1,6 +1,6 @@
-"""A server that gives every request the same reply, as cheaply as Python can: the generator's ceiling.
+"""A server that gives every request one reply, as cheaply as can be: the generator's ceiling.
 
-    python -m tests.bench.fixed PORT
+python -m tests.bench.fixed PORT
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""The load generator: a process of its own that holds connections, sends requests and times replies.
+"""The load generator: a process of its own that sends requests and times the replies.
 
 It is told what to do in one JSON object on standard input and answers with one on standard output.
 Requests are whole bytes before the clock starts; one thread waits on epoll and reads of a reply its
@@ -67,9 +67,7 @@ def summary(latencies: array) -> dict[str, float]:
 class Load:
     """One run of one load against one server."""
 
-    def __init__(
-        self, port: int, requests: list[bytes], connections: int, seconds: float
-    ) -> None:
+    def __init__(self, port: int, requests: list[bytes], connections: int, seconds: float) -> None:
         self.address = ("127.0.0.1", port)
         self.requests = requests
         self.seconds = seconds
@@ -153,7 +151,7 @@ class Load:
         return self._result(begin, unanswered=busy)
 
     def open(self, rate: float, seed: int) -> dict[str, Any]:
-        """Run the open load; a request that finds no idle connection waits for one, due as it is."""
+        """Run the open load; what is due and finds no idle connection waits for one."""
         schedule = arrivals(rate, self.seconds, seed)
         waiting: deque[float] = deque()
         begin, connections = self._start(), len(self._idle)

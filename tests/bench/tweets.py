@@ -1,4 +1,4 @@
-"""The tweets that are sent: real ones where the data folder is, else the bundled sample's, lengthened.
+"""The tweets that are sent: real ones if the data folder is there, else the sample's, lengthened.
 
 Every tweet is distinct, and their order is random but the same each time.
 """
@@ -34,7 +34,9 @@ def real(folder: Path) -> tuple[list[str], list[str]]:
     tweets, names = [], []
     for name in LINES:
         if (path := folder / name).is_file():
-            tweets += [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+            tweets += [
+                line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()
+            ]
             names.append(name)
     if (path := folder / DAVIDSON).is_file():
         with path.open(encoding="utf-8", newline="") as handle:
@@ -45,7 +47,7 @@ def real(folder: Path) -> tuple[list[str], list[str]]:
 
 
 def lengthened(path: Path, count: int) -> list[str]:
-    """Return about `count` distinct texts: one of the sample's, which are short, and half another."""
+    """Return about `count` distinct texts: one of the sample's, which are short, and half of one."""
     with path.open(encoding="utf-8", newline="") as handle:
         short = [row["text"] for row in csv.DictReader(handle)]
     draw, texts = random.Random(1), []

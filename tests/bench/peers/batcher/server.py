@@ -1,6 +1,6 @@
 """What a good afternoon gives: FastAPI, a queue, one inference thread, the same static int8 bundle.
 
-    python server.py BUNDLE PORT    (in the project's root, with the service's own environment)
+python server.py BUNDLE PORT    (in the project's root, with the service's own environment)
 """
 
 import asyncio

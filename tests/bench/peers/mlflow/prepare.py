@@ -1,6 +1,6 @@
 """Save the bundle as an MLflow model, as training/register.py does.
 
-    python prepare.py BUNDLE FOLDER    (in the project's root)
+python prepare.py BUNDLE FOLDER    (in the project's root)
 """
 
 import sys
@@ -17,7 +17,8 @@ if __name__ == "__main__":
         artifacts={"bundle": sys.argv[1]},
         code_paths=["serving"],
         signature=ModelSignature(
-            inputs=Schema([ColSpec("string")]), outputs=Schema([ColSpec("string", "label"), *labels])
+            inputs=Schema([ColSpec("string")]),
+            outputs=Schema([ColSpec("string", "label"), *labels]),
         ),
         pip_requirements=[],  # served by the environment that is here
     )

@@ -1,0 +1,212 @@
+"""What is compared: how each server starts, what it is asked, how its answer reads.
+
+A peer's environment is made under .bench/ from tests/bench/peers/NAME/requirements.txt, once.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.bench.process import Server, exchange
+from tests.bench.wire import post
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+WORK = ROOT / ".bench"
+PEERS = HERE / "peers"
+OFFLINE = {
+    "HF_HUB_OFFLINE": "1",
+    "HF_HOME": str(WORK / "huggingface"),
+    "DO_NOT_TRACK": "1",
+    "INFINITY_ANONYMOUS_USAGE_STATS": "0",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "TOKENIZERS_PARALLELISM": "true",
+}
+Rows = list[dict[str, float]]
+
+
+class TargetError(Exception):
+    """A target cannot take part; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """The same model in the forms that the servers want."""
+
+    bundle: Path
+    finetuned: Path  # the bundle's fp32 parent: a Hugging Face folder
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One server."""
+
+    name: str
+    title: str
+    model: str
+    command: Callable[[Models, int], list[str]]
+    path: str
+    body: Callable[[list[str]], Any]
+    rows: Callable[[Any], Rows]
+    environment: bool = True  # of its own; else this one
+    prepare: Callable[[Models], None] = lambda _: None
+    packages: tuple[str, ...] = ()
+    start_timeout: float = 120.0
+
+    def request(self, texts: list[str], port: int) -> bytes:
+        """Return the bytes that ask for the scores of `texts`."""
+        return post(self.path, self.body(texts), f"127.0.0.1:{port}")
+
+    def start(self, models: Models, port: int) -> Server:
+        """Start it."""
+        log = WORK / "logs" / f"{self.name}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        return Server(self.command(models, port), OFFLINE, ROOT, log, port)
+
+    def score(self, server: Server, texts: list[str]) -> Rows:
+        """Return what a running server says of `texts`, a row of scores a text."""
+        reply, body = exchange(server.port, self.request(texts, server.port))
+        if reply.status != 200:
+            raise TargetError(f"{self.title}: {reply.status}: {body[:300]!r}")
+        rows = self.rows(json.loads(body))
+        if len(rows) != len(texts):
+            raise TargetError(f"{self.title}: {len(rows)} answers to {len(texts)} texts")
+        return rows
+
+
+def python(name: str) -> str:
+    """Return the interpreter of a peer's environment."""
+    return str(WORK / name / "bin" / "python")
+
+
+def install(name: str) -> None:
+    """Make a peer's environment, unless it is there and of these very requirements."""
+    wanted = PEERS / name / "requirements.txt"
+    folder, mark = WORK / name, WORK / name / "installed"
+    digest = hashlib.sha256(wanted.read_bytes()).hexdigest()
+    if mark.is_file() and mark.read_text() == digest:
+        return
+    print(f"making {folder.relative_to(ROOT)} (a few minutes, once)", flush=True)
+    venv.create(folder, clear=True, with_pip=True)
+    quiet = ["--quiet", "--disable-pip-version-check"]
+    done = subprocess.run(
+        [python(name), "-m", "pip", "install", *quiet, "-r", str(wanted)],
+        capture_output=True, text=True, check=False, timeout=1800,
+    )  # fmt: skip
+    if done.returncode:
+        raise TargetError(f"{name}: pip: {done.stderr[-600:]}")
+    mark.write_text(digest)
+
+
+def versions(name: str, packages: tuple[str, ...]) -> str:
+    """Return what of `packages` a peer's environment holds."""
+    code = (
+        "import sys; from importlib.metadata import version;"
+        "print(', '.join(f'{p} {version(p)}' for p in sys.argv[1:]))"
+    )
+    interpreter = python(name) if name else sys.executable
+    done = subprocess.run(
+        [interpreter, "-c", code, *packages], capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip()
+
+
+def _save_for_mlflow(models: Models) -> None:
+    folder = WORK / "mlflow-model"
+    shutil.rmtree(folder, ignore_errors=True)
+    done = subprocess.run(
+        [python("mlflow"), str(PEERS / "mlflow" / "prepare.py"), str(models.bundle), str(folder)],
+        cwd=ROOT, env={**os.environ, **OFFLINE, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    if done.returncode:
+        raise TargetError(f"mlflow: saving the model: {done.stderr[-600:]}")
+
+
+def _labelled(rows: list[list[dict[str, Any]]]) -> Rows:
+    """Return rows of [{label, score}] by label."""
+    return [{each["label"]: each["score"] for each in row} for row in rows]
+
+
+OURS = Target(
+    name="ours",
+    title="Tweet Tagger",
+    model="static int8 bundle",
+    command=lambda models, port: [
+        "/usr/bin/env", "HOST=127.0.0.1", f"PORT={port}", f"BUNDLE={models.bundle}", "CACHE_SIZE=0",
+        sys.executable, "-m", "serving.app",
+    ],
+    path="/v1/predict",
+    body=lambda texts: {"texts": texts},
+    rows=lambda answer: [each["scores"] for each in answer["predictions"]],
+    environment=False,
+    packages=("fastapi", "uvicorn", "onnxruntime"),
+)
+TARGETS = [
+    OURS,
+    Target(
+        name="batcher",
+        title="a 40-line FastAPI batcher",
+        model="static int8 bundle",
+        command=lambda models, port: [
+            sys.executable, "-m", "tests.bench.peers.batcher.server", str(models.bundle), str(port),
+        ],
+        path="/predict",
+        body=lambda texts: {"texts": texts},
+        rows=lambda answer: answer,
+        environment=False,
+        packages=("fastapi", "uvicorn", "onnxruntime"),
+    ),
+    Target(
+        name="infinity",
+        title="infinity-emb, optimum engine",
+        model="dynamic int8, its own export",
+        command=lambda models, port: [
+            str(WORK / "infinity" / "bin" / "infinity_emb"), "v2", "--engine", "optimum",
+            "--device", "cpu", "--model-id", str(models.finetuned), "--served-model-name", "tagger",
+            "--no-model-warmup", "--host", "127.0.0.1", "--port", str(port),
+        ],
+        path="/classify",
+        body=lambda texts: {"model": "tagger", "input": texts},
+        rows=lambda answer: _labelled(answer["data"]),
+        packages=("infinity-emb", "optimum", "onnxruntime", "transformers"),
+    ),
+    Target(
+        name="mlflow",
+        title="mlflow models serve",
+        model="static int8 bundle (pyfunc)",
+        command=lambda _, port: [
+            str(WORK / "mlflow" / "bin" / "mlflow"), "models", "serve", "--env-manager", "local",
+            "--model-uri", str(WORK / "mlflow-model"), "--host", "127.0.0.1", "--port", str(port),
+        ],
+        path="/invocations",
+        body=lambda texts: {"inputs": texts},
+        rows=lambda answer: [
+            {label: score for label, score in row.items() if label != "label"}
+            for row in answer["predictions"]
+        ],
+        prepare=_save_for_mlflow,
+        packages=("mlflow", "onnxruntime"),
+    ),
+    Target(
+        name="pipeline",
+        title="FastAPI around transformers.pipeline",
+        model="fp32, torch",
+        command=lambda models, port: [
+            python("pipeline"), str(PEERS / "pipeline" / "server.py"),
+            str(models.finetuned), str(port),
+        ],
+        path="/predict",
+        body=lambda texts: {"texts": texts},
+        rows=_labelled,
+        packages=("transformers", "torch", "fastapi", "uvicorn"),
+    ),
+]  # fmt: skip
