@@ -9,7 +9,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data train bundle mlflow test check format lock clean
+.PHONY: help setup data train bundle serve mlflow test check format lock clean
 
 help: ## List the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,7 +20,8 @@ help: ## List the tasks
 	$(BIN)/pip install --quiet --disable-pip-version-check -r $<
 	touch $@
 
-# After `make test` the larger set is there already, and the smaller one need not be asked for.
+# What a larger set contains need not be asked for once that one is there.
+SERVE := $(firstword $(wildcard .venv/.dev .venv/.train) .venv/.serve)
 TRAIN := $(if $(wildcard .venv/.dev),.venv/.dev,.venv/.train)
 
 setup: .venv/.dev ## Install what developing needs into .venv
@@ -36,6 +37,13 @@ bundle: ## Print the path of the bundle to serve: production, else candidate
 	@for stage in production candidate; do \
 		test -f models/$$stage/bundle.json && echo models/$$stage && exit 0; done; \
 		echo 'no bundle yet: run `make train`' >&2; exit 1
+
+HOST ?= 127.0.0.1
+PORT ?= 8000
+serve: ## Serve the newest bundle (production, candidate, else one of the sample); HOST, PORT
+	@test -n "$$BUNDLE" || $(MAKE) -s bundle >/dev/null 2>&1 || $(MAKE) train PROFILE=sample
+	@$(MAKE) -s $(SERVE)
+	HOST=$(HOST) PORT=$(PORT) exec python -m serving.app
 
 mlflow: $(TRAIN) ## Open MLflow's pages on http://127.0.0.1:5000
 	mlflow server --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000

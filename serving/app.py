@@ -1,0 +1,124 @@
+"""The app: wires settings, service, gate and routes together, and runs them.
+
+`python -m serving.app` serves with the environment's settings until SIGTERM: then it stops
+accepting, finishes what it accepted, and ends.
+"""
+
+import logging
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+
+from serving import logs, routes
+from serving.bundle import BundleError, read_manifest
+from serving.cpu import cpu_limit
+from serving.gate import Gate
+from serving.policy import Policy, PolicyError
+from serving.service import Service, bundle_folder
+from serving.settings import Settings, SettingsError, load_settings
+
+log = logging.getLogger("serving.app")
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Return the app; it loads its model when it starts."""
+    threads = settings.threads or cpu_limit()
+    service = Service(settings, threads=max(1, threads // settings.workers))
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await service.start()
+        if service.not_ready:
+            log.error("not ready: %s", service.not_ready)
+        yield
+        await service.close()
+
+    app = FastAPI(
+        title="Tweet Tagger",
+        description="Tells whether a short text is hate, offensive or neither, and how sure it is.",
+        version="1",
+        lifespan=lifespan,
+        telemetry={"tracing": False, "metrics": False},
+    )
+    app.state.service = service
+    app.include_router(routes.api)
+    app.include_router(routes.pages)
+    for kind in (HTTPException, RequestValidationError):
+        app.add_exception_handler(kind, _to_the_gate)
+    app.add_middleware(Gate, service=service, right_of=routes.right_of, envelopes={})
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["authorization", "content-type", "x-api-key", "x-request-id"],
+            expose_headers=["x-request-id", "retry-after"],
+        )
+    return app
+
+
+async def _to_the_gate(_: Request, error: Exception) -> Response:
+    """Let an error go on to the gate, which knows how to tell of it."""
+    raise error
+
+
+def from_environment() -> FastAPI:
+    """Return the app of a worker process."""
+    settings = load_settings()
+    logs.configure(settings.log_level)
+    return create_app(settings)
+
+
+class Server(uvicorn.Server):
+    """uvicorn's, which says where it listens once it does."""
+
+    async def startup(self, sockets: list[Any] | None = None) -> None:
+        """Start, and print the URL."""
+        await super().startup(sockets)
+        if self.started:
+            host, port = self.servers[0].sockets[0].getsockname()[:2]
+            shown = f"[{host}]" if ":" in host else host
+            print(f"Tweet Tagger on http://{shown}:{port}  (try /docs)", flush=True)
+
+
+def main() -> None:
+    """Serve until told to stop."""
+    try:
+        settings = load_settings()
+        read_manifest(bundle_folder(settings.bundle))
+        Policy.load(settings.policy)
+    except (SettingsError, BundleError, PolicyError) as error:
+        sys.exit(str(error))
+    logs.configure(settings.log_level)
+    config = uvicorn.Config(
+        "serving.app:from_environment" if settings.workers > 1 else create_app(settings),
+        factory=settings.workers > 1,
+        host=settings.host,
+        port=settings.port,
+        workers=settings.workers,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=True,
+        forwarded_allow_ips=list(settings.trusted_proxies),
+        timeout_graceful_shutdown=int(settings.drain_seconds),
+        timeout_keep_alive=75,
+        backlog=2048,
+    )
+    Server(config).run()
+
+
+if __name__ == "__main__":
+    main()

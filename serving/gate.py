@@ -1,0 +1,261 @@
+"""The gate: pure ASGI around every route. Who may pass, what every reply carries, what went wrong.
+
+What can be refused is refused before a byte of the body is read: not ready, too much waiting, no
+key, too many requests, a body that is too large. It knows no model and no text.
+"""
+
+import asyncio
+import logging
+import re
+from collections.abc import Callable, Mapping
+from time import perf_counter
+from typing import Any
+
+import orjson
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serving.errors import Kind, ServiceError, as_service_error, native
+from serving.ids import new_id
+from serving.keys import ApiKey, Keyring, Right, secret_of
+from serving.limits import RateLimit, neighbourhood
+from serving.service import Service
+
+WATCH_AFTER = 0.05  # seconds; who is answered sooner is not watched for hanging up
+REQUEST_ID = re.compile(rb"[\w.:-]{1,128}", re.ASCII)
+SECURITY = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+]
+# What a page may do; a route that sends one says so itself.
+CSP = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
+
+Envelope = Callable[[ServiceError], Any]
+log = logging.getLogger("serving.gate")
+
+
+class Gate:
+    """ASGI middleware."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        service: Service,
+        right_of: Callable[[str], Right | None],
+        envelopes: Mapping[str, Envelope],
+    ) -> None:
+        """Wrap an app.
+
+        Args:
+            app: what answers.
+            service: whether it is ready, and how much waits.
+            right_of: what a path asks for; None: open to all, even when not ready.
+            envelopes: by path, how its clients expect errors; others get ours.
+        """
+        settings = service.settings
+        self._app, self._service = app, service
+        self._right_of, self._envelopes = right_of, envelopes
+        self._keys = Keyring(settings.api_keys)
+        self._rate = RateLimit(settings.requests_per_minute)
+        self._max_bytes, self._max_requests = settings.max_bytes, settings.max_requests
+        self._body_seconds, self._log_requests = settings.body_seconds, settings.log_requests
+        self._active = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        visit = _Visit(scope, receive, send, self._max_bytes, self._body_seconds)
+        self._active += 1
+        self._service.metrics.active.set(self._active)
+        try:
+            self._admit(scope, visit)
+            await self._app(scope, visit.receive, visit.send)
+        except asyncio.CancelledError:
+            if not visit.hung_up:
+                raise
+            self._service.metrics.left()
+        except Exception as error:
+            await self._refuse(error, scope, visit)
+        finally:
+            visit.end()
+            self._active -= 1
+            self._note(scope, visit)
+
+    def _admit(self, scope: Scope, visit: "_Visit") -> None:
+        """Raise ServiceError or QueueFullError if the request may not pass."""
+        right = self._right_of(scope["path"])
+        if right is None:
+            return
+        if reason := self._service.not_ready:
+            raise ServiceError(Kind.UNAVAILABLE, f"Not ready: {reason}.", retry_after=5)
+        if scope["method"] == "POST":
+            if self._active > self._max_requests:
+                raise ServiceError(
+                    Kind.OVERLOADED, "Too many requests are in work already.", retry_after=1
+                )
+            self._service.engine.check()
+        key = self._keys.find(None if self._keys.is_open else secret_of(scope["headers"]))
+        if key is None:
+            raise ServiceError(
+                Kind.UNAUTHENTICATED,
+                "A valid key is needed: Authorization: Bearer …",
+                headers={"www-authenticate": "Bearer"},
+            )
+        if right not in key.rights:
+            raise ServiceError(Kind.FORBIDDEN, f"This needs the right {right!r}.")
+        scope["state"]["client"] = client = _name(key, scope)
+        wait = self._rate.hit(client or "nobody")
+        if wait is not None:
+            raise ServiceError(Kind.RATE_LIMITED, "Too many requests.", retry_after=wait)
+        if visit.announced_bytes > self._max_bytes:
+            raise visit.too_large()
+
+    async def _refuse(self, error: Exception, scope: Scope, visit: "_Visit") -> None:
+        """Tell the caller of an error."""
+        refusal = as_service_error(error)
+        if refusal is None:
+            # The exception's own words may hold a caller's text: only its place is logged.
+            log.error(
+                "bug: %s at %s",
+                type(error).__name__,
+                _place(error),
+                extra={"request_id": visit.request_id},
+            )
+            refusal = ServiceError(Kind.INTERNAL, "Something went wrong here; it has been logged.")
+        self._service.metrics.refused(refusal.kind.label)
+        if visit.status:
+            return  # the reply has begun: it can only be broken off
+        envelope: Envelope = self._envelopes.get(scope["path"], native)
+        body = orjson.dumps(envelope(refusal))
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            *((name.lower().encode(), value.encode()) for name, value in refusal.headers.items()),
+        ]
+        if refusal.kind is Kind.TIMEOUT:
+            headers.append((b"connection", b"close"))
+        status = refusal.kind.status
+        await visit.send({"type": "http.response.start", "status": status, "headers": headers})
+        await visit.send({"type": "http.response.body", "body": body})
+
+    def _note(self, scope: Scope, visit: "_Visit") -> None:
+        """Count and, if wanted, log a request that is over."""
+        metrics, seconds = self._service.metrics, perf_counter() - visit.began
+        metrics.active.set(self._active)
+        route = getattr(scope.get("route"), "path", None)
+        if route is None:  # refused before routing; unknown paths are one, there may be many
+            known = self._right_of(scope["path"]) is not None
+            route = scope["path"] if known else "other"
+        metrics.request(route, visit.status or 499, seconds)
+        if self._log_requests:
+            log.info(
+                "request",
+                extra={
+                    "request_id": visit.request_id,
+                    "method": scope["method"],
+                    "route": route,
+                    "status": visit.status or 499,
+                    "ms": round(seconds * 1000, 2),
+                },
+            )
+
+
+class _Visit:
+    """One request on its way through: its id, its body's size, whether its caller waits."""
+
+    __slots__ = (
+        "_deadline", "_max_bytes", "_receive", "_send", "_task", "_timer", "_watcher",
+        "announced_bytes", "began", "hung_up", "received", "request_id", "status",
+    )  # fmt: skip
+
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, max_bytes: int, body_seconds: float
+    ) -> None:
+        self._receive, self._send, self._max_bytes = receive, send, max_bytes
+        self.began = perf_counter()
+        self._deadline = asyncio.get_running_loop().time() + body_seconds
+        self.hung_up, self.status, self.received, self.announced_bytes = False, 0, 0, 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._watcher: asyncio.Task[None] | None = None
+        given = b""
+        for name, value in scope["headers"]:
+            if name == b"x-request-id":
+                given = value
+            elif name == b"content-length" and value.isdigit():
+                self.announced_bytes = int(value[:18])
+        self.request_id = given.decode() if REQUEST_ID.fullmatch(given) else new_id()
+        scope.setdefault("state", {})["request_id"] = self.request_id
+
+    def too_large(self) -> ServiceError:
+        """Return the error of a body over the limit."""
+        return ServiceError(Kind.TOO_LARGE, f"The body is over {self._max_bytes} bytes.")
+
+    async def receive(self) -> Message:
+        """Return the next part of the body, within its limits of size and time."""
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                message = await self._receive()
+        except TimeoutError:
+            raise ServiceError(Kind.TIMEOUT, "The body took too long to come.") from None
+        if message["type"] == "http.disconnect":
+            self.hung_up = True
+            raise asyncio.CancelledError
+        self.received += len(message.get("body", b""))
+        if self.received > self._max_bytes:
+            raise self.too_large()
+        if not message.get("more_body"):
+            loop = asyncio.get_running_loop()
+            task = asyncio.current_task()
+            assert task is not None
+            self._timer = loop.call_later(WATCH_AFTER, self._watch, task)
+        return message
+
+    def _watch(self, task: "asyncio.Task[Any]") -> None:
+        self._watcher = asyncio.get_running_loop().create_task(self._wait_for_end(task))
+
+    async def _wait_for_end(self, task: "asyncio.Task[Any]") -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        if not self.status:  # after a reply the server says disconnect as well
+            self.hung_up = True
+            task.cancel()
+
+    async def send(self, message: Message) -> None:
+        """Pass a part of the reply on; its head gets the headers that every reply carries."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = [*message.get("headers", ()), *SECURITY]
+            headers.append((b"x-request-id", self.request_id.encode()))
+            if all(name != CSP[0] for name, _ in headers):
+                headers.append(CSP)
+            message = {**message, "headers": headers}
+        await self._send(message)
+
+    def end(self) -> None:
+        """Watch no more."""
+        if self._timer:
+            self._timer.cancel()
+        if self._watcher:
+            self._watcher.cancel()
+
+
+def _name(key: ApiKey, scope: Scope) -> str | None:
+    """Return who asks: a key's name, else the address."""
+    if key.name:
+        return key.name
+    client = scope.get("client")
+    return neighbourhood(client[0]) if client else None
+
+
+def _place(error: BaseException) -> str:
+    """Return where an exception was raised."""
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    if trace is None:
+        return "nowhere"
+    code = trace.tb_frame.f_code
+    return f"{code.co_filename}:{trace.tb_lineno} in {code.co_qualname}"

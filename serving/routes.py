@@ -1,0 +1,184 @@
+"""The routes: each reads a request, asks the service, and writes a reply. No logic lives here."""
+
+import json
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import orjson
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from fastapi.routing import APIRoute
+from pydantic import TypeAdapter
+
+from serving import huggingface
+from serving.errors import Kind, ServiceError
+from serving.keys import Right
+from serving.schemas import (
+    ErrorReply,
+    HealthReply,
+    HuggingFaceRequest,
+    LabelScore,
+    ModelReply,
+    PredictReply,
+    PredictRequest,
+)
+from serving.service import Caller, Door, Service
+
+RIGHTS: dict[str, Right] = {
+    "/v1/predict": "predict",
+    "/v1/model": "predict",
+    "/predict": "predict",
+}
+ERRORS: dict[int | str, dict[str, Any]] = {
+    400: {"model": ErrorReply, "description": "The body is not JSON"},
+    401: {"model": ErrorReply, "description": "No valid key"},
+    403: {"model": ErrorReply, "description": "The key lacks the right"},
+    408: {"model": ErrorReply, "description": "The body took too long to come"},
+    413: {"model": ErrorReply, "description": "Too many bytes, texts or characters"},
+    415: {"model": ErrorReply, "description": "The body is not called JSON"},
+    422: {"model": ErrorReply, "description": "A value cannot be used; `field` names it"},
+    429: {"model": ErrorReply, "description": "Over a limit; see Retry-After"},
+    503: {"model": ErrorReply, "description": "Not ready"},
+}
+GET_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: ERRORS[status] for status in (401, 403, 429, 503)
+}
+
+
+class Json(Response):
+    """A reply of bytes or of what orjson can write."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        """Return the body."""
+        return content if isinstance(content, bytes) else orjson.dumps(content)
+
+
+class LeanRoute(APIRoute):
+    """A route whose endpoint takes `(request, body)`: the body is read once, by pydantic, from
+    bytes. FastAPI's own way costs 35 µs more a request; the document is the same.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return what answers a request."""
+        if self.body_field is None:
+            return super().get_route_handler()
+        adapter: TypeAdapter[Any] = TypeAdapter(self.body_field.field_info.annotation or Any)
+        endpoint = self.dependant.call
+        assert endpoint is not None
+
+        async def answer(request: Request) -> Response:
+            kind = request.headers.get("content-type", "application/json").partition(";")[0]
+            if kind.strip().lower() != "application/json":
+                message = "The content type must be application/json."
+                raise ServiceError(Kind.UNSUPPORTED_MEDIA_TYPE, message)
+            body = adapter.validate_json(await request.body())
+            return Json(await endpoint(request, body))
+
+        return answer
+
+
+api = APIRouter(route_class=LeanRoute)
+pages = APIRouter()
+
+
+def service_of(request: Request) -> Service:
+    """Return the app's service."""
+    service: Service = request.app.state.service
+    return service
+
+
+def caller_of(request: Request, door: Door) -> Caller:
+    """Return who asks."""
+    state = request.scope["state"]
+    return Caller(state["request_id"], state.get("client"), door)
+
+
+def right_of(path: str) -> Right | None:
+    """Return what a path asks for; None: it is open to all."""
+    return RIGHTS.get(path)
+
+
+@api.post("/v1/predict", response_model=PredictReply, responses=ERRORS)
+async def predict(request: Request, body: PredictRequest) -> dict[str, Any]:
+    """Judge texts: label, calibrated scores, toxicity band and action of each."""
+    caller = caller_of(request, "native")
+    answer = await service_of(request).answer(body.texts, caller, store=not body.do_not_store)
+    return {
+        "id": caller.request_id,
+        "model": {"name": answer.manifest.name, "version": answer.manifest.version},
+        "policy": answer.policy,
+        "predictions": [
+            {
+                "id": prediction_id,
+                "label": row.label,
+                "scores": row.scores,
+                "toxicity": row.toxicity,
+                "action": row.action,
+                "truncated": row.truncated,
+                "warnings": row.warnings,
+            }
+            for prediction_id, row in zip(answer.ids, answer.predictions, strict=True)
+        ],
+    }
+
+
+@api.post("/predict", response_model=list[LabelScore] | list[list[LabelScore]], responses=ERRORS)
+async def hugging_face(request: Request, body: HuggingFaceRequest) -> list[Any]:
+    """Judge texts in the shape of text-embeddings-inference."""
+    try:
+        texts = huggingface.texts_of(body.inputs)
+    except ValueError as error:
+        raise ServiceError(Kind.INVALID, f"{error}.", field="inputs") from None
+    answer = await service_of(request).answer(
+        texts, caller_of(request, "huggingface"), field="inputs[{}]".format
+    )
+    return huggingface.reply(body.inputs, [row.scores for row in answer.predictions])
+
+
+@pages.get("/v1/model", response_model=ModelReply, responses=GET_ERRORS)
+async def model(request: Request) -> Json:
+    """Say what is being served: manifest, policy, model card and its figures."""
+    service = service_of(request)
+    engine = service.engine
+    card, figures = service.folder / "MODEL_CARD.md", service.folder / "metrics.json"
+    return Json(
+        {
+            "manifest": engine.bundle.manifest.model_dump(),
+            "policy": engine.policy.model_dump(),
+            "card": card.read_text(encoding="utf-8") if card.exists() else None,
+            "metrics": json.loads(figures.read_bytes()) if figures.exists() else None,
+        }
+    )
+
+
+@pages.get("/healthz", response_model=HealthReply, responses={503: {"model": HealthReply}})
+async def live(request: Request) -> Response:
+    """Say whether the process works; if not, restart it."""
+    dead = not service_of(request).alive
+    return _health("an inference thread died or is stuck" if dead else None)
+
+
+@pages.get("/readyz", response_model=HealthReply, responses={503: {"model": HealthReply}})
+async def ready(request: Request) -> Response:
+    """Say whether it answers: golden scores replayed, threads alive."""
+    service = service_of(request)
+    return _health(service.not_ready or (None if service.alive else "it does not live"))
+
+
+def _health(reason: str | None) -> Response:
+    status = "ok" if reason is None else "failing"
+    return Json({"status": status, "reason": reason}, 200 if reason is None else 503)
+
+
+@pages.get(
+    "/metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
+async def metrics(request: Request) -> Response:
+    """Return the metrics in Prometheus' text format."""
+    return Response(
+        service_of(request).metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8"
+    )

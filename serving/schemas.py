@@ -1,0 +1,120 @@
+"""What stands in requests and replies: the OpenAPI document is made of these.
+
+The operator's limits are not here but in `Service.answer`, which holds for every door; `app` writes
+them into the document.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Label = Literal["hate", "offensive", "neither"]
+Warning_ = Literal["toxicity_near_boundary", "action_near_boundary", "truncated", "no_words"]
+Probability = Annotated[float, Field(ge=0, le=1)]
+# What is refused as blank in code is said to the document's readers so.
+Text = Annotated[str, Field(json_schema_extra={"minLength": 1, "pattern": r"\S"})]
+
+
+class Request(BaseModel):
+    """The base of what callers send: nothing unknown, nothing converted."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class PredictRequest(Request):
+    """Texts to judge."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"texts": ["have a lovely day", "you absolute clown"]}]}
+    )
+
+    texts: Annotated[list[Text], Field(description="each is judged on its own")]
+    do_not_store: Annotated[
+        bool, Field(description="keep neither text nor scores in the prediction log")
+    ] = False
+
+
+class Scores(BaseModel):
+    """Calibrated probabilities; they sum to 1."""
+
+    hate: Probability
+    offensive: Probability
+    neither: Probability
+
+
+class PredictionReply(BaseModel):
+    """What is said of one text."""
+
+    id: Annotated[str, Field(description="to give feedback on, to read and to delete")]
+    label: Label
+    scores: Scores
+    toxicity: Literal["none", "uncertain", "high", "strong"]
+    action: Literal["allow", "review", "block"]
+    truncated: Annotated[bool, Field(description="the model did not see the text's end")]
+    warnings: list[Warning_]
+
+
+class ModelName(BaseModel):
+    """Which model answered."""
+
+    name: str
+    version: str
+
+
+class PredictReply(BaseModel):
+    """What is said of a request's texts, in their order."""
+
+    id: Annotated[str, Field(description="the request's id")]
+    model: ModelName
+    policy: Annotated[str, Field(description="the version of the policy")]
+    predictions: list[PredictionReply]
+
+
+class ModelReply(BaseModel):
+    """What is being served."""
+
+    manifest: Annotated[dict[str, object], Field(description="bundle.json")]
+    policy: Annotated[dict[str, object], Field(description="policy.yaml")]
+    card: Annotated[str | None, Field(description="MODEL_CARD.md")]
+    metrics: Annotated[dict[str, object] | None, Field(description="metrics.json")]
+
+
+class Problem(BaseModel):
+    """What is wrong."""
+
+    type: str
+    message: str
+    field: str | None = None
+
+
+class ErrorReply(BaseModel):
+    """The one shape of every error."""
+
+    error: Problem
+
+
+class HealthReply(BaseModel):
+    """Whether it lives, or is ready."""
+
+    status: Literal["ok", "failing"]
+    reason: str | None = None
+
+
+class HuggingFaceRequest(BaseModel):
+    """What text-embeddings-inference's `/predict` takes."""
+
+    # Clients of that server send options that mean nothing here: they are let pass.
+    model_config = ConfigDict(
+        strict=True, frozen=True, json_schema_extra={"examples": [{"inputs": "have a lovely day"}]}
+    )
+
+    inputs: Text | list[Text] | list[list[Text]]
+    raw_scores: bool = False
+    truncate: bool = True
+
+
+class LabelScore(BaseModel):
+    """A label and its probability."""
+
+    label: Label
+    score: Probability

@@ -1,0 +1,147 @@
+"""The service: what every door's answer goes through, whatever shape it is asked in.
+
+Checks the operator's limits on texts, asks the engine, notes what was answered. It knows no HTTP:
+routes and dialects translate. A new model is one assignment to `engine`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from serving.batcher import Capacity, Priority
+from serving.bundle import Bundle, Manifest
+from serving.engine import Engine, Prediction
+from serving.errors import Kind, ServiceError
+from serving.ids import new_id
+from serving.metrics import Metrics
+from serving.policy import Policy
+from serving.settings import Settings
+
+Door = Literal["native", "perspective", "openai", "huggingface"]
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks, and through which door."""
+
+    request_id: str
+    client: str | None
+    door: Door
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What was said, by which model; `ids` and `predictions` are parallel to the texts."""
+
+    manifest: Manifest
+    policy: str
+    ids: list[str]
+    predictions: list[Prediction]
+
+
+class Service:
+    """The engine that answers now, and what surrounds it."""
+
+    def __init__(self, settings: Settings, *, threads: int) -> None:
+        """Make a service; `start` loads the model.
+
+        Args:
+            settings: the operator's.
+            threads: inference threads of this process.
+        """
+        self.settings, self._threads = settings, threads
+        self.metrics = Metrics()
+        self.folder = bundle_folder(settings.bundle)
+        self._engine: Engine | None = None
+
+    @property
+    def engine(self) -> Engine:
+        """The engine that answers now; ServiceError before the start."""
+        if self._engine is None:
+            raise ServiceError(Kind.UNAVAILABLE, "It is starting.", retry_after=1)
+        return self._engine
+
+    @property
+    def not_ready(self) -> str | None:
+        """Why it does not answer; None if it does."""
+        return "it is starting" if self._engine is None else self._engine.not_ready
+
+    @property
+    def alive(self) -> bool:
+        """Whether it works, or will; if not, only a new process helps."""
+        return self._engine is None or self._engine.alive
+
+    async def start(self) -> None:
+        """Load bundle and policy and replay the golden scores; BundleError, PolicyError."""
+        policy = Policy.load(self.settings.policy)
+        # Each inference thread computes on its own: see batcher's measurements in the README.
+        bundle = Bundle.load(self.folder, threads=1)
+        engine = Engine(
+            bundle,
+            policy,
+            self.metrics,
+            Capacity(self._threads, self.settings.batch_tokens, self.settings.queue_seconds),
+            cache_size=self.settings.cache_size,
+        )
+        await engine.start()
+        self._engine = engine
+        self.metrics.model(bundle.manifest, policy.version, ready=engine.not_ready is None)
+
+    async def close(self) -> None:
+        """Finish what was accepted."""
+        if self._engine:
+            await self._engine.close()
+
+    async def answer(
+        self,
+        texts: Sequence[str],
+        caller: Caller,
+        *,
+        store: bool = True,
+        priority: Priority | None = None,
+        field: Callable[[int], str] = "texts[{}]".format,
+    ) -> Answer:
+        """Judge texts.
+
+        Args:
+            texts: of one request.
+            caller: for the prediction log.
+            store: whether the log may keep them.
+            priority: unset, few texts go before many.
+            field: names the nth text in an error.
+
+        Raises:
+            ServiceError: a text cannot be judged; none of them is.
+            QueueFullError, BatcherDeadError: see `Engine.score`.
+        """
+        self.check_texts(texts, field)
+        engine = self.engine
+        predictions = await engine.predict(texts, priority)
+        self.metrics.predicted(predictions, caller.door)
+        ids = [new_id() for _ in predictions]
+        return Answer(engine.bundle.manifest, engine.policy.version, ids, predictions)
+
+    def check_texts(self, texts: Sequence[str], field: Callable[[int], str]) -> None:
+        """Raise ServiceError if a request has no text, too many, or one that cannot be judged."""
+        most, longest = self.settings.max_texts, self.settings.max_chars
+        whole = field(0).partition("[")[0]
+        if not texts:
+            raise ServiceError(Kind.INVALID, "There is no text.", field=whole)
+        if len(texts) > most:
+            message = f"{len(texts)} texts are too many; at most {most}."
+            raise ServiceError(Kind.TOO_LARGE, message, field=whole)
+        for at, text in enumerate(texts):
+            if len(text) > longest:
+                message = f"{len(text)} characters are too many; at most {longest}."
+                raise ServiceError(Kind.TOO_LARGE, message, field=field(at))
+            if not text or text.isspace():
+                raise ServiceError(Kind.INVALID, "The text is blank.", field=field(at))
+
+
+def bundle_folder(wanted: Path | None) -> Path:
+    """Return the folder to serve from: the wanted one, else production, else candidate."""
+    if wanted:
+        return wanted
+    production = Path("models/production")
+    return production if (production / "bundle.json").exists() else Path("models/candidate")
