@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from training.evaluate import calibration_error, f1_scores, identity_gap, judge
 from training.labels import label_mask
+from training.measure import calibration_error, f1_scores, identity_gap, judge
 
 RNG = np.random.default_rng(1)
 
