@@ -112,11 +112,12 @@ class Drain:
 
     async def flush(self) -> int:
         """Carry one batch over; return how many rows it held that were not refused."""
+        await self._prepare()
         rows = await self._outbox.batch(BATCH)
         if not rows:
             return 0
-        await self._prepare()
         refused = await self._archive.write(rows)
+        self._recover()
         now = time.time()
         if refused:
             await self._postpone([row for row in rows if row.seq in refused], refused, now)
@@ -132,7 +133,6 @@ class Drain:
             try:
                 if self._lock.held():
                     wait = 0 if await self.flush() >= BATCH else self._pause
-                    self._recover()
             except (ArchiveError, OutboxError) as error:
                 self._fail(error)
                 wait = _backoff(self._failed, BACKOFF)
@@ -142,6 +142,7 @@ class Drain:
         if not self._prepared:
             await self._archive.prepare()
             self._prepared = True
+            self._recover()
 
     async def _postpone(self, rows: Sequence[Row], why: dict[int, str], now: float) -> None:
         until = {r.seq: int((now + _backoff(r.attempts + 1, POSTPONED)) * 1000) for r in rows}

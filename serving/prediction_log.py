@@ -12,6 +12,7 @@ may be kept; it knows no database.
 import asyncio
 import contextlib
 import hashlib
+import math
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from serving.writer import OutboxError, OutboxFullError
 
 CLOSE_SECONDS = 5.0  # for carrying over what still waits when the service stops
 WATCH_SECONDS = 2.0
+PRUNE_SECONDS = 60.0
 EPOCH = datetime.fromtimestamp(0, UTC)
 
 TextMode = Literal["full", "hash", "none"]
@@ -203,15 +205,15 @@ class PredictionLog:
 
     async def _watch(self) -> None:
         """Keep the figures fresh and, where the outbox is the log, its rows young."""
-        pruned = 0.0
+        pruned = -math.inf
         while True:
             began = time.monotonic()
             with contextlib.suppress(OutboxError):
-                self._level = await self._outbox.level()
-                if self._max_age and began - pruned > 60:
+                if self._max_age and began - pruned > PRUNE_SECONDS:
                     before = time.time() - self._max_age.total_seconds()
                     await self._outbox.prune(int(before * 1000))
                     pruned = began
+                self._level = await self._outbox.level()
             # Counting a large outbox takes its time; it shall not take a core.
             await asyncio.sleep(max(WATCH_SECONDS, 50 * (time.monotonic() - began)))
 
