@@ -55,7 +55,7 @@ def percentile(ordered: list[float], share: float) -> float:
     return ordered[max(0, -int(-share * len(ordered) // 1) - 1)]
 
 
-def summary(latencies: array) -> dict[str, float]:
+def summary(latencies: "array[float]") -> dict[str, float]:
     """Return the percentiles, in milliseconds, of latencies in seconds."""
     ordered = sorted(latencies)
     return {
@@ -74,7 +74,7 @@ class Load:
         self.sent = 0
         self.drained = 0
         self.reconnects = 0
-        self.latencies: dict[int, array] = {}  # by status
+        self.latencies: dict[int, array[float]] = {}  # by status
         self.late = array("d")  # from due to sent
         self.each_second = [0] * max(1, int(seconds))  # replies of status 200
         self._poll = select.epoll()
@@ -106,7 +106,7 @@ class Load:
     def _receive(self, descriptor: int, begin: float) -> Connection | None:
         """Read what came; return the connection if its reply is now whole."""
         connection = self._connections[descriptor]
-        data = connection.socket.recv(1 << 18)
+        data: bytes | bytearray = connection.socket.recv(1 << 18)
         now = time.perf_counter()
         closed = not data
         if closed:
@@ -140,12 +140,12 @@ class Load:
             if not ready:
                 break
             for descriptor, _ in ready:
-                connection = self._receive(descriptor, begin)
-                if connection is None:
+                free = self._receive(descriptor, begin)
+                if free is None:
                     continue
                 now = time.perf_counter()
                 if now - begin < self.seconds:
-                    self._send(connection, now)
+                    self._send(free, now)
                 else:
                     busy -= 1
         return self._result(begin, unanswered=busy)

@@ -5,11 +5,13 @@ else's process can be meant.
 """
 
 import os
+import platform
 import signal
 import socket
 import subprocess
 import time
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 from tests.bench.wire import Reply, ReplyError, first_reply
@@ -48,8 +50,8 @@ def tree(root: int) -> dict[int, Stat]:
     """Return the living processes of which `root` is the ancestor, itself included."""
     everyone = {}
     for entry in PROC.iterdir():
-        if entry.name.isdigit() and (found := stat(int(entry.name))):
-            everyone[int(entry.name)] = found
+        if entry.name.isdigit() and (each := stat(int(entry.name))):
+            everyone[int(entry.name)] = each
     found, front = {}, [root]
     while front:
         pid = front.pop()
@@ -154,3 +156,18 @@ class Server:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+def machine() -> str:
+    """Return the machine in words."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    name = next((line.split(":")[1].strip() for line in lines if "model name" in line), "?")
+    flags = next((line for line in lines if line.startswith("flags")), "").split()
+    known = [flag for flag in ("avx2", "avx512f", "avx512_vnni", "amx_int8") if flag in flags]
+    cores = sum(line.startswith("processor") for line in lines)
+    load = Path("/proc/loadavg").read_text().split()[0]
+    return (
+        f"{cores} cores of {name} ({', '.join(known)}), Linux {platform.release()}, "
+        f"Python {platform.python_version()}, ONNX Runtime {version('onnxruntime')}; "
+        f"load average at the end {load}"
+    )

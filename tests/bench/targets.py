@@ -22,6 +22,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 WORK = ROOT / ".bench"
 PEERS = HERE / "peers"
+INFINITY_MODEL, MLFLOW_MODEL = WORK / "infinity-model", WORK / "mlflow-model"
 OFFLINE = {
     "HF_HUB_OFFLINE": "1",
     "HF_HOME": str(WORK / "huggingface"),
@@ -43,6 +44,7 @@ class Models:
 
     bundle: Path
     finetuned: Path  # the bundle's fp32 parent: a Hugging Face folder
+    fp32: Path  # the same as ONNX
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,16 +121,16 @@ def versions(name: str, packages: tuple[str, ...]) -> str:
     return done.stdout.strip()
 
 
-def _save_for_mlflow(models: Models) -> None:
-    folder = WORK / "mlflow-model"
+def _prepare(name: str, folder: Path, *args: Path) -> None:
+    """Fill a folder anew with a model as a peer wants it, by its own tools."""
     shutil.rmtree(folder, ignore_errors=True)
     done = subprocess.run(
-        [python("mlflow"), str(PEERS / "mlflow" / "prepare.py"), str(models.bundle), str(folder)],
+        [python(name), str(PEERS / name / "prepare.py"), *map(str, args), str(folder)],
         cwd=ROOT, env={**os.environ, **OFFLINE, "PYTHONPATH": str(ROOT)},
         capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
     if done.returncode:
-        raise TargetError(f"mlflow: saving the model: {done.stderr[-600:]}")
+        raise TargetError(f"{name}: preparing the model: {done.stderr[-600:]}")
 
 
 def _labelled(rows: list[list[dict[str, Any]]]) -> Rows:
@@ -141,8 +143,14 @@ OURS = Target(
     title="Tweet Tagger",
     model="static int8 bundle",
     command=lambda models, port: [
-        "/usr/bin/env", "HOST=127.0.0.1", f"PORT={port}", f"BUNDLE={models.bundle}", "CACHE_SIZE=0",
-        sys.executable, "-m", "serving.app",
+        "/usr/bin/env",
+        "HOST=127.0.0.1",
+        f"PORT={port}",
+        f"BUNDLE={models.bundle}",
+        "CACHE_SIZE=0",
+        sys.executable,
+        "-m",
+        "serving.app",
     ],
     path="/v1/predict",
     body=lambda texts: {"texts": texts},
@@ -168,11 +176,13 @@ TARGETS = [
     Target(
         name="infinity",
         title="infinity-emb, optimum engine",
-        model="dynamic int8, its own export",
-        command=lambda models, port: [
+        model="dynamic int8 by Optimum",
+        prepare=lambda models: _prepare("infinity", INFINITY_MODEL, models.finetuned, models.fp32),
+        command=lambda _, port: [
             str(WORK / "infinity" / "bin" / "infinity_emb"), "v2", "--engine", "optimum",
-            "--device", "cpu", "--model-id", str(models.finetuned), "--served-model-name", "tagger",
-            "--no-model-warmup", "--host", "127.0.0.1", "--port", str(port),
+            "--device", "cpu", "--model-id", str(INFINITY_MODEL), "--served-model-name", "tagger",
+            "--no-model-warmup", "--no-vector-disk-cache", "--log-level", "warning",
+            "--host", "127.0.0.1", "--port", str(port),
         ],
         path="/classify",
         body=lambda texts: {"model": "tagger", "input": texts},
@@ -184,8 +194,9 @@ TARGETS = [
         title="mlflow models serve",
         model="static int8 bundle (pyfunc)",
         command=lambda _, port: [
-            str(WORK / "mlflow" / "bin" / "mlflow"), "models", "serve", "--env-manager", "local",
-            "--model-uri", str(WORK / "mlflow-model"), "--host", "127.0.0.1", "--port", str(port),
+            "/usr/bin/env", f"PATH={WORK / 'mlflow' / 'bin'}:{os.environ['PATH']}",  # its uvicorn
+            "mlflow", "models", "serve", "--env-manager", "local", "--model-uri", str(MLFLOW_MODEL),
+            "--host", "127.0.0.1", "--port", str(port),
         ],
         path="/invocations",
         body=lambda texts: {"inputs": texts},
@@ -193,7 +204,7 @@ TARGETS = [
             {label: score for label, score in row.items() if label != "label"}
             for row in answer["predictions"]
         ],
-        prepare=_save_for_mlflow,
+        prepare=lambda models: _prepare("mlflow", MLFLOW_MODEL, models.bundle),
         packages=("mlflow", "onnxruntime"),
     ),
     Target(

@@ -47,7 +47,7 @@ def real(folder: Path) -> tuple[list[str], list[str]]:
 
 
 def lengthened(path: Path, count: int) -> list[str]:
-    """Return about `count` distinct texts: one of the sample's, which are short, and half of one."""
+    """Return about `count` distinct texts: one of the sample's, which are short, and a half."""
     with path.open(encoding="utf-8", newline="") as handle:
         short = [row["text"] for row in csv.DictReader(handle)]
     draw, texts = random.Random(1), []

@@ -1,0 +1,28 @@
+"""Lay out the fp32 parent as infinity wants it: a Hugging Face folder with ONNX files, of which it
+prefers, on a CPU, the one called quantized: dynamic int8, by Optimum's settings for this processor.
+
+    python prepare.py FINETUNED FP32.onnx FOLDER
+"""
+
+import shutil
+import sys
+from pathlib import Path
+
+from optimum.onnxruntime import ORTQuantizer
+from optimum.onnxruntime.configuration import AutoQuantizationConfig
+
+
+def main(finetuned: Path, fp32: Path, folder: Path) -> None:
+    shutil.copytree(finetuned, folder)
+    shutil.copy(fp32, folder / "model.onnx")
+    flags = Path("/proc/cpuinfo").read_text()
+    if "avx512_vnni" in flags:
+        config = AutoQuantizationConfig.avx512_vnni(is_static=False, per_channel=True)
+    else:
+        config = AutoQuantizationConfig.avx2(is_static=False, per_channel=True)
+    quantizer = ORTQuantizer.from_pretrained(folder, file_name="model.onnx")
+    quantizer.quantize(save_dir=folder, quantization_config=config)
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))
