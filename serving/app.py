@@ -4,10 +4,12 @@
 accepting, finishes what it accepted, and ends.
 """
 
+import asyncio
 import logging
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
 
 import uvicorn
@@ -21,10 +23,15 @@ from starlette.responses import Response
 from serving import logs, routes
 from serving.bundle import BundleError, read_manifest
 from serving.cpu import cpu_limit
+from serving.drain import ArchiveRefusedError
 from serving.gate import Gate
+from serving.mongo import MongoArchive
+from serving.outbox import Outbox
 from serving.policy import Policy, PolicyError
+from serving.prediction_log import PredictionLog
 from serving.service import Service, bundle_folder
 from serving.settings import Settings, SettingsError, load_settings
+from serving.writer import OutboxError
 
 log = logging.getLogger("serving.app")
 
@@ -32,15 +39,18 @@ log = logging.getLogger("serving.app")
 def create_app(settings: Settings) -> FastAPI:
     """Return the app; it loads its model when it starts."""
     threads = settings.threads or cpu_limit()
-    service = Service(settings, threads=max(1, threads // settings.workers))
+    kept = prediction_log(settings)
+    service = Service(settings, threads=max(1, threads // settings.workers), log=kept)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await kept.start()
         await service.start()
         if service.not_ready:
             log.error("not ready: %s", service.not_ready)
         yield
         await service.close()
+        await kept.close()
 
     app = FastAPI(
         title="Tweet Tagger",
@@ -64,6 +74,21 @@ def create_app(settings: Settings) -> FastAPI:
             expose_headers=["x-request-id", "retry-after"],
         )
     return app
+
+
+def prediction_log(settings: Settings) -> PredictionLog:
+    """Return the log that the settings ask for; it opens nothing yet.
+
+    Raises:
+        ArchiveRefusedError: MONGODB_URI is malformed.
+    """
+    archive = None
+    if settings.mongodb_uri:
+        ttl = timedelta(days=settings.mongodb_ttl_days)
+        archive = MongoArchive(settings.mongodb_uri.get_secret_value(), ttl=ttl or None)
+    outbox = Outbox(settings.outbox, max_bytes=settings.outbox_mb * 10**6, ring=archive is None)
+    max_age = timedelta(days=settings.outbox_days) or None
+    return PredictionLog(outbox, archive, text=settings.log_text, max_age=max_age)
 
 
 async def _to_the_gate(_: Request, error: Exception) -> Response:
@@ -90,15 +115,21 @@ class Server(uvicorn.Server):
             print(f"Tweet Tagger on http://{shown}:{port}  (try /docs)", flush=True)
 
 
+async def _try(settings: Settings) -> None:
+    """Raise what would keep the log from working."""
+    await prediction_log(settings).check()
+
+
 def main() -> None:
     """Serve until told to stop."""
     try:
         settings = load_settings()
         read_manifest(bundle_folder(settings.bundle))
         Policy.load(settings.policy)
-    except (SettingsError, BundleError, PolicyError) as error:
+        logs.configure(settings.log_level)
+        asyncio.run(_try(settings))
+    except (SettingsError, BundleError, PolicyError, OutboxError, ArchiveRefusedError) as error:
         sys.exit(str(error))
-    logs.configure(settings.log_level)
     config = uvicorn.Config(
         "serving.app:from_environment" if settings.workers > 1 else create_app(settings),
         factory=settings.workers > 1,

@@ -83,18 +83,8 @@ class Drain:
         self._failed = 0
         self._task: asyncio.Task[None] | None = None
 
-    async def start(self) -> None:
-        """Try the archive once and start the task; an archive that is only away does not matter.
-
-        Raises:
-            ArchiveRefusedError: waiting for it would not help.
-        """
-        try:
-            await self._prepare()
-        except ArchiveRefusedError:
-            raise
-        except ArchiveError as error:
-            self._fail(error)
+    def start(self) -> None:
+        """Start the task."""
         self._task = asyncio.create_task(self._run(), name="drain")
 
     async def close(self, grace: float) -> None:

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from serving.batcher import BatcherDeadError, QueueFullError
+from serving.prediction_log import LogError
 
 
 class Kind(Enum):
@@ -81,8 +82,11 @@ def as_service_error(error: Exception) -> ServiceError | None:
         return ServiceError(
             Kind.OVERLOADED, "Too much waits already; try again later.", retry_after=error.wait
         )
-    if isinstance(error, BatcherDeadError):
-        return ServiceError(Kind.UNAVAILABLE, "The model does not answer any more.")
+    if isinstance(error, BatcherDeadError | LogError):
+        # A LogError's own text names hosts and files.
+        kept = isinstance(error, LogError)
+        message = "The prediction log cannot do it now" if kept else "The model does not answer"
+        return ServiceError(Kind.UNAVAILABLE, f"{message}; try again later.", retry_after=5)
     if isinstance(error, ValidationError | RequestValidationError):
         return _invalid(error)
     if isinstance(error, HTTPException):

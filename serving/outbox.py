@@ -90,13 +90,17 @@ class Outbox:
         self._ring = ring
         self._writer: Writer[tuple[Kind, Record]] = Writer(path, self._insert)
 
-    async def start(self) -> None:
-        """Open the file, making it if it is missing.
+    async def check(self) -> None:
+        """Make the file if it is missing, and see that it can be used.
 
         Raises:
             OutboxError: it cannot be written, is no outbox, or is of a newer version.
         """
         await asyncio.to_thread(_prepare, self.path)
+
+    async def start(self) -> None:
+        """Check the file and start its thread. Raises OutboxError."""
+        await self.check()
         self._writer.start()
 
     async def close(self) -> None:

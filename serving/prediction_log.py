@@ -12,6 +12,7 @@ may be kept; it knows no database.
 import asyncio
 import contextlib
 import hashlib
+import logging
 import math
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -19,9 +20,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
-from serving.drain import Archive, ArchiveError, Drain, Flow
+from serving.drain import Archive, ArchiveError, ArchiveRefusedError, Drain, Flow
 from serving.outbox import Kind, Level, Outbox, Record
 from serving.writer import OutboxError, OutboxFullError
+
+log = logging.getLogger(__name__)
 
 CLOSE_SECONDS = 5.0  # for carrying over what still waits when the service stops
 WATCH_SECONDS = 2.0
@@ -79,20 +82,30 @@ class PredictionLog:
         self._writable = True
         self._watcher: asyncio.Task[None] | None = None
 
-    async def start(self) -> None:
-        """Open the outbox, ask the archive, start the drain.
+    async def check(self) -> None:
+        """Try what it stands on, before a service starts; an archive that is only away is not asked
+        for more. This log cannot be started then: it has let go of its connections.
 
         Raises:
             OutboxError: the outbox cannot be used.
-            ArchiveRefusedError: the archive refuses us; one that is away is waited for.
+            ArchiveRefusedError: the archive refuses us; waiting would not help.
         """
+        await self._outbox.check()
+        if self._archive:
+            try:
+                await self._archive.prepare()
+            except ArchiveRefusedError:
+                raise
+            except ArchiveError as error:
+                log.warning("it starts without its archive: %s", error)
+            finally:
+                await self._archive.close()
+
+    async def start(self) -> None:
+        """Open the outbox and start the drain. Raises OutboxError."""
         await self._outbox.start()
-        try:
-            if self._drain:
-                await self._drain.start()
-        except BaseException:
-            await self.close()
-            raise
+        if self._drain:
+            self._drain.start()
         self._watcher = asyncio.create_task(self._watch(), name="log-watcher")
 
     async def close(self) -> None:
@@ -117,7 +130,9 @@ class PredictionLog:
         try:
             async with self._outbox_errors():
                 await self._outbox.append(Kind.PREDICTION, kept)
-        except LogError:
+        except LogError as error:
+            if self._writable:  # once an outage, not once a request
+                log.warning("predictions cannot be kept, so none are given: %s", error)
             self._writable = False
             raise
         self._writable = True

@@ -15,12 +15,15 @@ from serving.errors import Kind, ServiceError
 from serving.keys import Right
 from serving.schemas import (
     ErrorReply,
+    FeedbackReply,
+    FeedbackRequest,
     HealthReply,
     HuggingFaceRequest,
     LabelScore,
     ModelReply,
     PredictReply,
     PredictRequest,
+    StoredPrediction,
 )
 from serving.service import Caller, Door, Service
 
@@ -28,6 +31,7 @@ RIGHTS: dict[str, Right] = {
     "/v1/predict": "predict",
     "/v1/model": "predict",
     "/predict": "predict",
+    "/v1/feedback": "feedback",
 }
 ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorReply, "description": "The body is not JSON"},
@@ -42,6 +46,9 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 }
 GET_ERRORS: dict[int | str, dict[str, Any]] = {
     status: ERRORS[status] for status in (401, 403, 429, 503)
+}
+UNKNOWN: dict[int | str, dict[str, Any]] = {
+    404: {"model": ErrorReply, "description": "The log has no such prediction"}
 }
 
 
@@ -97,7 +104,7 @@ def caller_of(request: Request, door: Door) -> Caller:
 
 def right_of(path: str) -> Right | None:
     """Return what a path asks for; None: it is open to all."""
-    return RIGHTS.get(path)
+    return "admin" if path.startswith("/v1/predictions/") else RIGHTS.get(path)
 
 
 @api.post("/v1/predict", response_model=PredictReply, responses=ERRORS)
@@ -135,6 +142,47 @@ async def hugging_face(request: Request, body: HuggingFaceRequest) -> list[Any]:
         texts, caller_of(request, "huggingface"), field="inputs[{}]".format
     )
     return huggingface.reply(body.inputs, [row.scores for row in answer.predictions])
+
+
+@api.post("/v1/feedback", response_model=FeedbackReply, responses=ERRORS | UNKNOWN)
+async def feedback(request: Request, body: FeedbackRequest) -> dict[str, str]:
+    """Keep what a person says of a prediction: the next model can learn from it."""
+    client = caller_of(request, "native").client
+    log = service_of(request).log
+    kept = await log.feedback(body.prediction_id, body.label, body.comment, client)
+    if kept is None:
+        raise unknown_prediction()
+    return {"id": kept}
+
+
+@pages.get(
+    "/v1/predictions/{prediction_id}",
+    response_model=StoredPrediction,
+    response_model_exclude_unset=True,
+    responses=GET_ERRORS | UNKNOWN,
+)
+async def stored_prediction(request: Request, prediction_id: str) -> dict[str, Any]:
+    """Return a prediction as it was given: for audit and appeal."""
+    found = await service_of(request).log.get(prediction_id)
+    if found is None:
+        raise unknown_prediction()
+    return {"id": found.pop("_id"), **found}
+
+
+@pages.delete(
+    "/v1/predictions/{prediction_id}", status_code=204, responses=GET_ERRORS | UNKNOWN
+)
+async def erase_prediction(request: Request, prediction_id: str) -> None:
+    """Erase a prediction and its feedback."""
+    if not await service_of(request).log.delete(prediction_id):
+        raise unknown_prediction()
+
+
+def unknown_prediction() -> ServiceError:
+    """Return the error of an id that the log does not have."""
+    return ServiceError(
+        Kind.NOT_FOUND, "The log has no such prediction.", field="prediction_id"
+    )
 
 
 @pages.get("/v1/model", response_model=ModelReply, responses=GET_ERRORS)

@@ -4,6 +4,7 @@ The operator's limits are not here but in `Service.answer`, which holds for ever
 them into the document.
 """
 
+from datetime import datetime
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -68,6 +69,47 @@ class PredictReply(BaseModel):
     model: ModelName
     policy: Annotated[str, Field(description="the version of the policy")]
     predictions: list[PredictionReply]
+
+
+class FeedbackRequest(Request):
+    """What a person says of a prediction."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"prediction_id": "0" * 32, "label": "neither", "comment": "it quotes"}]
+        }
+    )
+
+    prediction_id: Annotated[str, Field(min_length=1, max_length=64)]
+    label: Annotated[Label, Field(description="what the text is")]
+    comment: Annotated[
+        str | None, Field(max_length=2000, description="why; kept as it is, whatever LOG_TEXT says")
+    ] = None
+
+
+class FeedbackReply(BaseModel):
+    """The judgement is kept; the same one twice has one id."""
+
+    id: str
+
+
+class StoredPrediction(BaseModel):
+    """A prediction as the log keeps it; of the text what LOG_TEXT lets it keep."""
+
+    id: str
+    request_id: str
+    ts: datetime
+    text: str | None = None
+    text_hash: Annotated[str | None, Field(description="SHA-256 of the text in UTF-8")] = None
+    scores: Scores
+    label: Label
+    toxicity: Literal["none", "uncertain", "high", "strong"]
+    action: Literal["allow", "review", "block"]
+    model_version: str
+    policy_version: str
+    latency_ms: float
+    client: str | None
+    door: str
 
 
 class ModelReply(BaseModel):

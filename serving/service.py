@@ -6,7 +6,9 @@ routes and dialects translate. A new model is one assignment to `engine`.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from time import perf_counter
 from typing import Literal
 
 from serving.batcher import Capacity, Priority
@@ -16,6 +18,7 @@ from serving.errors import Kind, ServiceError
 from serving.ids import new_id
 from serving.metrics import Metrics
 from serving.policy import Policy
+from serving.prediction_log import PredictionLog
 from serving.settings import Settings
 
 Door = Literal["native", "perspective", "openai", "huggingface"]
@@ -43,14 +46,15 @@ class Answer:
 class Service:
     """The engine that answers now, and what surrounds it."""
 
-    def __init__(self, settings: Settings, *, threads: int) -> None:
+    def __init__(self, settings: Settings, *, threads: int, log: PredictionLog) -> None:
         """Make a service; `start` loads the model.
 
         Args:
             settings: the operator's.
             threads: inference threads of this process.
+            log: keeps what is answered.
         """
-        self.settings, self._threads = settings, threads
+        self.settings, self._threads, self.log = settings, threads, log
         self.metrics = Metrics()
         self.folder = bundle_folder(settings.bundle)
         self._engine: Engine | None = None
@@ -107,19 +111,47 @@ class Service:
         Args:
             texts: of one request.
             caller: for the prediction log.
-            store: whether the log may keep them.
+            store: whether the log keeps them.
             priority: unset, few texts go before many.
             field: names the nth text in an error.
 
         Raises:
             ServiceError: a text cannot be judged; none of them is.
             QueueFullError, BatcherDeadError: see `Engine.score`.
+            LogError: the answer could not be kept, and so is not given.
         """
         self.check_texts(texts, field)
         engine = self.engine
+        began = perf_counter()
         predictions = await engine.predict(texts, priority)
-        self.metrics.predicted(predictions, caller.door)
+        judged = perf_counter()
         ids = [new_id() for _ in predictions]
+        if store:
+            common = {
+                "request_id": caller.request_id,
+                "ts": datetime.now(UTC),
+                "model_version": engine.bundle.manifest.version,
+                "policy_version": engine.policy.version,
+                "latency_ms": round((judged - began) * 1000, 3),
+                "client": caller.client,
+                "door": caller.door,
+            }
+            await self.log.append(
+                [
+                    {
+                        "_id": one,
+                        "text": text,
+                        "scores": row.scores,
+                        "label": row.label,
+                        "toxicity": row.toxicity,
+                        "action": row.action,
+                        **common,
+                    }
+                    for one, text, row in zip(ids, texts, predictions, strict=True)
+                ]
+            )
+            self.metrics.stored(perf_counter() - judged)
+        self.metrics.predicted(predictions, caller.door)
         return Answer(engine.bundle.manifest, engine.policy.version, ids, predictions)
 
     def check_texts(self, texts: Sequence[str], field: Callable[[int], str]) -> None:

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from serving.keys import ApiKey
 
-SECRET = {"api_keys"}
+SECRET = {"api_keys", "mongodb_uri"}
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -85,6 +85,27 @@ class Settings(BaseSettings):
     cors_origins: Origins = _is((), "origins, …", "whose pages may call; * is any")
     trusted_proxies: Names = _is(
         ("127.0.0.1",), "addresses, …", "whose X-Forwarded-For is believed; * is any"
+    )
+
+    mongodb_uri: SecretStr | None = _is(
+        None, "mongodb://… or mongodb+srv://…", "where predictions are kept; unset: in the outbox"
+    )
+    mongodb_ttl_days: int = _is(
+        0, "days", "that MongoDB keeps predictions and feedback; 0: for ever", ge=0, le=10_000
+    )
+    outbox: Path = _is(
+        Path("log/outbox.db"), "file", "where predictions are safe before a reply leaves"
+    )
+    outbox_mb: int = _is(
+        1024, "MB", "of the outbox; full, it refuses, or without MONGODB_URI drops its oldest rows",
+        ge=1, le=10**6,
+    )
+    outbox_days: int = _is(
+        30, "days", "that the outbox keeps rows where there is no MONGODB_URI; 0: for ever",
+        ge=0, le=10_000,
+    )
+    log_text: Literal["full", "hash", "none"] = _is(
+        "full", "full, hash or none", "what the prediction log keeps of a text"
     )
 
     log_level: Literal["debug", "info", "warning", "error"] = _is(

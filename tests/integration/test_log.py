@@ -179,7 +179,7 @@ def test_an_archive_that_is_away_delays_nothing_and_loses_nothing(path: Path) ->
         assert await log.feedback(row["_id"], "hate", None, None)
         flow = log.stats().archive
         assert flow is not None
-        assert not flow.reachable
+        await until(lambda: not flow.reachable)
         with pytest.raises(LogError, match="away"):  # it may be there: 404 would be a guess
             await log.get("unknown")
         with pytest.raises(LogError, match="away"):
@@ -196,12 +196,21 @@ def test_an_archive_that_is_away_delays_nothing_and_loses_nothing(path: Path) ->
     assert left(path) == 0
 
 
-def test_an_archive_that_refuses_us_stops_the_start(path: Path) -> None:
-    archive = MemoryArchive()
-    archive.fault = ArchiveRefusedError("does not know the user")
+def test_a_check_tells_a_refusal_from_an_absence(path: Path) -> None:
+    def check(fault: Exception | None) -> MemoryArchive:
+        archive = MemoryArchive()
+        archive.fault = fault
+        outbox = Outbox(path, max_bytes=1 << 30, ring=False)
+        try:
+            asyncio.run(PredictionLog(outbox, archive).check())
+        finally:
+            assert archive.closed
+        return archive
+
+    check(None)
+    check(ArchiveError("away"))
     with pytest.raises(ArchiveRefusedError, match="does not know the user"):
-        with_log(path, lambda log: log.append([]), archive)
-    assert archive.closed
+        check(ArchiveRefusedError("does not know the user"))
 
 
 def test_a_poisoned_record_does_not_hold_up_the_rest(path: Path) -> None:
