@@ -24,6 +24,7 @@ from serving import logs, routes
 from serving.bundle import BundleError, read_manifest
 from serving.cpu import cpu_limit
 from serving.drain import ArchiveRefusedError
+from serving.explain import Explainer
 from serving.gate import Gate
 from serving.mongo import MongoArchive
 from serving.outbox import Outbox
@@ -60,6 +61,7 @@ def create_app(settings: Settings) -> FastAPI:
         telemetry={"tracing": False, "metrics": False},
     )
     app.state.service = service
+    app.state.explainer = Explainer()
     app.include_router(routes.api)
     app.include_router(routes.pages)
     for kind in (HTTPException, RequestValidationError):

@@ -164,7 +164,8 @@ class Engine:
         if missing:
             scored = await self._batcher.submit(list(missing.values()), priority)
             fresh = dict(zip(missing, scored, strict=True))
-            self._cache.put(fresh)
+            if priority is not Priority.LOW:  # masked texts will not come again, tweets may
+                self._cache.put(fresh)
             found |= fresh
         return [found[key] for key in keys]
 

@@ -1,5 +1,6 @@
 """The routes: each reads a request, asks the service, and writes a reply. No logic lives here."""
 
+import asyncio
 import json
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -10,11 +11,14 @@ from fastapi.responses import Response
 from fastapi.routing import APIRoute
 from pydantic import TypeAdapter
 
-from serving import huggingface
+from serving import huggingface, lime_page
 from serving.errors import Kind, ServiceError
+from serving.explain import Explainer, Question
 from serving.keys import Right
 from serving.schemas import (
     ErrorReply,
+    ExplainReply,
+    ExplainRequest,
     FeedbackReply,
     FeedbackRequest,
     HealthReply,
@@ -29,6 +33,7 @@ from serving.service import Caller, Door, Service
 
 RIGHTS: dict[str, Right] = {
     "/v1/predict": "predict",
+    "/v1/explain": "predict",
     "/v1/model": "predict",
     "/predict": "predict",
     "/v1/feedback": "feedback",
@@ -81,7 +86,8 @@ class LeanRoute(APIRoute):
                 message = "The content type must be application/json."
                 raise ServiceError(Kind.UNSUPPORTED_MEDIA_TYPE, message)
             body = adapter.validate_json(await request.body())
-            return Json(await endpoint(request, body))
+            reply = await endpoint(request, body)
+            return reply if isinstance(reply, Response) else Json(reply)
 
         return answer
 
@@ -144,6 +150,41 @@ async def hugging_face(request: Request, body: HuggingFaceRequest) -> list[Any]:
     return huggingface.reply(body.inputs, [row.scores for row in answer.predictions])
 
 
+@api.post(
+    "/v1/explain",
+    response_model=ExplainReply,
+    responses=ERRORS | {200: {"content": {"text/html": {"schema": {"type": "string"}}}}},
+)
+async def explain(request: Request, body: ExplainRequest) -> dict[str, Any] | Response:
+    """Say which words speak for a label, and how much (LIME); `Accept: text/html` gives a page."""
+    service = service_of(request)
+    service.check_texts([body.text], lambda _: "text")
+    explainer: Explainer = request.app.state.explainer
+    found = await explainer.explain(service.engine, Question(**body.model_dump()))
+    accepted = request.headers.get("accept", "")
+    if "text/html" in accepted and "application/json" not in accepted:
+        page = await asyncio.to_thread(lime_page.render, found, body.text)
+        policy = {"content-security-policy": page.policy}
+        return Response(page.html, media_type="text/html; charset=utf-8", headers=policy)
+    return {
+        "label": found.label,
+        "words": [
+            {
+                "word": row.word.text,
+                "weight": row.weight,
+                "begin": row.word.begin,
+                "end": row.word.end,
+            }
+            for row in found.weights
+        ],
+        "r2": found.r2,
+        "scores_used": found.scores_used,
+        "exact": found.exact,
+        "seed": found.seed,
+        "model": {"name": found.model[0], "version": found.model[1]},
+    }
+
+
 @api.post("/v1/feedback", response_model=FeedbackReply, responses=ERRORS | UNKNOWN)
 async def feedback(request: Request, body: FeedbackRequest) -> dict[str, str]:
     """Keep what a person says of a prediction: the next model can learn from it."""
@@ -169,9 +210,7 @@ async def stored_prediction(request: Request, prediction_id: str) -> dict[str, A
     return {"id": found.pop("_id"), **found}
 
 
-@pages.delete(
-    "/v1/predictions/{prediction_id}", status_code=204, responses=GET_ERRORS | UNKNOWN
-)
+@pages.delete("/v1/predictions/{prediction_id}", status_code=204, responses=GET_ERRORS | UNKNOWN)
 async def erase_prediction(request: Request, prediction_id: str) -> None:
     """Erase a prediction and its feedback."""
     if not await service_of(request).log.delete(prediction_id):
@@ -180,9 +219,7 @@ async def erase_prediction(request: Request, prediction_id: str) -> None:
 
 def unknown_prediction() -> ServiceError:
     """Return the error of an id that the log does not have."""
-    return ServiceError(
-        Kind.NOT_FOUND, "The log has no such prediction.", field="prediction_id"
-    )
+    return ServiceError(Kind.NOT_FOUND, "The log has no such prediction.", field="prediction_id")
 
 
 @pages.get("/v1/model", response_model=ModelReply, responses=GET_ERRORS)
@@ -210,9 +247,19 @@ async def live(request: Request) -> Response:
 
 @pages.get("/readyz", response_model=HealthReply, responses={503: {"model": HealthReply}})
 async def ready(request: Request) -> Response:
-    """Say whether it answers: golden scores replayed, threads alive."""
+    """Say whether it answers: golden scores replayed, threads alive, predictions kept.
+
+    Without its MongoDB it is degraded: it answers, and predictions wait in the outbox.
+    """
     service = service_of(request)
-    return _health(service.not_ready or (None if service.alive else "it does not live"))
+    log = service.log.stats()
+    reason = service.not_ready or (None if service.alive else "it does not live")
+    if reason is None and not log.writable:
+        reason = "the prediction log cannot be written"
+    if reason is None and log.archive and not log.archive.reachable:
+        reason = "MongoDB does not answer; predictions wait in the outbox"
+        return Json({"status": "degraded", "reason": reason})
+    return _health(reason)
 
 
 def _health(reason: str | None) -> Response:
@@ -227,6 +274,8 @@ def _health(reason: str | None) -> Response:
 )
 async def metrics(request: Request) -> Response:
     """Return the metrics in Prometheus' text format."""
+    service = service_of(request)
+    service.metrics.log(service.log.stats())
     return Response(
-        service_of(request).metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8"
+        service.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8"
     )

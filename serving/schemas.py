@@ -71,6 +71,47 @@ class PredictReply(BaseModel):
     predictions: list[PredictionReply]
 
 
+class ExplainRequest(Request):
+    """A text to explain."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"text": "you absolute clown"}]})
+
+    text: Text
+    label: Annotated[
+        Label | None, Field(description="whose probability is explained; none: the text's own")
+    ] = None
+    num_features: Annotated[
+        int, Field(ge=1, le=500, description="distinct words to name, the heaviest first")
+    ] = 10
+    num_samples: Annotated[
+        int, Field(ge=16, le=5000, description="masked texts to score, unless all are few")
+    ] = 1000
+    seed: Annotated[int, Field(ge=0, lt=2**32, description="of the sample")] = 0
+
+
+class WordWeight(BaseModel):
+    """One occurrence of a word."""
+
+    word: str
+    weight: Annotated[float, Field(description="over 0: speaks for the label")]
+    begin: Annotated[int, Field(description="offset in characters (code points)")]
+    end: Annotated[int, Field(description="offset of what follows")]
+
+
+class ExplainReply(BaseModel):
+    """How much each word speaks for a label."""
+
+    label: Label
+    words: list[WordWeight]
+    r2: Annotated[
+        float | None, Field(description="how well the weights explain; null: no word to weigh")
+    ]
+    scores_used: int
+    exact: Annotated[bool, Field(description="all masks were scored; the seed plays no part")]
+    seed: int
+    model: ModelName
+
+
 class FeedbackRequest(Request):
     """What a person says of a prediction."""
 
@@ -138,7 +179,7 @@ class ErrorReply(BaseModel):
 class HealthReply(BaseModel):
     """Whether it lives, or is ready."""
 
-    status: Literal["ok", "failing"]
+    status: Literal["ok", "degraded", "failing"]
     reason: str | None = None
 
 
