@@ -15,13 +15,14 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import pairwise
+from time import monotonic
 
 import numpy as np
 import numpy.typing as npt
 
-from serving.batcher import Priority
+from serving.batcher import Priority, QueueFullError
 from serving.bundle import LABELS, Bundle
-from serving.engine import Engine
+from serving.engine import Engine, Scored
 from serving.errors import Kind, ServiceError
 from serving.words import Word, distinct, split
 
@@ -32,6 +33,7 @@ EXACT_WORDS = 8  # up to so many distinct words, all masks are scored
 KERNEL_WIDTH = 25.0  # LIME's, for cosine distances in percent
 STRENGTH = 1e6  # total weight against LIME's ridge of 1, which so shrinks nothing that one sees
 CHUNK_TOKENS = 256  # scored at one time: a tweet of somebody else waits for no more than that
+PATIENCE = 10.0  # seconds that an explanation gives way to others before it is refused
 DIGITS = 6  # of what is answered
 
 
@@ -165,11 +167,12 @@ class Explainer:
             return self._cache[key]
         rows = max(1, CHUNK_TOKENS // reading.tokens)
         scores = np.empty((len(masks), len(LABELS)))
+        deadline = monotonic() + PATIENCE
 
         async def score(start: int) -> None:
             async with self._lanes:
                 chunk = [masked(reading, row, self._mask) for row in masks[start : start + rows]]
-                found = await engine.score(chunk, Priority.LOW)
+                found = await patiently(engine, chunk, deadline)
             scores[start : start + rows] = [[row.scores[name] for name in LABELS] for row in found]
 
         try:
@@ -182,6 +185,17 @@ class Explainer:
         while len(self._cache) > self._cache_size:
             self._cache.popitem(last=False)
         return scores
+
+
+async def patiently(engine: Engine, texts: Sequence[str], deadline: float) -> list[Scored]:
+    """Return texts' scores; while too much waits for that, wait, but not beyond the deadline."""
+    while True:
+        try:
+            return await engine.score(texts, Priority.LOW)
+        except QueueFullError as full:
+            if monotonic() + full.wait > deadline:
+                raise
+            await asyncio.sleep(full.wait)
 
 
 def read(bundle: Bundle, text: str) -> Reading:
