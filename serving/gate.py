@@ -21,6 +21,7 @@ from serving.limits import RateLimit, neighbourhood
 from serving.service import Service
 
 WATCH_AFTER = 0.05  # seconds; who is answered sooner is not watched for hanging up
+ID = re.compile(r"(?<=^/v1/predictions/).*", re.DOTALL)
 REQUEST_ID = re.compile(rb"[\w.:-]{1,128}", re.ASCII)
 SECURITY = [
     (b"x-content-type-options", b"nosniff"),
@@ -148,7 +149,7 @@ class Gate:
         route = getattr(scope.get("route"), "path", None)
         if route is None:  # refused before routing; unknown paths are one, there may be many
             known = self._right_of(scope["path"]) is not None
-            route = scope["path"] if known else "other"
+            route = ID.sub("{prediction_id}", scope["path"]) if known else "other"
         metrics.request(route, visit.status or 499, seconds)
         if self._log_requests:
             log.info(

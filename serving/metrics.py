@@ -4,7 +4,9 @@ With several worker processes the values lie in files that all of them write and
 `prometheus_client` does so when PROMETHEUS_MULTIPROC_DIR is set before it is imported.
 """
 
+import os
 from collections.abc import Iterable
+from pathlib import Path
 
 from prometheus_client import (
     CollectorRegistry,
@@ -19,7 +21,10 @@ from prometheus_client.values import MutexValue, ValueClass
 from serving.batcher import BatchReport
 from serving.bundle import Manifest
 from serving.engine import Prediction
+from serving.log_metrics import LogMetrics
+from serving.prediction_log import LogStats
 
+FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client's own name for it
 SECONDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.125, 0.25, 0.5, 1, 2, 5, 10)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
 TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
@@ -50,6 +55,7 @@ class Metrics:
         self._refusals = Counter(
             "tagger_refusals", "Requests refused or failed, by kind", ["kind"], registry=r
         )
+        self._log = LogMetrics(r)
         self._left = Counter("tagger_left", "Callers who left before the answer", registry=r)
         self._rows = Histogram("tagger_batch_rows", "Texts of a batch", buckets=ROWS, registry=r)
         self._tokens = Histogram(
@@ -79,6 +85,10 @@ class Metrics:
             multiprocess_mode="livemax",
         )
         self._served: Gauge | None = None
+
+    def log(self, stats: LogStats) -> None:
+        """Note how the prediction log does."""
+        self._log.note(stats)
 
     def tokenised(self, seconds: float) -> None:
         """Note one request's tokenising."""
@@ -141,3 +151,12 @@ class Metrics:
         together = CollectorRegistry()
         multiprocess.MultiProcessCollector(together)  # type: ignore[no-untyped-call]
         return generate_latest(together)
+
+
+def forget_dead_workers() -> None:
+    """Drop the gauges of processes that are gone; their counts stay."""
+    if folder := os.environ.get(FOLDER):
+        for file in Path(folder).glob("gauge_live*_*.db"):
+            pid = file.stem.rpartition("_")[2]
+            if not Path("/proc", pid).exists():
+                multiprocess.mark_process_dead(int(pid), folder)  # type: ignore[no-untyped-call]

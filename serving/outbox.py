@@ -116,6 +116,15 @@ class Outbox:
         """
         await self._writer.store([(kind, record) for record in records])
 
+    async def probe(self) -> None:
+        """Raise OutboxError if a record could not be stored now."""
+
+        def work(db: sqlite3.Connection) -> None:
+            self._insert(db, [(Kind.PREDICTION, {"_id": "", "ts": 0})])
+            db.execute("DELETE FROM log WHERE id = ''")
+
+        await self._writer.do(work)
+
     async def append_about(self, record: Record, *, known: bool) -> bool:
         """Store feedback; False if its prediction is erased, or neither here nor `known`."""
 

@@ -229,6 +229,10 @@ class PredictionLog:
                     await self._outbox.prune(int(before * 1000))
                     pruned = began
                 self._level = await self._outbox.level()
+                if not self._writable:  # nobody may be asking: see whether there is room again
+                    await self._outbox.probe()
+                    self._writable = True
+                    log.warning("predictions can be kept again")
             # Counting a large outbox takes its time; it shall not take a core.
             await asyncio.sleep(max(WATCH_SECONDS, 50 * (time.monotonic() - began)))
 
