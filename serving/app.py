@@ -6,10 +6,13 @@ accepting, finishes what it accepted, and ends.
 
 import asyncio
 import logging
+import os
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from math import ceil
 from typing import Any
 
 import uvicorn
@@ -19,8 +22,9 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
+from uvicorn.supervisors import Multiprocess
 
-from serving import logs, routes
+from serving import docs, logs, metrics, routes
 from serving.bundle import BundleError, read_manifest
 from serving.cpu import cpu_limit
 from serving.drain import ArchiveRefusedError
@@ -58,12 +62,16 @@ def create_app(settings: Settings) -> FastAPI:
         description="Tells whether a short text is hate, offensive or neither, and how sure it is.",
         version="1",
         lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
         telemetry={"tracing": False, "metrics": False},
     )
     app.state.service = service
     app.state.explainer = Explainer()
     app.include_router(routes.api)
     app.include_router(routes.pages)
+    app.include_router(docs.router)
+    docs.describe(app, settings)
     for kind in (HTTPException, RequestValidationError):
         app.add_exception_handler(kind, _to_the_gate)
     app.add_middleware(Gate, service=service, right_of=routes.right_of, envelopes={})
@@ -102,6 +110,8 @@ def from_environment() -> FastAPI:
     """Return the app of a worker process."""
     settings = load_settings()
     logs.configure(settings.log_level)
+    if settings.prometheus_multiproc_dir:
+        metrics.forget_dead_workers(settings.prometheus_multiproc_dir)
     return create_app(settings)
 
 
@@ -112,9 +122,14 @@ class Server(uvicorn.Server):
         """Start, and print the URL."""
         await super().startup(sockets)
         if self.started:
-            host, port = self.servers[0].sockets[0].getsockname()[:2]
-            shown = f"[{host}]" if ":" in host else host
-            print(f"Tweet Tagger on http://{shown}:{port}  (try /docs)", flush=True)
+            announce(self.servers[0].sockets[0])
+
+
+def announce(socket: Any) -> None:
+    """Print where a socket listens."""
+    host, port = socket.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    print(f"Tweet Tagger on http://{shown}:{port}  (try /docs)", flush=True)
 
 
 async def _try(settings: Settings) -> None:
@@ -146,11 +161,20 @@ def main() -> None:
         server_header=False,
         proxy_headers=True,
         forwarded_allow_ips=list(settings.trusted_proxies),
-        timeout_graceful_shutdown=int(settings.drain_seconds),
+        timeout_graceful_shutdown=ceil(settings.drain_seconds),
         timeout_keep_alive=75,
+        timeout_worker_healthcheck=30,
         backlog=2048,
     )
-    Server(config).run()
+    if settings.workers == 1:
+        Server(config).run()
+        return
+    with tempfile.TemporaryDirectory(prefix="tagger-metrics-") as folder:
+        # The workers inherit it, and prometheus_client looks there.
+        os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", folder)
+        socket = config.bind_socket()
+        announce(socket)
+        Multiprocess(config, [socket]).run()
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ With several worker processes the values lie in files that all of them write and
 `prometheus_client` does so when PROMETHEUS_MULTIPROC_DIR is set before it is imported.
 """
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -24,7 +23,6 @@ from serving.engine import Prediction
 from serving.log_metrics import LogMetrics
 from serving.prediction_log import LogStats
 
-FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client's own name for it
 SECONDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.125, 0.25, 0.5, 1, 2, 5, 10)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
 TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
@@ -153,10 +151,9 @@ class Metrics:
         return generate_latest(together)
 
 
-def forget_dead_workers() -> None:
-    """Drop the gauges of processes that are gone; their counts stay."""
-    if folder := os.environ.get(FOLDER):
-        for file in Path(folder).glob("gauge_live*_*.db"):
-            pid = file.stem.rpartition("_")[2]
-            if not Path("/proc", pid).exists():
-                multiprocess.mark_process_dead(int(pid), folder)  # type: ignore[no-untyped-call]
+def forget_dead_workers(folder: Path) -> None:
+    """Drop the gauges of processes that are gone; what they counted stays."""
+    for file in folder.glob("gauge_live*_*.db"):
+        pid = file.stem.rpartition("_")[2]
+        if not Path("/proc", pid).exists():
+            multiprocess.mark_process_dead(int(pid), str(folder))  # type: ignore[no-untyped-call]

@@ -276,6 +276,4 @@ async def metrics(request: Request) -> Response:
     """Return the metrics in Prometheus' text format."""
     service = service_of(request)
     service.metrics.log(service.log.stats())
-    return Response(
-        service.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8"
-    )
+    return Response(service.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")

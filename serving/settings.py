@@ -97,17 +97,26 @@ class Settings(BaseSettings):
         Path("log/outbox.db"), "file", "where predictions are safe before a reply leaves"
     )
     outbox_mb: int = _is(
-        1024, "MB", "of the outbox; full, it refuses, or without MONGODB_URI drops its oldest rows",
-        ge=1, le=10**6,
+        1024,
+        "MB",
+        "of the outbox; full, it refuses, or without MONGODB_URI drops its oldest rows",
+        ge=1,
+        le=10**6,
     )
     outbox_days: int = _is(
-        30, "days", "that the outbox keeps rows where there is no MONGODB_URI; 0: for ever",
-        ge=0, le=10_000,
+        30,
+        "days",
+        "that the outbox keeps rows where there is no MONGODB_URI; 0: for ever",
+        ge=0,
+        le=10_000,
     )
     log_text: Literal["full", "hash", "none"] = _is(
         "full", "full, hash or none", "what the prediction log keeps of a text"
     )
 
+    prometheus_multiproc_dir: Path | None = _is(
+        None, "folder", "where several workers add up their metrics; unset: a temporary one"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = _is(
         "info", "debug, info, warning or error", "of the JSON log on standard error"
     )
