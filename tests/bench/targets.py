@@ -133,6 +133,19 @@ def _prepare(name: str, folder: Path, *args: Path) -> None:
         raise TargetError(f"{name}: preparing the model: {done.stderr[-600:]}")
 
 
+def _ours(models: Models, port: int) -> list[str]:
+    """Return this service's command: as it is by default, with an empty log and no cache."""
+    log = WORK / "log"
+    shutil.rmtree(log, ignore_errors=True)
+    log.mkdir(parents=True)
+    settings = {
+        "HOST": "127.0.0.1", "PORT": port, "BUNDLE": models.bundle, "CACHE_SIZE": 0,
+        "OUTBOX": log / "outbox.db", "MONGODB_URI": "",
+    }  # fmt: skip
+    assignments = [f"{key}={value}" for key, value in settings.items()]
+    return ["/usr/bin/env", *assignments, sys.executable, "-m", "serving.app"]
+
+
 def _labelled(rows: list[list[dict[str, Any]]]) -> Rows:
     """Return rows of [{label, score}] by label."""
     return [{each["label"]: each["score"] for each in row} for row in rows]
@@ -142,16 +155,7 @@ OURS = Target(
     name="ours",
     title="Tweet Tagger",
     model="static int8 bundle",
-    command=lambda models, port: [
-        "/usr/bin/env",
-        "HOST=127.0.0.1",
-        f"PORT={port}",
-        f"BUNDLE={models.bundle}",
-        "CACHE_SIZE=0",
-        sys.executable,
-        "-m",
-        "serving.app",
-    ],
+    command=_ours,
     path="/v1/predict",
     body=lambda texts: {"texts": texts},
     rows=lambda answer: [each["scores"] for each in answer["predictions"]],
