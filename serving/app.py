@@ -24,7 +24,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from uvicorn.supervisors import Multiprocess
 
-from serving import docs, logs, metrics, routes
+from serving import docs, logs, metrics, routes, static
 from serving.bundle import BundleError, read_manifest
 from serving.cpu import cpu_limit
 from serving.drain import ArchiveRefusedError
@@ -70,6 +70,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.explainer = Explainer()
     app.include_router(routes.api)
     app.include_router(routes.pages)
+    app.include_router(static.router())
     app.include_router(docs.router)
     docs.describe(app, settings)
     for kind in (HTTPException, RequestValidationError):

@@ -1,0 +1,93 @@
+// The model card: its Markdown as elements, never as markup; and the manifest's facts.
+import { $, el, introduce, tell } from "./common.js";
+
+const INLINE = /`([^`]+)`|\*\*([^*]+)\*\*|(?<![\w*])\*([^*]+)\*(?!\w)|\[([^\]]+)\]\((https?:\/\/[^\s)]+)\)/g;
+
+const known = await introduce();
+if (!known) {
+  $("card-wait").textContent = "";
+  tell($("card-error"), new Error("The model card cannot be read now; see above."));
+} else {
+  if (known.card) $("card").replaceChildren(...blocks(known.card));
+  else $("card-wait").textContent = "This model came without a card.";
+  facts(known);
+}
+
+/** Return the elements of a Markdown text: headings, lists, tables, fenced code, paragraphs. */
+function blocks(markdown) {
+  const lines = markdown.split(/\r?\n/);
+  const made = [];
+  const run = (test) => {
+    const taken = [];
+    while (lines.length && test(lines[0])) taken.push(lines.shift());
+    return taken;
+  };
+  if (lines[0] === "---") { // front matter is for catalogues
+    lines.shift();
+    run((line) => line !== "---");
+    lines.shift();
+  }
+  while (lines.length) {
+    const line = lines[0];
+    const heading = /^(#{1,6})\s+(.*)/.exec(line);
+    if (!line.trim()) lines.shift();
+    else if (heading) {
+      lines.shift();
+      made.push(el(`h${heading[1].length}`, {}, ...inline(heading[2])));
+    } else if (line.startsWith("```")) {
+      lines.shift();
+      made.push(el("pre", { tabIndex: 0 }, run((each) => !each.startsWith("```")).join("\n")));
+      lines.shift();
+    } else if (line.startsWith("|")) made.push(table(run((each) => each.startsWith("|"))));
+    else if (/^\s*[-*]\s/.test(line)) {
+      const items = [];
+      for (const each of run((next) => /^\s*[-*]\s|^\s+\S/.test(next))) {
+        if (/^\s*[-*]\s/.test(each)) items.push(each.replace(/^\s*[-*]\s+/, ""));
+        else items[items.length - 1] += ` ${each.trim()}`;
+      }
+      made.push(el("ul", {}, ...items.map((item) => el("li", {}, ...inline(item)))));
+    } else {
+      const words = run((each) => each.trim() && !/^(#|\||```|\s*[-*]\s)/.test(each));
+      made.push(el("p", {}, ...inline((words.length ? words : [lines.shift()]).join(" "))));
+    }
+  }
+  return made;
+}
+
+function table(lines) {
+  const cells = (line) => line.replace(/^\||\|\s*$/g, "").split("|").map((cell) => cell.trim());
+  const [head, , ...body] = lines.map(cells);
+  return el("div", { className: "scroll", tabIndex: 0, role: "region", "aria-label": "Figures" },
+    el("table", {},
+      el("thead", {}, el("tr", {}, ...head.map((cell) => el("th", { scope: "col" }, ...inline(cell))))),
+      el("tbody", {}, ...body.map((row) =>
+        el("tr", {}, ...row.map((cell) => el("td", {}, ...inline(cell))))))));
+}
+
+function inline(text) {
+  const made = [];
+  let at = 0;
+  for (const found of text.matchAll(INLINE)) {
+    const [whole, code, strong, emphasis, name, link] = found;
+    made.push(text.slice(at, found.index));
+    if (code) made.push(el("code", {}, code));
+    else if (strong) made.push(el("strong", {}, strong));
+    else if (emphasis) made.push(el("em", {}, emphasis));
+    else made.push(el("a", { href: link, rel: "noreferrer" }, name));
+    at = found.index + whole.length;
+  }
+  made.push(text.slice(at));
+  return made;
+}
+
+function facts({ manifest, policy }) {
+  const shown = {
+    Version: manifest.version, Made: manifest.created, Base: manifest.base,
+    Data: manifest.data === "sample" ? "the bundled sample" : "labelled tweets",
+    "Reads at most": `${manifest.max_tokens} tokens`, Quantisation: manifest.quantisation,
+    Policy: policy.version,
+  };
+  $("facts").replaceChildren(...Object.entries(shown).flatMap(([name, value]) =>
+    [el("dt", {}, name), el("dd", {}, value)]));
+  $("facts-box").hidden = false;
+}
