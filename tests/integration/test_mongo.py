@@ -1,0 +1,310 @@
+"""The archive against a real server: MONGODB_TEST_URI if it is set, else one of our own."""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pymongo import MongoClient
+from pymongo.database import Database
+
+from serving.app import prediction_log
+from serving.drain import ArchiveError, ArchiveRefusedError
+from serving.ids import new_id
+from serving.mongo import MongoArchive
+from serving.outbox import Kind, Outbox, Row
+from serving.prediction_log import PredictionLog
+from serving.settings import Settings
+from tests.mongod import MongoServer, free_port
+
+TS = datetime(2026, 1, 2, 3, 4, 5, 678_000, tzinfo=UTC)
+MS = int(TS.timestamp() * 1000)
+PASSWORD = "correct-horse"
+Documents = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MongoServer]:
+    """A server of our own, which can be told to fail."""
+    with MongoServer(tmp_path_factory.mktemp("mongo"), "--enable-test-commands") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def server_uri(request: pytest.FixtureRequest) -> str:
+    given = os.environ.get("MONGODB_TEST_URI")
+    uri = given or request.getfixturevalue("own").uri
+    with MongoClient(uri) as client:
+        version = client.server_info()["version"]
+    terminal = request.config.pluginmanager.getplugin("terminalreporter")
+    who = "the given server" if given else "secantusdb, its own process"
+    terminal.write_line(f"\nMongoDB for these tests: {who}, which calls itself {version}")
+    return uri
+
+
+@pytest.fixture
+def database(server_uri: str) -> Iterator[Database[Documents]]:
+    with MongoClient[Documents](server_uri, tz_aware=True) as client:
+        name = f"test_{new_id()}"
+        yield client[name]
+        client.drop_database(name)
+
+
+@pytest.fixture
+def uri(server_uri: str, database: Database[Documents]) -> str:
+    head, _, options = server_uri.partition("?")
+    return f"{head.rstrip('/')}/{database.name}" + (f"?{options}" if options else "")
+
+
+def with_archive(uri: str, test: Callable[[MongoArchive], Awaitable[None]], **options: Any) -> None:
+    async def run() -> None:
+        archive = MongoArchive(uri, **options)
+        try:
+            await test(archive)
+        finally:
+            await archive.close()
+
+    asyncio.run(run())
+
+
+def row(seq: int, key: str, kind: Kind = Kind.PREDICTION, **more: Any) -> Row:
+    return Row(seq, kind, {"_id": key, "ts": MS, **more})
+
+
+def test_rows_become_documents_once(uri: str, database: Database[Documents]) -> None:
+    async def test(archive: MongoArchive) -> None:
+        rows = [row(1, "a", text="wörds", scores={"hate": 0.25}), row(2, "b", text=None)]
+        assert await archive.write(rows) == {}
+        assert await archive.write([*rows, row(3, "a", text="another")]) == {}
+        judged = row(4, "f", Kind.FEEDBACK, prediction_id="a", label="hate")
+        assert await archive.write([judged, judged]) == {}
+        assert await archive.find("a") == {
+            "_id": "a",
+            "ts": TS,
+            "text": "wörds",
+            "scores": {"hate": 0.25},
+        }
+        assert await archive.find("unknown") is None
+
+    with_archive(uri, test)
+    assert database["predictions"].count_documents({}) == 2
+    assert list(database["feedback"].find()) == [
+        {"_id": "f", "ts": TS, "prediction_id": "a", "label": "hate"}
+    ]
+
+
+def test_indexes_follow_the_settings(uri: str, database: Database[Documents]) -> None:
+    def expiry(ttl: timedelta | None) -> list[int | None]:
+        with_archive(uri, lambda archive: archive.prepare(), ttl=ttl)
+        with_archive(uri, lambda archive: archive.prepare(), ttl=ttl)
+        found = [database[name].index_information() for name in ("predictions", "feedback")]
+        assert [set(each) for each in found] == [
+            {"_id_", "ts", "request_id"},
+            {"_id_", "ts", "prediction_id"},
+        ]
+        return [each["ts"].get("expireAfterSeconds") for each in found]
+
+    assert expiry(None) == [None, None]
+    assert expiry(timedelta(days=1)) == [86_400, 86_400]
+    assert expiry(timedelta(days=2)) == [172_800, 172_800]
+    assert expiry(None) == [None, None]
+
+
+def test_an_erasure_leaves_stones_that_no_copy_overturns(
+    uri: str, database: Database[Documents]
+) -> None:
+    async def test(archive: MongoArchive) -> None:
+        prediction = row(1, "a", text="secret", client="bob")
+        sent = row(2, "f", Kind.FEEDBACK, prediction_id="a", label="hate", comment="secret")
+        unsent = row(3, "g", Kind.FEEDBACK, prediction_id="a", label="hate", comment="secret")
+        await archive.write([prediction, sent, row(4, "b", text="stays")])
+        erasure = row(5, "a", Kind.ERASURE, feedback=["g"])
+        for _ in range(2):
+            assert await archive.write([erasure]) == {}
+            assert await archive.write([prediction, sent, unsent]) == {}  # late copies
+        assert await archive.find("a") is None
+        assert await archive.find("b") is not None
+
+    with_archive(uri, test)
+    assert database["predictions"].find_one({"_id": "a"}) == {"_id": "a", "ts": TS, "erased": True}
+    everything = [*database["predictions"].find(), *database["feedback"].find()]
+    assert len(everything) == 4
+    assert "secret" not in str(everything)
+    assert "bob" not in str(everything)
+
+
+def test_a_document_that_bson_cannot_hold_is_the_only_one_refused(
+    uri: str, database: Database[Documents]
+) -> None:
+    async def test(archive: MongoArchive) -> None:
+        rows = [row(n, str(n), number=2**70 if n == 3 else n) for n in range(8)]
+        assert await archive.write(rows) == {
+            3: "it cannot be written as BSON (OverflowError)",
+        }
+
+    with_archive(uri, test)
+    assert {each["_id"] for each in database["predictions"].find()} == set("0124567")
+
+
+def test_a_document_that_the_server_refuses_is_the_only_one_and_is_not_quoted(
+    uri: str, database: Database[Documents]
+) -> None:
+    database.create_collection("predictions", validator={"text": {"$ne": "poison"}})
+
+    async def test(archive: MongoArchive) -> None:
+        rows = [row(n, str(n), text="poison" if n == 3 else "fine") for n in range(8)]
+        assert await archive.write(rows) == {3: "MongoDB's error 121"}
+
+    with_archive(uri, test)
+    assert database["predictions"].count_documents({}) == 7
+
+
+def fail(server: MongoServer, mode: str, **data: Any) -> None:
+    data["failCommands"] = ["update"]
+    with MongoClient(server.uri) as client:
+        client.admin.command("configureFailPoint", "failCommand", mode=mode, data=data)
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        ({"writeConcernError": {"code": 64, "errmsg": "waiting"}}, "has no majority"),
+        ({"closeConnection": True}, "does not answer"),
+        ({"errorCode": 50}, "answers with error 50"),
+    ],
+)
+def test_what_is_not_confirmed_is_not_taken_for_stored(
+    own: MongoServer, fault: Documents, says: str
+) -> None:
+    async def test(archive: MongoArchive) -> None:
+        await archive.prepare()
+        fail(own, "alwaysOn", **fault)
+        with pytest.raises(ArchiveError, match=says) as caught:
+            await archive.write([row(1, "a")])
+        assert not isinstance(caught.value, ArchiveRefusedError)
+        fail(own, "off")
+        assert await archive.write([row(1, "a")]) == {}
+
+    with_archive(own.uri + "faults", test)
+
+
+def test_a_server_that_is_away_is_named_without_the_password() -> None:
+    port = free_port()
+
+    async def test(archive: MongoArchive) -> None:
+        began = time.monotonic()
+        with pytest.raises(ArchiveError, match=f"127.0.0.1:{port} does not answer") as caught:
+            await archive.find("a")
+        assert not isinstance(caught.value, ArchiveRefusedError)
+        assert PASSWORD not in str(caught.value)
+        assert time.monotonic() - began < 6
+
+    with_archive(f"mongodb://bob:{PASSWORD}@127.0.0.1:{port}/", test)
+
+
+def test_a_server_that_accepts_and_hangs_is_given_up(own: MongoServer) -> None:
+    async def test(archive: MongoArchive) -> None:
+        await archive.write([row(1, "a")])
+        own.freeze()
+        try:
+            began = time.monotonic()
+            with pytest.raises(ArchiveError, match="does not answer"):
+                await archive.find("a")
+            assert time.monotonic() - began < 8
+            with pytest.raises(ArchiveError, match="does not answer"):
+                await archive.write([row(2, "b")])
+            assert time.monotonic() - began < 30
+        finally:
+            own.thaw()
+        assert await archive.write([row(2, "b")]) == {}
+
+    with_archive(own.uri + "hang", test)
+
+
+def test_wrong_credentials_are_called_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    with MongoServer(tmp_path) as server:
+        with MongoClient(server.uri) as client:
+            roles = [{"role": "readWrite", "db": "tweets"}]
+            client["admin"].command("createUser", "bob", pwd=PASSWORD, roles=roles)
+        server.stop()
+        server.start("--auth")
+        host = f"127.0.0.1:{server.port}"
+
+        def refusal(uri: str) -> str:
+            with pytest.raises(ArchiveRefusedError) as caught:
+                with_archive(uri, lambda archive: archive.prepare())
+            return str(caught.value)
+
+        right = f"mongodb://bob:{PASSWORD}@{host}/tweets?authSource=admin"
+        with_archive(right, lambda archive: archive.prepare())
+        for wrong in (right.replace(PASSWORD, "wrong-horse"), right.replace("bob", "eve")):
+            said = refusal(wrong)
+            assert "does not know the user" in said
+            assert "horse" not in said
+        assert "somebody without a user name" in refusal(f"mongodb://{host}/tweets")
+    assert "horse" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "localhost:27017",
+        "http://localhost",
+        "mongodb://",
+        "mongodb://localhost:99999",
+        "mongodb://localhost/?tlss=true",
+        "mongodb://localhost/?authMechanism=MAGIC",
+        "mongodb://bob:correct-horse/staple@localhost/",
+        "mongodb://bob:correct-horse@staple@localhost/",
+        "mongodb+srv://bob:correct-horse%@cluster.example.org/",
+    ],
+)
+def test_a_malformed_uri_is_refused_without_showing_a_password(uri: str, tmp_path: Path) -> None:
+    settings = Settings(mongodb_uri=uri, outbox=tmp_path / "outbox.db")
+    with pytest.raises(ArchiveRefusedError, match="MONGODB_URI is malformed") as caught:
+        prediction_log(settings)
+    assert "horse" not in str(caught.value)
+    assert "staple" not in str(caught.value)
+    assert "horse" not in repr(settings)
+
+
+def test_an_address_by_name_service_is_no_malformed_one() -> None:
+    async def test(archive: MongoArchive) -> None:
+        with pytest.raises(ArchiveError) as caught:
+            await archive.prepare()
+        assert not isinstance(caught.value, ArchiveRefusedError)
+        assert PASSWORD not in str(caught.value)
+
+    with_archive(f"mongodb+srv://bob:{PASSWORD}@cluster.invalid/tweets", test)
+
+
+def test_the_log_over_mongodb(tmp_path: Path, uri: str, database: Database[Documents]) -> None:
+    async def run() -> None:
+        box = Outbox(tmp_path / "outbox.db", max_bytes=1 << 30, ring=False)
+        log = PredictionLog(box, MongoArchive(uri))
+        await log.start()
+        record = {"_id": new_id(), "ts": TS, "text": "wörds", "label": "hate"}
+        await log.append([record])
+        assert await log.get(record["_id"]) == record
+        early = await log.feedback(record["_id"], "neither", None, None)
+        async with asyncio.timeout(20):
+            while (await box.level()).rows:
+                await asyncio.sleep(0.05)
+        assert await log.get(record["_id"]) == record
+        assert await log.feedback(record["_id"], "neither", None, None) == early
+        assert await log.feedback(record["_id"], "offensive", None, None)
+        assert await log.feedback(new_id(), "offensive", None, None) is None
+        assert await log.delete(record["_id"])
+        assert await log.get(record["_id"]) is None
+        await log.close()
+
+    asyncio.run(run())
+    assert database["predictions"].count_documents({}) == 1  # the stone
+    assert "wörds" not in str([*database["predictions"].find(), *database["feedback"].find()])
+    assert all("label" not in each for each in database["feedback"].find())
