@@ -24,7 +24,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from uvicorn.supervisors import Multiprocess
 
-from serving import docs, logs, metrics, routes, static
+from serving import docs, doors, logs, metrics, routes, static
 from serving.bundle import BundleError, read_manifest
 from serving.cpu import cpu_limit
 from serving.drain import ArchiveRefusedError
@@ -32,12 +32,21 @@ from serving.explain import Explainer
 from serving.gate import Gate
 from serving.mongo import MongoArchive
 from serving.outbox import Outbox
+from serving.perspective import Attributes, AttributesError
 from serving.policy import Policy, PolicyError
 from serving.prediction_log import PredictionLog
 from serving.service import Service, bundle_folder
 from serving.settings import Settings, SettingsError, load_settings
 from serving.writer import OutboxError
 
+CANNOT_START = (
+    SettingsError,
+    BundleError,
+    PolicyError,
+    AttributesError,
+    OutboxError,
+    ArchiveRefusedError,
+)
 log = logging.getLogger("serving.app")
 
 
@@ -67,15 +76,17 @@ def create_app(settings: Settings) -> FastAPI:
         telemetry={"tracing": False, "metrics": False},
     )
     app.state.service = service
+    app.state.attributes = Attributes.load(settings.perspective)
     app.state.explainer = Explainer()
     app.include_router(routes.api)
     app.include_router(routes.pages)
+    app.include_router(doors.api)
     app.include_router(static.router())
     app.include_router(docs.router)
     docs.describe(app, settings)
     for kind in (HTTPException, RequestValidationError):
         app.add_exception_handler(kind, _to_the_gate)
-    app.add_middleware(Gate, service=service, right_of=routes.right_of, envelopes={})
+    app.add_middleware(Gate, service=service, right_of=doors.right_of, dialects=doors.DIALECTS)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -144,9 +155,10 @@ def main() -> None:
         settings = load_settings()
         read_manifest(bundle_folder(settings.bundle))
         Policy.load(settings.policy)
+        Attributes.load(settings.perspective)
         logs.configure(settings.log_level)
         asyncio.run(_try(settings))
-    except (SettingsError, BundleError, PolicyError, OutboxError, ArchiveRefusedError) as error:
+    except CANNOT_START as error:
         sys.exit(str(error))
     config = uvicorn.Config(
         "serving.app:from_environment" if settings.workers > 1 else create_app(settings),

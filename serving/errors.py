@@ -1,6 +1,7 @@
 """What can go wrong in an answer, and the one place that maps it to a status.
 
     ServiceError(kind, message, field, …)
+    └── MissingKeyError
 
 Whatever else is raised becomes one of these in `as_service_error`, or is a bug of ours (500).
 """
@@ -66,12 +67,20 @@ class ServiceError(Exception):
             self.headers["retry-after"] = str(max(1, ceil(retry_after)))
 
 
-def native(error: ServiceError) -> dict[str, Any]:
-    """Return an error in our own shape."""
+class MissingKeyError(ServiceError):
+    """A key is needed, and none came: some dialects answer otherwise than to a wrong one."""
+
+    def __init__(self, headers: dict[str, str]) -> None:
+        message = "A valid key is needed: Authorization: Bearer …"
+        super().__init__(Kind.UNAUTHENTICATED, message, headers=headers)
+
+
+def native(error: ServiceError) -> tuple[int, dict[str, Any]]:
+    """Return status and body of an error in our own shape."""
     content = {"type": error.kind.label, "message": error.message}
     if error.field is not None:
         content["field"] = error.field
-    return {"error": content}
+    return error.kind.status, {"error": content}
 
 
 def as_service_error(error: Exception) -> ServiceError | None:

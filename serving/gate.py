@@ -9,12 +9,12 @@ import logging
 import re
 from collections.abc import Callable, Mapping
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.errors import Kind, ServiceError, as_service_error, native
+from serving.errors import Kind, MissingKeyError, ServiceError, as_service_error, native
 from serving.ids import new_id
 from serving.keys import ApiKey, Keyring, Right, secret_of
 from serving.limits import RateLimit, neighbourhood
@@ -31,8 +31,17 @@ SECURITY = [
 # What a page may do; a route that sends one says so itself.
 CSP = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
 
-Envelope = Callable[[ServiceError], Any]
 log = logging.getLogger("serving.gate")
+
+
+class Dialect(NamedTuple):
+    """How the clients of a path expect errors (status and body), and where they put their key."""
+
+    envelope: Callable[[ServiceError], tuple[int, Any]]
+    key_in_query: bool = False
+
+
+NATIVE = Dialect(native)
 
 
 class Gate:
@@ -44,7 +53,7 @@ class Gate:
         *,
         service: Service,
         right_of: Callable[[str], Right | None],
-        envelopes: Mapping[str, Envelope],
+        dialects: Mapping[str, Dialect],
     ) -> None:
         """Wrap an app.
 
@@ -52,11 +61,11 @@ class Gate:
             app: what answers.
             service: whether it is ready, and how much waits.
             right_of: what a path asks for; None: open to all, even when not ready.
-            envelopes: by path, how its clients expect errors; others get ours.
+            dialects: by path; others speak ours.
         """
         settings = service.settings
         self._app, self._service = app, service
-        self._right_of, self._envelopes = right_of, envelopes
+        self._right_of, self._dialects = right_of, dialects
         self._keys = Keyring(settings.api_keys)
         self._rate = RateLimit(settings.requests_per_minute)
         self._max_bytes, self._max_requests = settings.max_bytes, settings.max_requests
@@ -98,13 +107,12 @@ class Gate:
                     Kind.OVERLOADED, "Too many requests are in work already.", retry_after=1
                 )
             self._service.engine.check()
-        key = self._keys.find(None if self._keys.is_open else secret_of(scope["headers"]))
+        key = self._keys.find(secret := None if self._keys.is_open else self._secret(scope))
         if key is None:
-            raise ServiceError(
-                Kind.UNAUTHENTICATED,
-                "A valid key is needed: Authorization: Bearer …",
-                headers={"www-authenticate": "Bearer"},
-            )
+            headers = {"www-authenticate": "Bearer"}
+            if secret is None:
+                raise MissingKeyError(headers)
+            raise ServiceError(Kind.UNAUTHENTICATED, "This key is not known.", headers=headers)
         if right not in key.rights:
             raise ServiceError(Kind.FORBIDDEN, f"This needs the right {right!r}.")
         scope["state"]["client"] = client = _name(key, scope)
@@ -113,6 +121,13 @@ class Gate:
             raise ServiceError(Kind.RATE_LIMITED, "Too many requests.", retry_after=wait)
         if visit.announced_bytes > self._max_bytes:
             raise visit.too_large()
+
+    def _dialect(self, scope: Scope) -> Dialect:
+        return self._dialects.get(scope["path"], NATIVE)
+
+    def _secret(self, scope: Scope) -> bytes | None:
+        query = scope["query_string"] if self._dialect(scope).key_in_query else b""
+        return secret_of(scope["headers"], query)
 
     async def _refuse(self, error: Exception, scope: Scope, visit: "_Visit") -> None:
         """Tell the caller of an error."""
@@ -129,8 +144,8 @@ class Gate:
         self._service.metrics.refused(refusal.kind.label)
         if visit.status:
             return  # the reply has begun: it can only be broken off
-        envelope: Envelope = self._envelopes.get(scope["path"], native)
-        body = orjson.dumps(envelope(refusal))
+        status, content = self._dialect(scope).envelope(refusal)
+        body = orjson.dumps(content)
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", str(len(body)).encode()),
@@ -138,7 +153,6 @@ class Gate:
         ]
         if refusal.kind is Kind.TIMEOUT:
             headers.append((b"connection", b"close"))
-        status = refusal.kind.status
         await visit.send({"type": "http.response.start", "status": status, "headers": headers})
         await visit.send({"type": "http.response.body", "body": body})
 

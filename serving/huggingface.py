@@ -1,46 +1,105 @@
-"""The dialect of Hugging Face's text-embeddings-inference: `POST /predict`.
+"""The dialect of Hugging Face: `POST /predict`, as two of its servers take it.
 
-    {"inputs": "a text"}       → [{"label", "score"}, …], the likeliest first
-    {"inputs": ["a", "b"]}     → a list of those
-    {"inputs": [["a"], ["b"]]} → the same; that server's pairs have no meaning here
+    {"inputs": "a"}                    → [{"label", "score"}, …], the likeliest first
+    {"inputs": ["a", "b"]}             → a list of those; so for [["a"], ["b"]]
+    {"inputs": "a", "parameters": {}}  → [[{"label", "score"}, …]]
 
-Pure translation: it knows neither HTTP nor the engine.
+The first two are text-embeddings-inference's. There a list of two strings is a pair; a model of
+single texts has none, so here it is two texts. The third is what the Inference API answers, and
+`InferenceClient.text_classification` expects; that client always sends `parameters`. Pure
+translation: it knows neither HTTP nor the engine.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from serving.errors import Kind, ServiceError
+from serving.schemas import Label, Probability, Text
+
+Asked = ConfigDict(strict=True, frozen=True)  # clients send options that mean nothing here
 
 
-def texts_of(inputs: str | Sequence[str] | Sequence[Sequence[str]]) -> list[str]:
-    """Return a request's texts; ValueError if an input is a pair of texts."""
-    if isinstance(inputs, str):
-        return [inputs]
+class Parameters(BaseModel):
+    """What the Inference API's clients may ask for."""
+
+    model_config = Asked
+    top_k: Annotated[int | None, Field(ge=1, description="labels to name; none: all")] = None
+    function_to_apply: Annotated[
+        Literal["softmax"] | None, Field(description="scores are probabilities")
+    ] = None
+
+
+class HuggingFaceRequest(BaseModel):
+    """What `/predict` takes."""
+
+    model_config = Asked | {"json_schema_extra": {"examples": [{"inputs": "have a lovely day"}]}}
+
+    inputs: Text | list[Text] | list[list[Text]]
+    parameters: Parameters | None = None
+    raw_scores: Annotated[
+        Literal[False], Field(description="scores are calibrated probabilities")
+    ] = False
+    truncate: Annotated[bool, Field(description="false: refuse what the model would cut")] = True
+
+
+class LabelScore(BaseModel):
+    """A label and its probability."""
+
+    label: Label
+    score: Probability
+
+
+class HuggingFaceError(BaseModel):
+    """The one shape of every error."""
+
+    error: str
+    error_type: Literal["unhealthy", "backend", "overloaded", "validation", "tokenizer"]
+
+
+def texts_of(body: HuggingFaceRequest) -> list[str]:
+    """Return a request's texts; ServiceError if an input is a pair of texts."""
+    if isinstance(body.inputs, str):
+        return [body.inputs]
     texts = []
-    for row in inputs:
+    for at, row in enumerate(body.inputs):
         if isinstance(row, str):
             texts.append(row)
         elif len(row) == 1:
             texts.append(row[0])
         else:
-            raise ValueError("an input is one text; this model takes no pairs")
+            message = "An input is one text; this model takes no pairs."
+            raise ServiceError(Kind.INVALID, message, field=f"inputs[{at}]")
     return texts
 
 
-def reply(
-    inputs: str | Sequence[str] | Sequence[Sequence[str]], scores: Sequence[Mapping[str, float]]
-) -> list[Any]:
-    """Return what that server would say: one list for one text, a list of lists for a list."""
+def field_of(body: HuggingFaceRequest, at: int) -> str:
+    """Return what the nth text is called in an error."""
+    return "inputs" if isinstance(body.inputs, str) else f"inputs[{at}]"
+
+
+def reply(body: HuggingFaceRequest, scores: Sequence[Mapping[str, float]]) -> list[Any]:
+    """Return the reply.
+
+    Args:
+        body: what was asked.
+        scores: probabilities of each text.
+    """
+    top = body.parameters.top_k if body.parameters else None
     rows = [
         [
             {"label": label, "score": score}
-            for label, score in sorted(row.items(), key=lambda pair: -pair[1])
+            for label, score in sorted(row.items(), key=lambda pair: -pair[1])[:top]
         ]
         for row in scores
     ]
-    return rows[0] if isinstance(inputs, str) else rows
+    return rows[0] if isinstance(body.inputs, str) and body.parameters is None else rows
 
 
-def error_body(message: str, status: int) -> dict[str, str]:
-    """Return an error in that server's shape."""
-    kinds = {413: "validation", 422: "validation", 429: "overloaded", 503: "unhealthy"}
-    return {"error": message, "error_type": kinds.get(status, "backend")}
+def envelope(error: ServiceError) -> tuple[int, dict[str, str]]:
+    """Return status and body of an error."""
+    kinds = {429: "overloaded", 500: "backend", 503: "unhealthy"}
+    message = f"`{error.field}`: {error.message}" if error.field else error.message
+    kind = kinds.get(error.kind.status, "validation")
+    return error.kind.status, {"error": message, "error_type": kind}

@@ -3,7 +3,7 @@
     API_KEYS="moderation:<digest>, ops:<digest>:predict+feedback+admin"
 
 A key is long and random, so a plain digest keeps it: there is nothing to guess. It knows nothing
-of HTTP but where a key stands in a request's headers.
+of HTTP but where a key stands in a request.
 """
 
 import hashlib
@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
+from urllib.parse import parse_qsl
 
 Right = Literal["predict", "feedback", "admin"]
 RIGHTS: tuple[Right, ...] = get_args(Right)
@@ -72,10 +73,17 @@ class Keyring:
         return found
 
 
-def secret_of(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
-    """Return the key that a request carries: `Authorization: Bearer …` or `X-API-Key`."""
+def secret_of(headers: Iterable[tuple[bytes, bytes]], query: bytes = b"") -> bytes | None:
+    """Return the key that a request carries: `Authorization: Bearer …` or `X-API-Key`.
+
+    Google's clients send `X-Goog-Api-Key` or, where a query is given, `key=` in it.
+    """
+    if query:
+        for name, value in parse_qsl(query):
+            if name == b"key":
+                return value
     for name, value in headers:
-        if name == b"x-api-key":
+        if name in {b"x-api-key", b"x-goog-api-key"}:
             return value.strip()
         if name == b"authorization" and value[:7].lower() == b"bearer ":
             return value[7:].strip()

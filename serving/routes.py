@@ -11,7 +11,7 @@ from fastapi.responses import Response
 from fastapi.routing import APIRoute
 from pydantic import TypeAdapter
 
-from serving import huggingface, lime_page
+from serving import lime_page
 from serving.errors import Kind, ServiceError
 from serving.explain import Explainer, Question
 from serving.keys import Right
@@ -22,8 +22,6 @@ from serving.schemas import (
     FeedbackReply,
     FeedbackRequest,
     HealthReply,
-    HuggingFaceRequest,
-    LabelScore,
     ModelReply,
     PredictReply,
     PredictRequest,
@@ -35,7 +33,6 @@ RIGHTS: dict[str, Right] = {
     "/v1/predict": "predict",
     "/v1/explain": "predict",
     "/v1/model": "predict",
-    "/predict": "predict",
     "/v1/feedback": "feedback",
 }
 ERRORS: dict[int | str, dict[str, Any]] = {
@@ -135,19 +132,6 @@ async def predict(request: Request, body: PredictRequest) -> dict[str, Any]:
             for prediction_id, row in zip(answer.ids, answer.predictions, strict=True)
         ],
     }
-
-
-@api.post("/predict", response_model=list[LabelScore] | list[list[LabelScore]], responses=ERRORS)
-async def hugging_face(request: Request, body: HuggingFaceRequest) -> list[Any]:
-    """Judge texts in the shape of text-embeddings-inference."""
-    try:
-        texts = huggingface.texts_of(body.inputs)
-    except ValueError as error:
-        raise ServiceError(Kind.INVALID, f"{error}.", field="inputs") from None
-    answer = await service_of(request).answer(
-        texts, caller_of(request, "huggingface"), field="inputs[{}]".format
-    )
-    return huggingface.reply(body.inputs, [row.scores for row in answer.predictions])
 
 
 @api.post(

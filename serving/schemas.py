@@ -181,23 +181,3 @@ class HealthReply(BaseModel):
 
     status: Literal["ok", "degraded", "failing"]
     reason: str | None = None
-
-
-class HuggingFaceRequest(BaseModel):
-    """What text-embeddings-inference's `/predict` takes."""
-
-    # Clients of that server send options that mean nothing here: they are let pass.
-    model_config = ConfigDict(
-        strict=True, frozen=True, json_schema_extra={"examples": [{"inputs": "have a lovely day"}]}
-    )
-
-    inputs: Text | list[Text] | list[list[Text]]
-    raw_scores: bool = False
-    truncate: bool = True
-
-
-class LabelScore(BaseModel):
-    """A label and its probability."""
-
-    label: Label
-    score: Probability

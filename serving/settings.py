@@ -57,6 +57,9 @@ class Settings(BaseSettings):
         None, "folder", "the model; unset: models/production, else models/candidate"
     )
     policy: Path = _is(Path("configs/policy.yaml"), "file", "toxicity bands and actions")
+    perspective: Path = _is(
+        Path("configs/perspective.yaml"), "file", "Perspective's attributes in terms of our labels"
+    )
 
     threads: int = _is(
         0, "threads", "that infer, in all workers; 0: what the container may use", ge=0, le=256

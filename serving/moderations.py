@@ -1,0 +1,180 @@
+"""The dialect of OpenAI's `/v1/moderations`.
+
+    {"input": "a text"}                                → one result
+    {"input": ["a", "b"]}                              → a result for each
+    {"input": [{"type": "text", "text": …}, …]}        → one result for all the parts together
+
+Its categories are thirteen, we judge two: `hate` is our hate, `harassment` our offensive (the
+nearest, not the same). The others are there because clients read them: false, 0, and with no input
+type applied. Pure translation: it knows neither HTTP nor the engine.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from serving.errors import Kind, MissingKeyError, ServiceError
+from serving.schemas import Text
+
+JUDGED = {"hate": "hate", "harassment": "offensive"}
+CATEGORIES = (
+    "harassment",
+    "harassment/threatening",
+    "hate",
+    "hate/threatening",
+    "illicit",
+    "illicit/violent",
+    "self-harm",
+    "self-harm/instructions",
+    "self-harm/intent",
+    "sexual",
+    "sexual/minors",
+    "violence",
+    "violence/graphic",
+)
+# On every reply: which categories mean something here.
+HEADERS = {"x-categories-judged": ", ".join(JUDGED)}
+
+Asked = ConfigDict(strict=True, frozen=True)  # unknown fields pass: that API has had several
+
+
+class TextPart(BaseModel):
+    """A part of an input."""
+
+    model_config = Asked
+    type: Literal["text"]
+    text: str
+
+
+class ImageUrl(BaseModel):
+    """Where an image is, or the image itself."""
+
+    model_config = Asked
+    url: str
+
+
+class ImagePart(BaseModel):
+    """A part that cannot be judged here."""
+
+    model_config = Asked
+    type: Literal["image_url"]
+    image_url: ImageUrl
+
+
+Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+
+
+class ModerationRequest(BaseModel):
+    """What `/v1/moderations` takes."""
+
+    model_config = Asked | {
+        "json_schema_extra": {"examples": [{"input": "have a lovely day"}]},
+    }
+
+    input: Text | list[Text] | list[Part]
+    model: Annotated[str | None, Field(description="read, and not heeded")] = None
+
+
+class Moderation(BaseModel):
+    """What is said of one input."""
+
+    flagged: bool
+    categories: dict[str, bool]
+    category_scores: dict[str, float]
+    category_applied_input_types: dict[str, list[Literal["text"]]]
+
+
+class ModerationReply(BaseModel):
+    """What `/v1/moderations` says."""
+
+    id: str
+    model: str
+    results: list[Moderation]
+
+
+class Problem(BaseModel):
+    """What is wrong."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class OpenAIError(BaseModel):
+    """The one shape of every error."""
+
+    error: Problem
+
+
+def texts_of(asked: str | Sequence[str | TextPart | ImagePart]) -> list[str]:
+    """Return a request's texts; ServiceError if one is an image."""
+    if isinstance(asked, str):
+        return [asked]
+    texts, parts = [], []
+    for at, item in enumerate(asked):
+        if isinstance(item, str):
+            texts.append(item)
+        elif isinstance(item, ImagePart):
+            message = "This model judges text only; images are not supported."
+            raise ServiceError(Kind.INVALID, message, field=f"input[{at}].type")
+        else:
+            parts.append(item.text)
+    return ["\n".join(parts)] if parts else texts
+
+
+def field_of(asked: str | Sequence[Any], at: int) -> str:
+    """Return what that API calls the nth text in an error."""
+    return f"input[{at}]" if isinstance(asked, list) and isinstance(asked[0], str) else "input"
+
+
+def reply(
+    request_id: str, model: str, judged: Sequence[tuple[str, Mapping[str, float]]]
+) -> dict[str, Any]:
+    """Return the reply.
+
+    Args:
+        request_id: ours.
+        model: name and version of the model that answered.
+        judged: label and probabilities of each text.
+    """
+    return {
+        "id": f"modr-{request_id}",
+        "model": model,
+        "results": [_result(label, scores) for label, scores in judged],
+    }
+
+
+def _result(label: str, scores: Mapping[str, float]) -> dict[str, Any]:
+    ours = {name: JUDGED.get(name) for name in CATEGORIES}
+    return {
+        "flagged": label in JUDGED.values(),
+        "categories": {name: label == own for name, own in ours.items()},
+        "category_scores": {name: scores[own] if own else 0.0 for name, own in ours.items()},
+        "category_applied_input_types": {
+            name: ["text"] if own else [] for name, own in ours.items()
+        },
+    }
+
+
+def envelope(error: ServiceError) -> tuple[int, dict[str, Any]]:
+    """Return status and body of an error."""
+    status, kind, code = error.kind.status, "invalid_request_error", None
+    message = error.message
+    if isinstance(error, MissingKeyError):
+        message = "You didn't provide an API key. Send it in an Authorization header: Bearer …"
+    elif error.kind is Kind.UNAUTHENTICATED:
+        message, code = "Incorrect API key provided.", "invalid_api_key"
+    elif error.kind is Kind.RATE_LIMITED:
+        message, kind, code = "Rate limit reached for requests.", "requests", "rate_limit_exceeded"
+    elif error.kind is Kind.OVERLOADED:
+        status, kind = 503, "server_error"
+    elif status >= 500:
+        kind = "server_error"
+    elif error.kind is Kind.TOO_LARGE and error.field:
+        status = 400
+        code = "string_above_max_length" if "[" in error.field else "array_above_max_length"
+    elif error.kind is Kind.INVALID:
+        status, code = 400, "invalid_value"
+    return status, {"error": {"message": message, "type": kind, "param": error.field, "code": code}}
