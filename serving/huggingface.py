@@ -10,6 +10,7 @@ single texts has none, so here it is two texts. The third is what the Inference 
 translation: it knows neither HTTP nor the engine.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -100,6 +101,8 @@ def reply(body: HuggingFaceRequest, scores: Sequence[Mapping[str, float]]) -> li
 def envelope(error: ServiceError) -> tuple[int, dict[str, str]]:
     """Return status and body of an error."""
     kinds = {429: "overloaded", 500: "backend", 503: "unhealthy"}
-    message = f"`{error.field}`: {error.message}" if error.field else error.message
+    # A field's name may go on with the type that was tried: `inputs.str`.
+    field = error.field and re.sub(r"^inputs\..*", "inputs", error.field)
+    message = f"`{field}`: {error.message}" if field else error.message
     kind = kinds.get(error.kind.status, "validation")
     return error.kind.status, {"error": message, "error_type": kind}

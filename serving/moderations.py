@@ -9,6 +9,7 @@ nearest, not the same). The others are there because clients read them: false, 0
 type applied. Pure translation: it knows neither HTTP nor the engine.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -126,7 +127,8 @@ def texts_of(asked: str | Sequence[str | TextPart | ImagePart]) -> list[str]:
 
 def field_of(asked: str | Sequence[Any], at: int) -> str:
     """Return what that API calls the nth text in an error."""
-    return f"input[{at}]" if isinstance(asked, list) and isinstance(asked[0], str) else "input"
+    is_list = isinstance(asked, list) and asked and isinstance(asked[0], str)
+    return f"input[{at}]" if is_list else "input"
 
 
 def reply(
@@ -174,7 +176,9 @@ def envelope(error: ServiceError) -> tuple[int, dict[str, Any]]:
         kind = "server_error"
     elif error.kind is Kind.TOO_LARGE and error.field:
         status = 400
-        code = "string_above_max_length" if "[" in error.field else "array_above_max_length"
+        code = "string_above_max_length" if "[" in error.field else None
     elif error.kind is Kind.INVALID:
         status, code = 400, "invalid_value"
-    return status, {"error": {"message": message, "type": kind, "param": error.field, "code": code}}
+    # A field's name may go on with the type that was tried: `input.str`.
+    param = error.field and re.sub(r"^input\..*", "input", error.field)
+    return status, {"error": {"message": message, "type": kind, "param": param, "code": code}}
