@@ -239,9 +239,10 @@ class Batcher(Generic[Item, Result]):
                 self._tokens[priority] -= entry.size
             else:
                 window.append(entry)
-        # Threads that have nothing to do shall have their share of it.
-        share = -(-self._tokens[priority] // (self._idle + 1))
-        chosen = alike([entry.size for entry in window], min(self._budget, share))
+        budget = self._budget
+        if self._idle:  # threads that have nothing to do shall have their share of it
+            budget = min(budget, -(-self._tokens[priority] // (self._idle + 1)))
+        chosen = alike([entry.size for entry in window], budget)
         batch = [window[at] for at in chosen]
         taken = set(chosen)
         queue.extendleft(window[at] for at in reversed(range(len(window))) if at not in taken)

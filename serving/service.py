@@ -66,6 +66,13 @@ class Service:
             raise ServiceError(Kind.UNAVAILABLE, "It is starting.", retry_after=1)
         return self._engine
 
+    @engine.setter
+    def engine(self, engine: Engine) -> None:
+        """Let another, started engine answer from now on."""
+        self._engine = engine
+        manifest = engine.bundle.manifest
+        self.metrics.model(manifest, engine.policy.version, ready=engine.not_ready is None)
+
     @property
     def not_ready(self) -> str | None:
         """Why it does not answer; None if it does."""
@@ -89,8 +96,7 @@ class Service:
             cache_size=self.settings.cache_size,
         )
         await engine.start()
-        self._engine = engine
-        self.metrics.model(bundle.manifest, policy.version, ready=engine.not_ready is None)
+        self.engine = engine
 
     async def close(self) -> None:
         """Finish what was accepted."""
