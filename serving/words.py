@@ -17,7 +17,7 @@ from itertools import groupby
 _SPELT = re.compile(
     r"(?:https?://|www\.)\S+|\bt\.co/\S+"
     r"|&#x?[0-9a-f]{2,7};|&[a-z]{2,8};"
-    r"|(?<![\w*])[a-z]([ .\-_*])[a-z](?:\1[a-z])+(?!\w)",
+    r"|(?<![\w*])[a-z]([ .\-_*])[a-z](?:\1[a-z])+(?![.\-_*]?\w)",
     re.IGNORECASE,
 )
 _REFERENCE = re.compile(r"&#?\w+;")

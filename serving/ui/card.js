@@ -13,7 +13,7 @@ if (!known) {
   facts(known);
 }
 
-/** Return the elements of a Markdown text: headings, lists, tables, fenced code, paragraphs. */
+/** Return the elements of a Markdown text: headings, quotes, lists, tables, fenced code. */
 function blocks(markdown) {
   const lines = markdown.split(/\r?\n/);
   const made = [];
@@ -39,7 +39,10 @@ function blocks(markdown) {
       made.push(el("pre", { tabIndex: 0 }, run((each) => !each.startsWith("```")).join("\n")));
       lines.shift();
     } else if (line.startsWith("|")) made.push(table(run((each) => each.startsWith("|"))));
-    else if (/^\s*[-*]\s/.test(line)) {
+    else if (line.startsWith(">")) {
+      const quoted = run((each) => each.startsWith(">")).map((each) => each.replace(/^>\s?/, ""));
+      made.push(el("blockquote", {}, ...blocks(quoted.join("\n"))));
+    } else if (/^\s*[-*]\s/.test(line)) {
       const items = [];
       for (const each of run((next) => /^\s*[-*]\s|^\s+\S/.test(next))) {
         if (/^\s*[-*]\s/.test(each)) items.push(each.replace(/^\s*[-*]\s+/, ""));
@@ -47,7 +50,7 @@ function blocks(markdown) {
       }
       made.push(el("ul", {}, ...items.map((item) => el("li", {}, ...inline(item)))));
     } else {
-      const words = run((each) => each.trim() && !/^(#|\||```|\s*[-*]\s)/.test(each));
+      const words = run((each) => each.trim() && !/^(#|>|\||```|\s*[-*]\s)/.test(each));
       made.push(el("p", {}, ...inline((words.length ? words : [lines.shift()]).join(" "))));
     }
   }
@@ -57,9 +60,12 @@ function blocks(markdown) {
 function table(lines) {
   const cells = (line) => line.replace(/^\||\|\s*$/g, "").split("|").map((cell) => cell.trim());
   const [head, , ...body] = lines.map(cells);
+  const heads = head.some((cell) => cell)
+    ? [el("thead", {}, el("tr", {}, ...head.map((cell) => el("th", { scope: "col" }, ...inline(cell)))))]
+    : [];
   return el("div", { className: "scroll", tabIndex: 0, role: "region", "aria-label": "Figures" },
     el("table", {},
-      el("thead", {}, el("tr", {}, ...head.map((cell) => el("th", { scope: "col" }, ...inline(cell))))),
+      ...heads,
       el("tbody", {}, ...body.map((row) =>
         el("tr", {}, ...row.map((cell) => el("td", {}, ...inline(cell))))))));
 }
