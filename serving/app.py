@@ -59,12 +59,14 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await kept.start()
-        await service.start()
-        if service.not_ready:
-            log.error("not ready: %s", service.not_ready)
-        yield
-        await service.close()
-        await kept.close()
+        try:
+            await service.start()
+            if service.not_ready:
+                log.error("not ready: %s", service.not_ready)
+            yield
+            await service.close()
+        finally:
+            await kept.close()
 
     app = FastAPI(
         title="Tweet Tagger",
