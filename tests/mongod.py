@@ -47,6 +47,10 @@ class MongoServer:
     def uri(self) -> str:
         return f"mongodb://127.0.0.1:{self.port}/"
 
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def start(self, *flags: str) -> None:
         """Start, and wait until it accepts."""
         with (self.folder / "server.log").open("ab") as out:
