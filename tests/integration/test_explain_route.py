@@ -1,0 +1,129 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from serving.app import create_app
+from serving.settings import Settings
+from serving.static import PATHS
+
+ROOT = Path(__file__).resolve().parents[2]
+HOSTILE = 'you "clown" </script><script>alert(1)</script> \u202eevil\u202c 😂 it\'s #bad @you'
+
+# LIME leaves its script's file to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed file.*bundle.js:ResourceWarning")
+
+
+@pytest.fixture(scope="module")
+def client(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    settings = Settings(
+        bundle=trained / "models" / "candidate",
+        policy=ROOT / "configs" / "policy.yaml",
+        outbox=tmp_path_factory.mktemp("log") / "outbox.db",
+        queue_seconds=60,
+    )
+    with TestClient(create_app(settings)) as client:
+        yield client
+
+
+def test_an_explanation_has_the_promised_shape(client: TestClient) -> None:
+    body = client.post("/v1/explain", json={"text": HOSTILE, "num_features": 100}).json()
+    assert set(body) == {"label", "words", "r2", "scores_used", "exact", "seed", "model"}
+    predicted = client.post("/v1/predict", json={"texts": [HOSTILE]}).json()
+    assert body["label"] == predicted["predictions"][0]["label"]
+    assert body["model"] == predicted["model"]
+    assert {row["word"] for row in body["words"]} == {
+        "you", "clown", "script", "alert", "1", "evil", "😂", "it's", "#bad", "@you"
+    }  # fmt: skip
+    for row in body["words"]:
+        assert set(row) == {"word", "weight", "begin", "end"}
+        assert HOSTILE[row["begin"] : row["end"]] == row["word"]
+    assert not body["exact"]
+    assert body["scores_used"] == 1000
+
+
+def test_parameters_are_heeded(client: TestClient) -> None:
+    asked = {"text": HOSTILE, "label": "hate", "num_features": 2, "num_samples": 50, "seed": 9}
+    body = client.post("/v1/explain", json=asked).json()
+    assert (body["label"], body["scores_used"], body["seed"]) == ("hate", 50, 9)
+    assert len({row["word"] for row in body["words"]}) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"text": ""}, "text"),
+        ({"text": " \n"}, "text"),
+        ({"text": 3}, "text"),
+        ({"label": "rude"}, "label"),
+        ({"label": 0}, "label"),
+        ({"num_samples": 15}, "num_samples"),
+        ({"num_samples": 5001}, "num_samples"),
+        ({"num_samples": "100"}, "num_samples"),
+        ({"num_features": 0}, "num_features"),
+        ({"num_features": 501}, "num_features"),
+        ({"seed": -1}, "seed"),
+        ({"seed": 2**32}, "seed"),
+        ({"samples": 10}, "samples"),
+    ],
+)
+def test_what_cannot_be_used_is_named(
+    client: TestClient, change: dict[str, object], field: str
+) -> None:
+    reply = client.post("/v1/explain", json={"text": "ok", **change})
+    assert reply.status_code == 422
+    assert reply.json()["error"]["field"] == field
+
+
+def test_a_text_that_is_too_long_is_refused(client: TestClient) -> None:
+    reply = client.post("/v1/explain", json={"text": "a" * 10_001})
+    assert (reply.status_code, reply.json()["error"]["field"]) == (413, "text")
+
+
+@pytest.mark.parametrize(
+    "text", ["?!", "word", "word " * 2000, "😂", "\u200b", "a" * 10_000, "你好" * 99]
+)
+def test_odd_texts_have_an_answer(client: TestClient, text: str) -> None:
+    reply = client.post("/v1/explain", json={"text": text, "num_samples": 32})
+    assert reply.status_code == 200
+    body = reply.json()
+    assert (body["r2"] is None) == (body["words"] == [])
+
+
+def test_a_browser_gets_limes_page_under_its_own_policy(client: TestClient) -> None:
+    accept = "text/html,application/xhtml+xml;q=0.9,*/*;q=0.8"
+    reply = client.post("/v1/explain", json={"text": HOSTILE}, headers={"accept": accept})
+    assert reply.headers["content-type"] == "text/html; charset=utf-8"
+    policy = reply.headers.get_list("content-security-policy")
+    assert len(policy) == 1
+    assert "script-src 'sha256-" in policy[0]
+    assert "lime.Explanation" in reply.text
+    assert "alert(" not in reply.text
+
+
+@pytest.mark.parametrize("path", sorted(PATHS))
+def test_the_pages_files_come_with_a_policy_and_an_etag(client: TestClient, path: str) -> None:
+    reply = client.get(path)
+    assert reply.status_code == 200
+    policy = reply.headers["content-security-policy"]
+    assert "default-src 'none'; script-src 'self'; style-src 'self'" in policy
+    again = client.get(path, headers={"if-none-match": reply.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+
+
+def test_the_page_refers_to_what_is_there_and_holds_no_script_of_its_own(
+    client: TestClient,
+) -> None:
+    import re
+
+    for path in ("/", "/card", "/ui/app.js", "/ui/batch.js", "/ui/card.js"):
+        text = client.get(path).text
+        for found in re.findall(r'(?:src|href)="(/[^"#]*)"', text):
+            assert client.get(found).status_code == 200, found
+        for found in re.findall(r'from "\./([\w.]+)"', text):
+            assert client.get(f"/ui/{found}").status_code == 200, found
+        assert not re.search(
+            r"<script(?![^>]* src=)|\son\w+=\"|\sstyle=\"|innerHTML|https?://(?!www\.w3\.org/2000/svg)[\w]",
+            text,
+        )
