@@ -121,8 +121,8 @@ def rows(outbox: Path) -> dict[str, str]:
         return dict(db.execute(sql).fetchall())
 
 
-async def empty(outbox: Path, seconds: float = 240) -> None:
-    """Wait until an outbox is empty."""
+async def empty(outbox: Path, seconds: float = 240, *, of: str = "") -> None:
+    """Wait until an outbox holds no prediction, or none whose id begins so."""
     async with asyncio.timeout(seconds):
-        while await asyncio.to_thread(rows, outbox):
+        while any(key.startswith(of) for key in await asyncio.to_thread(rows, outbox)):
             await asyncio.sleep(0.2)
