@@ -22,6 +22,7 @@ LEAVES = {
     "measure",
     "behaviour",
     "gates",
+    "gates_page",
     "releases",
     "text",
     "model",
@@ -108,19 +109,58 @@ def test_serving_imports_with_its_own_needs_alone() -> None:
 import sys
 class Refuse:
     def find_spec(self, name, *_):
-        if name.split('.')[0] in {'torch', 'transformers', 'mlflow', 'pandas', 'sklearn', 'onnx'}:
+        if name.split('.')[0] in {'torch', 'transformers', 'mlflow', 'pandas', 'onnx', 'training'}:
             raise ImportError(name)
 sys.meta_path.insert(0, Refuse())
-import serving.bundle
+import serving.app
+slow = {'sklearn', 'scipy', 'matplotlib', 'skimage', 'lime'} & set(sys.modules)
+assert not slow, slow  # an explanation may load them, a start must not wait for them
 """
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
 
 
-@pytest.mark.parametrize("name", [n for n in TRAINING if n != "pyfunc"])  # MLflow runs that one
-def test_modules_do_nothing_when_imported(name: str) -> None:
+HTTP = {"fastapi", "starlette", "uvicorn", "http", "httptools"}
+
+
+@pytest.mark.parametrize(
+    ("name", "unknown"),
+    [
+        ("batcher", HTTP | {"serving", "tokenizers", "numpy", "onnxruntime"}),
+        ("bundle", HTTP | {"serving", "asyncio"}),
+        ("policy", HTTP | {"serving", "asyncio", "numpy"}),
+        ("engine", HTTP | {"prometheus_client"}),
+        ("service", HTTP | {"prometheus_client"}),
+        ("limits", HTTP | {"serving"}),
+    ],
+)
+def test_what_a_module_of_the_service_does_not_know(name: str, unknown: set[str]) -> None:
+    assert not {found.split(".")[0] for found in imports(SERVING[name])} & unknown
+
+
+def test_one_module_each_knows_motor_the_environment_and_the_app() -> None:
+    found = {name: imports(path) for name, path in SERVING.items()}
+    roots = {name: {module.split(".")[0] for module in names} for name, names in found.items()}
+    assert {name for name, names in roots.items() if names & {"motor", "pymongo"}} == {"mongo"}
+    assert not {name for name, names in found.items() if "serving.app" in names}
+    source = {name: path.read_text(encoding="utf-8") for name, path in SERVING.items()}
+    assert {n for n, text in source.items() if "pydantic_settings" in text} == {"settings"}
+    assert not {n for n, text in source.items() if "getenv" in text or "environ.get" in text}
+    # It only hands its workers what prometheus_client asks for.
+    assert {n for n, text in source.items() if "os.environ" in text} == {"app"}
+
+
+MODULES = [*TRAINING.values(), *SERVING.values()]
+
+
+# MLflow runs `pyfunc` as it is imported.
+@pytest.mark.parametrize(
+    "path", [p for p in MODULES if p.stem != "pyfunc"], ids=lambda p: f"{p.parent.name}.{p.stem}"
+)
+def test_modules_do_nothing_when_imported(path: Path) -> None:
     """Only definitions, constants, imports and docstrings stand at the top level."""
-    allowed = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)
-    for node in ast.parse(TRAINING[name].read_text(encoding="utf-8")).body:
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    allowed = (ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign, *functions)
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
         is_docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
         is_main = isinstance(node, ast.If) and ast.unparse(node.test) in GUARDS
         assert isinstance(node, allowed) or is_docstring or is_main, ast.unparse(node)

@@ -123,7 +123,7 @@ class Profile(_Section):
     data: Literal["sources", "sample"]
 
 
-Params = TypeVar("Params", bound=_Section)
+Params = TypeVar("Params", bound=BaseModel)
 
 
 def load_params(section: str, model: type[Params]) -> Params:
@@ -139,6 +139,11 @@ def load_params(section: str, model: type[Params]) -> Params:
     return _check(model, values | overrides, f"{PARAMS}: {section}.")
 
 
+def load_file(path: Path, model: type[Params]) -> Params:
+    """Return a whole file under configs/, checked."""
+    return _check(model, _read(path), f"{path}: ")
+
+
 def load_sources(path: Path = SOURCES) -> dict[str, Source]:
     """Return sources.yaml by name, in its order; at least one is there to learn from."""
     sources = {
@@ -151,7 +156,7 @@ def load_sources(path: Path = SOURCES) -> dict[str, Source]:
 
 def load_profile() -> Profile:
     """Return what `fetch` wrote; ConfigError before its first run."""
-    return _check(Profile, _read(PROFILE), f"{PROFILE}: ")
+    return load_file(PROFILE, Profile)
 
 
 def _read(path: Path) -> dict[str, Any]:

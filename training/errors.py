@@ -3,7 +3,8 @@
 TaggerError
 ├── ConfigError    a key under configs/ is unknown, mistyped or out of range
 ├── DataError      a file, row or column is not what sources.yaml or the stage before promised
-└── ArtifactError  a checkpoint, bundle or report cannot be read or written
+├── ArtifactError  a checkpoint, bundle or report cannot be read or written
+└── RefusedError   a candidate did not pass the gates
 """
 
 import fcntl
@@ -26,6 +27,10 @@ class DataError(TaggerError):
 
 class ArtifactError(TaggerError):
     """A file that a stage makes or needs cannot be read or written."""
+
+
+class RefusedError(TaggerError):
+    """A candidate did not pass the gates; the text counts them and says where the reasons are."""
 
 
 def run_stage(main: Callable[[], None]) -> None:

@@ -13,13 +13,16 @@ LOCAL_STORE = "sqlite:///mlflow.db"
 EXPERIMENT = "tweet-tagger"
 
 
-@contextmanager
-def tracked_run(run_id: str | None = None) -> Iterator[str]:
-    """Open a run, or go on with `run_id`, and yield its id; the store is local unless
-    MLFLOW_TRACKING_URI names another.
-    """
+def connect() -> None:
+    """Use the local store, unless MLFLOW_TRACKING_URI names another."""
     logging.getLogger("alembic").setLevel(logging.WARNING)  # each migration of a new store
     mlflow.set_tracking_uri(os.environ.get("MLFLOW_TRACKING_URI", LOCAL_STORE))
+
+
+@contextmanager
+def tracked_run(run_id: str | None = None) -> Iterator[str]:
+    """Open a run, or go on with `run_id`, and yield its id."""
+    connect()
     mlflow.set_experiment(EXPERIMENT)
     if run_id is not None and not _exists(run_id):
         run_id = None  # the stage was restored from DVC's cache, its MLflow store was not
