@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.served import Served
+
 ROOT = Path(__file__).resolve().parent.parent
 TINY_PARAMS = {
     "prepare": {"val_fraction": 0.2, "test_fraction": 0.2},
@@ -97,3 +99,26 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     os.chdir(here)
     yield folder
     patch.undo()
+
+
+@pytest.fixture(scope="session")
+def serve(
+    trained: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., Served]]:
+    """Start services on the small model; `environment` holds their settings."""
+    started: list[Served] = []
+
+    def start(bundle: Path | None = None, **environment: str) -> Served:
+        folder = tmp_path_factory.mktemp("served")
+        started.append(Served(bundle or trained / "models" / "candidate", folder, **environment))
+        return started[-1]
+
+    yield start
+    for service in started:
+        service.stop()
+
+
+@pytest.fixture(scope="session")
+def served(serve: Callable[..., Served]) -> Served:
+    """A service with the usual settings, for tests that leave it as it was."""
+    return serve()

@@ -1,0 +1,490 @@
+"""The service over HTTP, as its own process."""
+
+import asyncio
+import hashlib
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from serving.app import create_app
+from serving.batcher import Capacity
+from serving.bundle import LABELS, Bundle, Encoding, Floats, content_version
+from serving.engine import Engine
+from serving.policy import Policy
+from serving.settings import Settings
+from tests.served import ROOT, Served
+
+Serve = Callable[..., Served]
+TEXTS = ["have a lovely day", "you absolute clown", "😂😂", "привет", "i d i o t", "ok"]
+
+
+def problem(reply: httpx.Response) -> dict[str, str]:
+    """An error's content, checked to be in the one shape."""
+    content = reply.json()
+    assert set(content) == {"error"}, content
+    assert {"type", "message"} <= set(content["error"]) <= {"type", "message", "field"}
+    assert reply.headers["x-request-id"]
+    found: dict[str, str] = content["error"]
+    return found
+
+
+def raw(port: int, *parts: bytes, seconds: float = 20) -> bytes:
+    """Send bytes as they are; return all that comes until the other side closes or is silent."""
+    with socket.create_connection(("127.0.0.1", port), timeout=seconds) as line:
+        for part in parts:
+            line.sendall(part)
+        got = b""
+        try:
+            while piece := line.recv(65536):
+                got += piece
+        except TimeoutError:
+            pass
+        return got
+
+
+def request(body: bytes, *headers: str, path: str = "/v1/predict") -> bytes:
+    head = [f"POST {path} HTTP/1.1", "host: x", "content-type: application/json", *headers]
+    return "\r\n".join([*head, f"content-length: {len(body)}", "", ""]).encode() + body
+
+
+def test_a_prediction_says_all_that_the_contract_names(served: Served) -> None:
+    reply = served.predict(*TEXTS)
+    assert reply.status_code == 200
+    content = reply.json()
+    assert set(content) == {"id", "model", "policy", "predictions"}
+    assert content["id"] == reply.headers["x-request-id"]
+    assert set(content["model"]) == {"name", "version"}
+    assert len(content["predictions"]) == len(TEXTS)
+    for row in content["predictions"]:
+        assert set(row) == {
+            "id", "label", "scores", "toxicity", "action", "truncated", "warnings",
+        }  # fmt: skip
+        assert set(row["scores"]) == set(LABELS)
+        assert sum(row["scores"].values()) == pytest.approx(1, abs=1e-5)
+        assert row["label"] in LABELS
+    assert len({row["id"] for row in content["predictions"]}) == len(TEXTS)
+
+
+def test_a_text_scores_the_same_alone_in_a_list_under_load_and_after_a_restart(
+    serve: Serve, trained: Path
+) -> None:
+    service = serve(CACHE_SIZE="0")
+    together = service.scores(*TEXTS)
+    alone = [service.scores(text)[0] for text in TEXTS]
+    with ThreadPoolExecutor(16) as pool:
+        under_load = list(pool.map(lambda at: service.scores(TEXTS[at % 6])[0], range(200)))
+    service.stop()
+    again = serve(CACHE_SIZE="0").scores(*TEXTS)
+    want = Bundle.load(trained / "models" / "candidate").score(TEXTS)
+    for at, have in [
+        *enumerate(together), *enumerate(alone), *enumerate(again),
+        *((n % 6, row) for n, row in enumerate(under_load)),
+    ]:  # fmt: skip
+        assert [have[label] for label in LABELS] == pytest.approx(want[at].tolist(), abs=1e-3)
+
+
+def test_truncation_is_said(served: Served) -> None:
+    (short, long) = served.predict("ok", "word " * 500).json()["predictions"]
+    assert (short["truncated"], long["truncated"]) == (False, True)
+    assert "truncated" in long["warnings"]
+
+
+def test_what_is_served_can_be_read(served: Served) -> None:
+    content = served.http.get("/v1/model").json()
+    version = served.predict("ok").json()["model"]["version"]
+    assert content["manifest"]["version"] == version
+    assert content["policy"]["version"] == served.predict("ok").json()["policy"]
+    assert content["card"].startswith("#") or "---" in content["card"]
+    assert content["metrics"]
+
+
+def test_the_examples_in_the_document_work(served: Served) -> None:
+    document = served.http.get("/openapi.json").json()
+    tried = 0
+    for path, methods in document["paths"].items():
+        content = methods.get("post", {}).get("requestBody", {}).get("content", {})
+        if path == "/v1/feedback" or not content:  # feedback's example is on no prediction
+            continue
+        name = content["application/json"]["schema"]["$ref"].rpartition("/")[2]
+        for example in document["components"]["schemas"][name].get("examples", []):
+            assert served.http.post(path, json=example).status_code == 200, path
+            tried += 1
+    assert tried >= 4
+
+
+def test_the_docs_page_brings_all_that_it_needs(served: Served) -> None:
+    page = served.http.get("/docs")
+    assert page.status_code == 200
+    sources = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert len(sources) == 3
+    for source in sources:
+        assert served.http.get(f"/{source}").status_code == 200, source
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert served.http.get("/docs/other.js").status_code == 404
+
+
+BAD: list[tuple[bytes, int, str | None]] = [
+    (b'{"texts": []}', 422, "texts"),
+    (b'{"texts": [""]}', 422, "texts[0]"),
+    (b'{"texts": ["ok", " \\n\\t "]}', 422, "texts[1]"),
+    (b'{"texts": ["ok", null]}', 422, "texts[1]"),
+    (b'{"texts": ["ok", "ok", 3]}', 422, "texts[2]"),
+    (b'{"texts": "ok"}', 422, "texts"),
+    (b'{"texts": null}', 422, "texts"),
+    (b'{"texts": {"0": "ok"}}', 422, "texts"),
+    (b"{}", 422, "texts"),
+    (b"[]", 422, None),
+    (b"null", 422, None),
+    (b'"ok"', 422, None),
+    (b'{"texts": ["ok"], "surprise": 1}', 422, "surprise"),
+    (b'{"texts": ["ok"], "do_not_store": "yes"}', 422, "do_not_store"),
+    (b'{"texts": ["ok"], "do_not_store": 1}', 422, "do_not_store"),
+    (b"", 400, None),
+    (b"{", 400, None),
+    (b'{"texts": ["ok"]} more', 400, None),
+    (b"texts=ok", 400, None),
+    (b'{"texts": ["\xff\xfe"]}', 400, None),
+    (b'{"texts": ["\\ud800"]}', 400, None),
+    (b'{"texts": ["\\udc00\\ud800"]}', 400, None),
+    (b'{"texts": [NaN]}', 422, "texts[0]"),
+    (b"[" * 100_000, 400, None),
+    (b'{"texts": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", 400, None),
+    (b'{"a":' * 50_000 + b"1" + b"}" * 50_000, 400, None),
+    (json.dumps({"texts": ["x" * 10_001]}).encode(), 413, "texts[0]"),
+    (json.dumps({"texts": ["ok", "x" * 100_000]}).encode(), 413, "texts[1]"),
+    (json.dumps({"texts": ["ok"] * 257}).encode(), 413, "texts"),
+    (json.dumps({"texts": ["x" * 10_000_000]}).encode(), 413, None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("body", "status", "field"), BAD, ids=range(len(BAD)))
+def test_bad_input_gets_the_one_shape(
+    served: Served, body: bytes, status: int, field: str | None
+) -> None:
+    reply = served.http.post(
+        "/v1/predict", content=body, headers={"content-type": "application/json"}
+    )
+    assert reply.status_code == status, reply.text
+    assert problem(reply).get("field") == field
+
+
+@pytest.mark.parametrize(
+    "text", ["\0", "a\0b", "😂" * 100, "\u202e\u200d\ufeff", "x" * 10_000, "\\", '"}]', "\x7f"]
+)
+def test_odd_texts_are_judged(served: Served, text: str) -> None:
+    alone, beside = served.scores(text)[0], served.scores("ok", text)[1]
+    assert alone == pytest.approx(beside, abs=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "a"])
+def test_another_content_type_is_refused(served: Served, kind: str) -> None:
+    reply = served.http.post(
+        "/v1/predict", content=b'{"texts": ["ok"]}', headers={"content-type": kind}
+    )
+    assert reply.status_code == 415
+    assert "application/json" in problem(reply)["message"]
+
+
+def test_unknown_paths_and_methods_get_the_one_shape(served: Served) -> None:
+    assert problem(served.http.get("/nowhere"))["type"] == "not_found"
+    reply = served.http.get("/v1/predict")
+    assert reply.status_code == 405
+    assert reply.headers["allow"] == "POST"
+    assert problem(reply)["type"] == "method_not_allowed"
+
+
+def test_every_reply_carries_its_id_and_security_headers(served: Served) -> None:
+    ours = served.predict("ok")
+    theirs = served.http.post(
+        "/v1/predict", json={"texts": []}, headers={"x-request-id": "abc-1.2:3"}
+    )
+    evil = served.http.get("/healthz", headers={"x-request-id": "a b"})
+    assert theirs.headers["x-request-id"] == "abc-1.2:3"
+    assert re.fullmatch("[0-9a-f]{32}", evil.headers["x-request-id"])
+    for reply in (ours, theirs, evil, served.http.get("/nowhere")):
+        assert reply.headers["x-content-type-options"] == "nosniff"
+        assert "default-src 'none'" in reply.headers["content-security-policy"]
+        assert "access-control-allow-origin" not in reply.headers
+        assert "server" not in reply.headers
+
+
+def test_slow_bodies_end_and_others_are_answered_meanwhile(serve: Serve) -> None:
+    service = serve(BODY_SECONDS="1")
+    body = b'{"texts": ["ok"]}'
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(raw, service.port, request(body)[: -len(body)], b'{"te')
+        assert service.predict("ok").status_code == 200
+        got = slow.result()
+    assert got.startswith(b"HTTP/1.1 408 ")
+    assert b'"timeout"' in got
+    assert b"connection: close" in got
+
+
+def test_a_chunked_body_is_held_to_the_limit(served: Served) -> None:
+    def endless() -> Any:
+        for _ in range(3000):
+            yield b" " * 1000
+
+    reply = served.http.post(
+        "/v1/predict", content=endless(), headers={"content-type": "application/json"}
+    )
+    assert reply.status_code == 413
+    assert problem(reply)["type"] == "too_large"
+
+
+def test_what_is_not_http_is_turned_away(served: Served) -> None:
+    assert raw(served.port, b"\x16\x03\x01 hello\r\n\r\n").startswith(b"HTTP/1.1 400 ")
+    assert served.predict("ok").status_code == 200
+
+
+def test_who_hangs_up_is_skipped(serve: Serve) -> None:
+    service = serve(
+        CACHE_SIZE="0", MAX_TEXTS="5000", QUEUE_SECONDS="60", THREADS="1", MAX_BYTES="3000000"
+    )
+    texts = [f"{n} " * 60 for n in range(5000)]
+    body = json.dumps({"texts": texts}).encode()
+    for _ in range(3):
+        with socket.create_connection(("127.0.0.1", service.port)) as line:
+            line.sendall(request(body))
+            time.sleep(0.5)
+    deadline = time.monotonic() + 60
+    while service.metric("tagger_left_total") < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert service.predict("ok").status_code == 200
+    assert service.metric("tagger_batch_rows_sum") < 3 * len(texts)
+    assert service.metric("tagger_queue_tokens") == 0
+
+
+def test_more_than_it_can_do_is_refused_at_once(serve: Serve) -> None:
+    service = serve(CACHE_SIZE="0", QUEUE_SECONDS="0.02", THREADS="1")
+    texts = [f"number {n} of a list " * 4 for n in range(256)]
+    with ThreadPoolExecutor(12) as pool:
+        replies = list(pool.map(lambda _: service.predict(*texts), range(36)))
+    taken = [reply for reply in replies if reply.status_code == 200]
+    refused = [reply for reply in replies if reply.status_code == 429]
+    assert len(taken) + len(refused) == len(replies)
+    assert taken
+    assert refused
+    for reply in refused:
+        assert int(reply.headers["retry-after"]) >= 1
+        assert problem(reply)["type"] == "overloaded"
+    assert service.metric("tagger_refusals_total") == len(refused)
+    time.sleep(0.5)
+    assert service.predict("ok").status_code == 200
+
+
+def test_requests_a_minute(serve: Serve) -> None:
+    service = serve(REQUESTS_PER_MINUTE="3")
+    assert [service.predict("ok").status_code for _ in range(3)] == [200] * 3
+    reply = service.predict("ok")
+    assert reply.status_code == 429
+    assert problem(reply)["type"] == "rate_limited"
+    assert int(reply.headers["retry-after"]) >= 1
+    assert service.http.get("/healthz").status_code == 200
+
+
+def test_keys_and_their_rights(serve: Serve) -> None:
+    digest = {name: hashlib.sha256(name.encode()).hexdigest() for name in ("one", "two")}
+    service = serve(API_KEYS=f"a:{digest['one']}, b:{digest['two']}:feedback")
+    reply = service.predict("ok")
+    assert reply.status_code == 401
+    assert reply.headers["www-authenticate"] == "Bearer"
+    assert problem(reply)["type"] == "unauthenticated"
+    for headers, status in [
+        ({"authorization": "Bearer one"}, 200),
+        ({"x-api-key": "one"}, 200),
+        ({"authorization": "Bearer wrong"}, 401),
+        ({"authorization": f"Bearer {digest['one']}"}, 401),
+        ({"authorization": "Bearer two"}, 403),
+    ]:
+        found = service.http.post("/v1/predict", json={"texts": ["ok"]}, headers=headers)
+        assert found.status_code == status, headers
+    assert service.http.get("/v1/model").status_code == 401
+    assert service.http.get("/readyz").status_code == 200
+    assert "security" in service.http.get("/openapi.json").json()
+
+
+def test_cors_opens_for_whom_is_named_alone(serve: Serve) -> None:
+    service = serve(CORS_ORIGINS="https://ours.example")
+    for origin, wanted in [("https://ours.example", "https://ours.example"), ("https://x.y", None)]:
+        reply = service.http.post("/v1/predict", json={"texts": [""]}, headers={"origin": origin})
+        assert reply.status_code == 422
+        assert reply.headers.get("access-control-allow-origin") == wanted
+
+
+def test_metrics_count_every_phase_and_the_log_holds_no_text(serve: Serve) -> None:
+    service = serve(LOG_REQUESTS="true", LOG_LEVEL="debug")
+    secret = "unmistakable words of mine"
+    for text in (secret, secret, "ok"):
+        service.predict(text)
+    service.http.post("/v1/predict", json={"texts": [""], secret: 1})
+    service.http.get(f"/{secret}")
+    assert service.metric("tagger_predictions_total") == 3
+    assert service.metric("tagger_cache_texts_total") == 3
+    assert service.metric("tagger_refusals_total") == 2
+    assert service.metric("tagger_ready") == 1
+    assert service.metric("tagger_model_info") == 1
+    for name in ("tagger_phase_seconds_count", "tagger_batch_rows_sum", "tagger_batch_tokens_sum"):
+        assert service.metric(name) > 0
+    phases = re.findall(
+        r'phase_seconds_count\{phase="(\w+)"\} [1-9]', service.http.get("/metrics").text
+    )
+    assert {"tokenise", "queue", "infer"} <= set(phases)
+    service.stop()
+    lines = service.log.read_text().splitlines()
+    entries = [json.loads(line) for line in lines]
+    requests = [entry for entry in entries if entry["message"] == "request"]
+    assert {entry["status"] for entry in requests} >= {200, 404, 422}
+    assert all(entry["request_id"] and entry["time"] and entry["level"] for entry in requests)
+    assert "unmistakable" not in "".join(lines)
+
+
+def test_it_finishes_what_it_accepted_and_ends_in_ten_seconds(serve: Serve) -> None:
+    service = serve(CACHE_SIZE="0", QUEUE_SECONDS="60", THREADS="1")
+    texts = [f"number {n} of a list " * 6 for n in range(256)]
+    with ThreadPoolExecutor(4) as pool:
+        waiting = [pool.submit(service.predict, *texts) for _ in range(4)]
+        while service.metric("tagger_active_requests") < 5:  # and the one that asks
+            time.sleep(0.01)
+        seconds = service.stop()
+    assert [future.result().status_code for future in waiting] == [200] * 4
+    assert seconds < 10
+
+
+def test_a_request_that_never_ends_does_not_hold_it_up(serve: Serve) -> None:
+    service = serve(DRAIN_SECONDS="1", BODY_SECONDS="60")
+    with socket.create_connection(("127.0.0.1", service.port)) as line:
+        line.sendall(request(b"x" * 100)[:-50])
+        time.sleep(0.3)
+        assert service.stop() < 8
+
+
+def test_a_machine_that_computes_otherwise_is_live_but_not_ready(
+    serve: Serve, trained: Path, tmp_path: Path
+) -> None:
+    for name in ("model.onnx", "tokenizer.json", "bundle.json"):
+        (tmp_path / name).write_bytes((trained / "models" / "candidate" / name).read_bytes())
+    content = json.loads((tmp_path / "bundle.json").read_text())
+    content["golden"][0]["scores"]["hate"] += 0.2
+    content["version"] = content_version(content)
+    (tmp_path / "bundle.json").write_text(json.dumps(content))
+    service = serve(tmp_path)
+    assert service.http.get("/healthz").status_code == 200
+    reply = service.http.get("/readyz")
+    assert reply.status_code == 503
+    assert "golden scores" in reply.json()["reason"]
+    refused = service.predict("ok")
+    assert refused.status_code == 503
+    assert "golden scores" in problem(refused)["message"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"PORT": "high"}, "PORT: got 'high', wanted a whole number from 0 to 65535 (port)"),
+        ({"BUNDLE": "/nowhere"}, "/nowhere: bundle.json is missing"),
+        ({"POLICY": "/nowhere.yaml"}, "/nowhere.yaml: No such file"),
+    ],
+)
+def test_it_does_not_start_wrong(
+    trained: Path, environment: dict[str, str], said: str, tmp_path: Path
+) -> None:
+    usual = {
+        "BUNDLE": str(trained / "models" / "candidate"),
+        "OUTBOX": str(tmp_path / "outbox.db"),
+    }
+    ended = subprocess.run(
+        [sys.executable, "-m", "serving.app"],
+        cwd=ROOT,
+        env=usual | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert ended.returncode == 1
+    assert said in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_several_workers_answer_and_add_up_their_metrics(serve: Serve) -> None:
+    service = serve(WORKERS="2", THREADS="2")
+    deadline = time.monotonic() + 120
+    while True:  # the port is open before its workers are
+        try:
+            if service.http.get("/readyz").status_code == 200:
+                break
+        except httpx.TransportError:
+            assert time.monotonic() < deadline
+    for n in range(30):  # each on a line of its own, so that both workers get some
+        with httpx.Client(base_url=service.url, timeout=60) as one:
+            assert one.post("/v1/predict", json={"texts": [f"{n}"]}).status_code == 200
+    for _ in range(5):
+        assert service.metric("tagger_predictions_total") == 30
+    assert service.metric("tagger_ready") == 1
+    assert service.stop() < 12
+
+
+class MortalBundle(Bundle):
+    """A bundle in whose hands a thread dies when a batch holds a text that is cut."""
+
+    def infer(self, batch: Sequence[Encoding]) -> Floats:
+        if any(row.truncated for row in batch):
+            raise SystemExit
+        return super().infer(batch)
+
+
+def test_a_dead_inference_thread_makes_it_not_live(trained: Path, tmp_path: Path) -> None:
+    folder = trained / "models" / "candidate"
+    settings = Settings(bundle=folder, outbox=tmp_path / "outbox.db")
+
+    async def body() -> None:
+        app = create_app(settings)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as http,
+        ):
+            service = app.state.service
+            policy = Policy.load(settings.policy)
+            capacity = Capacity(1, 256, 60)
+            mortal = Engine(
+                MortalBundle.load(folder), policy, service.metrics, capacity, cache_size=0
+            )
+            await mortal.start()
+            await service.engine.close()
+            service.engine = mortal  # a hot swap
+            assert (await http.get("/healthz")).status_code == 200
+            assert (await http.post("/v1/predict", json={"texts": ["ok"]})).status_code == 200
+            reply = await http.post("/v1/predict", json={"texts": ["word " * 500]})
+            assert reply.status_code == 503
+            assert problem(reply)["type"] == "unavailable"
+            for path in ("/healthz", "/readyz"):
+                for _ in range(100):
+                    reply = await http.get(path)
+                    if reply.status_code != 200:
+                        break
+                    await asyncio.sleep(0.05)
+                assert reply.status_code == 503, path
+                assert reply.json()["reason"]
+            await mortal.close()
+
+    asyncio.run(body())
+
+
+def test_sigint_ends_it_too(serve: Serve) -> None:
+    service = serve()
+    service.process.send_signal(signal.SIGINT)
+    service.process.wait(20)
+    assert service.stop() < 10
