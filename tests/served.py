@@ -3,6 +3,7 @@
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -51,6 +52,19 @@ class Served:
         reply = self.predict(*texts)
         assert reply.status_code == 200, reply.text
         return [row["scores"] for row in reply.json()["predictions"]]
+
+    def raw(self, *parts: bytes) -> bytes:
+        """Send bytes as they are; return what comes until the other side closes or is silent."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=20) as line:
+            for part in parts:
+                line.sendall(part)
+            got = b""
+            try:
+                while piece := line.recv(65536):
+                    got += piece
+            except TimeoutError:
+                pass
+            return got
 
     def metric(self, name: str) -> float:
         """The sum over a metric's labels."""

@@ -39,20 +39,6 @@ def problem(reply: httpx.Response) -> dict[str, str]:
     return found
 
 
-def raw(port: int, *parts: bytes, seconds: float = 20) -> bytes:
-    """Send bytes as they are; return all that comes until the other side closes or is silent."""
-    with socket.create_connection(("127.0.0.1", port), timeout=seconds) as line:
-        for part in parts:
-            line.sendall(part)
-        got = b""
-        try:
-            while piece := line.recv(65536):
-                got += piece
-        except TimeoutError:
-            pass
-        return got
-
-
 def request(body: bytes, *headers: str, path: str = "/v1/predict") -> bytes:
     head = [f"POST {path} HTTP/1.1", "host: x", "content-type: application/json", *headers]
     return "\r\n".join([*head, f"content-length: {len(body)}", "", ""]).encode() + body
@@ -223,7 +209,7 @@ def test_slow_bodies_end_and_others_are_answered_meanwhile(serve: Serve) -> None
     service = serve(BODY_SECONDS="1")
     body = b'{"texts": ["ok"]}'
     with ThreadPoolExecutor(1) as pool:
-        slow = pool.submit(raw, service.port, request(body)[: -len(body)], b'{"te')
+        slow = pool.submit(service.raw, request(body)[: -len(body)], b'{"te')
         assert service.predict("ok").status_code == 200
         got = slow.result()
     assert got.startswith(b"HTTP/1.1 408 ")
@@ -244,7 +230,7 @@ def test_a_chunked_body_is_held_to_the_limit(served: Served) -> None:
 
 
 def test_what_is_not_http_is_turned_away(served: Served) -> None:
-    assert raw(served.port, b"\x16\x03\x01 hello\r\n\r\n").startswith(b"HTTP/1.1 400 ")
+    assert served.raw(b"\x16\x03\x01 hello\r\n\r\n").startswith(b"HTTP/1.1 400 ")
     assert served.predict("ok").status_code == 200
 
 

@@ -1,0 +1,137 @@
+"""Whatever is sent: no 5xx, no hang, no neighbour's score changed.
+
+`FUZZ_CASES` is how many cases there are in all; `make test` has some hundred, and
+`FUZZ_CASES=10000 pytest tests/integration/test_fuzz.py` is the long run.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.errors import Unsatisfiable
+from schemathesis import GenerationMode, checks
+from schemathesis.specs.openapi import checks as openapi_checks
+
+from tests.served import Served
+
+CASES = int(os.environ.get("FUZZ_CASES", "400"))
+NEIGHBOUR = "you absolute clown"
+RELAXED = settings(
+    deadline=None,
+    database=None,
+    print_blob=False,
+    suppress_health_check=list(HealthCheck),
+)
+CHECKS = [
+    checks.not_a_server_error,
+    openapi_checks.status_code_conformance,
+    openapi_checks.content_type_conformance,
+    openapi_checks.response_schema_conformance,
+    openapi_checks.response_headers_conformance,
+    openapi_checks.negative_data_rejection,
+]
+
+
+@pytest.fixture(scope="module")
+def fuzzed(serve: Callable[..., Served]) -> Served:
+    """A service that is not too busy for a pile of cases; texts are not cached."""
+    return serve(CACHE_SIZE="0", QUEUE_SECONDS="60")
+
+
+@pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
+def test_the_document_holds(fuzzed: Served, mode: GenerationMode) -> None:
+    """For every operation in it, with requests that it allows and with others."""
+    document = schemathesis.openapi.from_url(f"{fuzzed.url}/openapi.json")
+    operations = [found.ok() for found in document.get_all_operations()]
+    each = settings(RELAXED, max_examples=max(5, CASES // 4 // len(operations)))
+    broken, before = [], fuzzed.metric("tagger_requests_total")
+    for operation in operations:
+
+        @given(case=operation.as_strategy(generation_mode=mode))
+        @each
+        def hold(case: Any) -> None:
+            case.call_and_validate(checks=CHECKS, timeout=30)
+
+        try:
+            hold()
+        except Unsatisfiable:  # a request without parameters cannot be wrong
+            assert mode is GenerationMode.NEGATIVE
+        except Exception as error:
+            broken.append(f"{operation.label}: {error}")
+    assert not broken, "\n\n".join(broken)
+    assert fuzzed.metric("tagger_requests_total") - before > 5 * each.max_examples
+
+
+TEXT = st.one_of(
+    st.text(max_size=300),
+    st.text(st.characters(codec=None), max_size=50),  # lone surrogates too
+    st.sampled_from(["", " ", "\0", "😂" * 200, "\u202e", "x" * 10_001, "@" * 5000, "a " * 4000]),
+)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXT,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@pytest.fixture(scope="module")
+def want(fuzzed: Served) -> dict[str, float]:
+    return fuzzed.scores(NEIGHBOUR)[0]
+
+
+def told(reply: httpx.Response) -> int:
+    """The status, of a reply that is either an answer or the one error shape."""
+    assert reply.status_code in {200, 400, 413, 422}, reply.text
+    if reply.status_code != 200:
+        assert set(reply.json()["error"]) <= {"type", "message", "field"}
+    return reply.status_code
+
+
+@given(texts=st.lists(TEXT, max_size=6), at=st.integers(0, 6))
+@settings(RELAXED, max_examples=CASES // 4)
+def test_no_text_changes_its_neighbours_score(
+    fuzzed: Served, want: dict[str, float], texts: list[str], at: int
+) -> None:
+    at = min(at, len(texts))
+    body = json.dumps({"texts": [*texts[:at], NEIGHBOUR, *texts[at:]], "do_not_store": True})
+    reply = fuzzed.http.post(
+        "/v1/predict", content=body, headers={"content-type": "application/json"}
+    )
+    if told(reply) == 200:
+        rows = reply.json()["predictions"]
+        assert len(rows) == len(texts) + 1
+        assert rows[at]["scores"] == pytest.approx(want, abs=1e-3)
+        assert all(sum(row["scores"].values()) == pytest.approx(1, abs=1e-5) for row in rows)
+    else:  # whoever is refused could not be judged
+        assert any(
+            not text.strip() or len(text) > 10_000 or any("\ud800" <= c <= "\udfff" for c in text)
+            for text in texts
+        )
+
+
+@given(content=st.one_of(JSON.map(json.dumps).map(str.encode), st.binary(max_size=300)))
+@settings(RELAXED, max_examples=CASES // 8)
+def test_any_body(fuzzed: Served, content: bytes) -> None:
+    reply = fuzzed.http.post(
+        "/v1/predict", content=content, headers={"content-type": "application/json"}
+    )
+    assert told(reply) != 200 or b"texts" in content
+
+
+@given(
+    name=st.sampled_from(["x-request-id", "content-type", "authorization", "x-forwarded-for"]),
+    value=st.binary(max_size=100).filter(lambda value: not {0, 10, 13} & set(value)),
+)
+@settings(RELAXED, max_examples=CASES // 8)
+def test_any_header(fuzzed: Served, name: str, value: bytes) -> None:
+    got = fuzzed.raw(
+        b"POST /v1/predict HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 17\r\n"
+        + name.encode() + b": " + value + b'\r\n\r\n{"texts": ["ok"]}'
+    )  # fmt: skip
+    assert int(got.split()[1]) in {200, 400, 415}, got
