@@ -96,7 +96,7 @@ class Hub(_Section):
 class Source(_Section):
     """One entry of sources.yaml: where a data set lies and which of our labels its labels allow."""
 
-    use: Literal["train", "heldout"] = "train"
+    use: Literal["split", "train", "heldout"] = "split"
     path: str | None = None
     label_path: str | None = None
     hub: Hub | None = None

@@ -230,12 +230,13 @@ def choose_thresholds(
 
     def quality(thresholds: Thresholds) -> float:
         chosen = decide(scores, thresholds)
-        return balanced_macro_f1(macro_f1_by_source(chosen, allowed, source, classes), source)
+        by_source = macro_f1_by_source(chosen, allowed, source, classes)
+        return balanced_macro_f1(by_source, source, classes)
 
     grid = [
         Thresholds(hate=round(float(hate), 2), toxic=round(float(toxic), 2))
         for hate in np.arange(0.1, 0.71, 0.02)
-        for toxic in np.arange(0.3, 0.71, 0.05)
+        for toxic in np.arange(0.3, 0.81, 0.05)
     ]
     return max(grid, key=quality)
 

@@ -2,7 +2,7 @@
 
 `make train` runs it first, so that the first stage depends on files that are there. Where a source
 lies is tried in this order: the data folder ($DATA_DIR, else ../shared/data), this checkout, the
-Hub. With no data but the bundled sample, the profile becomes `sample`.
+Hub. With no data but the bundled sample (what lies in data/sample/), the profile becomes `sample`.
 """
 
 import argparse
@@ -21,13 +21,14 @@ from training.files import whole
 
 RAW = Path("data/raw")
 SAMPLE = "sample"
+BUNDLED = "data/sample/"
 HUB_TIMEOUT_S = 10
 SUFFIXES = (".csv", ".parquet", ".jsonl", ".txt")
 # Kept by `promote`: the training data of the model in production, for `validate` to compare with.
 PRODUCTION_REFERENCE = Path("models/production/reference.parquet")
 BANNER = """\
 ================================================================================
- Only the bundled sample is here: a few hundred tweets of our own writing.
+ Only the bundled sample is here: some tweets of our own writing.
  The model will run, but it is a demonstration: it cannot be promoted.
  For real data set DATA_DIR, or let this machine reach the Hugging Face Hub.
 ================================================================================"""
@@ -52,7 +53,10 @@ def raw_files(name: str) -> RawFiles | None:
 def fetch(profile: str, sources: dict[str, Source]) -> None:
     """Fill data/raw/ and write data/profile.yaml; DataError names the first missing file."""
     folder = _data_folder()
-    wanted = {SAMPLE: sources[SAMPLE]} if profile == SAMPLE and SAMPLE in sources else sources
+    bundled = {
+        name: source for name, source in sources.items() if (source.path or "").startswith(BUNDLED)
+    }
+    wanted = bundled if profile == SAMPLE and bundled else sources
     files: dict[Path, Path] = {}  # in data/raw/ → where it lies now
     missing: dict[str, str] = {}
     hub_error = ""
@@ -68,8 +72,8 @@ def fetch(profile: str, sources: dict[str, Source]) -> None:
         files |= found
         if not found:
             missing[name] = f"{source.path or source.hub} is not there{hub_error}"
-    has_own_data = bool(set(wanted) - set(missing) - {SAMPLE})
-    if missing and (folder or has_own_data or SAMPLE not in wanted):
+    has_own_data = bool(set(wanted) - set(missing) - set(bundled))
+    if missing and (folder or has_own_data or not bundled):
         name, reason = next(iter(missing.items()))
         where = f"looked in {folder or 'this checkout'}"
         raise DataError(f"configs/sources.yaml: {name}: {reason} ({where})")

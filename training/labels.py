@@ -66,11 +66,16 @@ def macro_f1_by_source(
     return scores
 
 
-def balanced_macro_f1(scores: Mapping[str, float], source: npt.NDArray[np.object_]) -> float:
-    """Return the mean of `macro_f1_by_source`, each weighted by the square root of its rows.
+def balanced_macro_f1(
+    scores: Mapping[str, float],
+    source: npt.NDArray[np.object_],
+    classes: Mapping[str, npt.NDArray[np.int64]],
+) -> float:
+    """Return the mean of `macro_f1_by_source`, weighted by the root of the rows times the bounds.
 
-    So a large corpus does not drown the others, and a handful of rows, whose macro-F1 is mostly
-    luck, decides nothing.
+    The root, so that a large corpus does not drown the others, and a handful of rows, whose
+    macro-F1 is mostly luck, decides nothing. The bounds between classes, because a corpus that
+    tells three of them apart says where two bounds lie.
     """
-    weights = [np.sqrt((source == name).sum()) for name in scores]
+    weights = [np.sqrt((source == name).sum()) * classes[name].max() for name in scores]
     return float(np.average(list(scores.values()), weights=weights))

@@ -13,7 +13,7 @@ The rules, in this order:
    rows come first, then the sources in the order of sources.yaml: a test never loses to training.
 4. The split depends on the text's hash alone, so that adding a source moves no row from one split
    to another. Only sources that judge all three labels are in test; the other sources' share of the
-   test goes to val, never to train.
+   test goes to val, never to train. A source's `use` may keep it whole in train or out of all three.
 """
 
 import hashlib
@@ -150,8 +150,8 @@ def near_duplicates(word_sets: list[set[str]], threshold: float) -> list[int]:
 
 def assign_split(row_id: str, source: Source, params: PrepareParams) -> str:
     """Return the split of a row (rule 4)."""
-    if source.use == "heldout":
-        return "heldout"
+    if source.use != "split":
+        return source.use
     place = int(row_id, 16) / 16 ** len(row_id)
     if place < params.test_fraction:
         return "test" if source.judges_all_labels else "val"

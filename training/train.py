@@ -6,6 +6,10 @@ Writes models/finetuned/: the fp32 checkpoint in Hugging Face's layout, tokenize
 What is validated and kept is an exponential moving average of the weights. It does what a learning
 rate that falls to zero would do, without the last steps' closeness to single rows: the rate ends at
 `final_learning_rate`, and a third epoch is worse than the second.
+
+Corpora differ in how much of each label they hold, because they were collected differently. Each
+source but the first has an offset on the logits, learned with the rest and used in training only:
+it takes up that corpus's prior, so that the scores keep the first one's.
 """
 
 import hashlib
@@ -52,6 +56,7 @@ PROCESSED = Path("data/processed")
 FINETUNED = Path("models/finetuned")
 CHECKPOINTS = Path("models/checkpoints")
 NEEDED_BYTES = 2 * 2**30
+OFFSET_RATE = 20  # times the learning rate
 
 
 def uses_bf16(precision: str) -> bool:
@@ -99,7 +104,10 @@ class LengthGroupedSampler(torch.utils.data.Sampler[int]):
 
 
 class LabelSetTrainer(Trainer):  # type: ignore[misc]
-    """A Trainer with the label-set loss, and an average of the weights."""
+    """A Trainer with the label-set loss, an offset a source, and an average of the weights.
+
+    The model has, beside its own parameters, `source_offsets` [sources, labels].
+    """
 
     model: nn.Module
     model_wrapped: nn.Module
@@ -125,8 +133,30 @@ class LabelSetTrainer(Trainer):  # type: ignore[misc]
     ) -> Any:  # fmt: skip
         """Return the batch's loss."""
         output = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
-        loss = label_set_loss(output.logits, inputs["allowed"], self.class_weights)
+        logits = output.logits
+        if model.training:
+            # The first source's stays zero: it is the one that the scores are calibrated to.
+            others = inputs["source"][:, None] > 0
+            logits = logits + self.model.source_offsets[inputs["source"]] * others
+        loss = label_set_loss(logits, inputs["allowed"], self.class_weights)
         return (loss, output) if return_outputs else loss
+
+    def create_optimizer(self) -> torch.optim.Optimizer:
+        """Return AdamW; biases and norms do not decay, and offsets, three numbers each, run ahead.
+
+        They begin at zero and must reach a corpus's log odds within an epoch.
+        """
+        decays = set(self.get_decay_parameter_names(self.model)) - {"source_offsets"}
+        named = dict(self.model.named_parameters())
+        offsets = named.pop("source_offsets")
+        rate, decay = self.args.learning_rate, self.args.weight_decay
+        groups = [
+            {"params": [p for n, p in named.items() if n in decays], "weight_decay": decay},
+            {"params": [p for n, p in named.items() if n not in decays], "weight_decay": 0.0},
+            {"params": [offsets], "weight_decay": 0.0, "lr": OFFSET_RATE * rate},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=rate, fused=True)
+        return self.optimizer
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluate the averaged weights."""
@@ -178,13 +208,14 @@ class _Keeper(TrainerCallback):  # type: ignore[misc]
             print(f"step {step}/{steps}  {loss}  {left / 60:.0f} minutes left", flush=True)
 
 
-def _encode(frame: pd.DataFrame, tokenizer: Any) -> Dataset:
+def _encode(frame: pd.DataFrame, tokenizer: Any, sources: list[str]) -> Dataset:
     encoded = tokenizer.encode_batch(frame["text"].tolist())
     return Dataset.from_dict(
         {
             "input_ids": [row.ids for row in encoded],
             "length": [len(row.ids) for row in encoded],
             "allowed": label_mask(frame["labels"]).tolist(),
+            "source": [sources.index(name) for name in frame["source"]],
         }
     )
 
@@ -197,6 +228,7 @@ def _collator(pad: int) -> Callable[[list[dict[str, Any]]], dict[str, torch.Tens
             "input_ids": nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=pad),
             "attention_mask": nn.utils.rnn.pad_sequence(ones, batch_first=True),
             "allowed": torch.tensor([row["allowed"] for row in rows]),
+            "source": torch.tensor([row["source"] for row in rows]),
         }
 
     return collate
@@ -224,6 +256,10 @@ def train(
         torch.set_num_threads(params.threads)
     transformers.set_seed(params.seed)
     model, tokenizer = load_base(params.base, dropout=params.dropout, max_tokens=params.max_tokens)
+    # In the order of sources.yaml, which `classes` has; a source without classes comes after.
+    seen = {name for frame in frames.values() for name in frame["source"]}
+    sources = [*classes, *sorted(seen - set(classes))]
+    model.source_offsets = nn.Parameter(torch.zeros(len(sources), len(LABELS)))
     # Alike in length side by side: they are validated in this order.
     val = frames["val"].sort_values("text", key=lambda text: text.str.len())
     source = val["source"].to_numpy()
@@ -232,7 +268,7 @@ def train(
         chosen = prediction.predictions.argmax(axis=1)
         scores = macro_f1_by_source(chosen, prediction.label_ids, source, classes)
         named = {f"macro_f1_{name}": score for name, score in scores.items()}
-        return named | {"macro_f1": balanced_macro_f1(scores, source)}
+        return named | {"macro_f1": balanced_macro_f1(scores, source, classes)}
 
     keeper = _Keeper(folder)
     keeper.trainer = trainer = LabelSetTrainer(
@@ -250,7 +286,6 @@ def train(
             warmup_ratio=params.warmup_ratio,
             weight_decay=params.weight_decay,
             max_grad_norm=params.max_grad_norm,
-            optim="adamw_torch_fused",
             bf16=uses_bf16(params.precision),
             use_cpu=not torch.cuda.is_available(),
             seed=params.seed,
@@ -264,8 +299,8 @@ def train(
             dataloader_pin_memory=torch.cuda.is_available(),
             report_to="none",
         ),
-        train_dataset=_encode(frames["train"], tokenizer),
-        eval_dataset=_encode(val, tokenizer),
+        train_dataset=_encode(frames["train"], tokenizer, sources),
+        eval_dataset=_encode(val, tokenizer, sources),
         data_collator=_collator(tokenizer.token_to_id("[PAD]")),
         compute_metrics=metrics,
         callbacks=[keeper],
@@ -280,6 +315,7 @@ def train(
             trainer.average.load_state_dict(state)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         model.load_state_dict(torch.load(folder / "best.pt", weights_only=True))
+        del model.source_offsets
     except Exception as error:
         # torch and safetensors report a full disk and a broken file as errors of their own.
         problem = " ".join(str(error).split())
@@ -302,7 +338,7 @@ def main() -> None:
     seen = {label for labels in frames["train"]["labels"] for label in labels}
     if seen != set(LABELS):
         raise DataError(f"{files['train']}: labels: got {sorted(seen)}, wanted all of {LABELS}")
-    classes = classes_by_source(load_sources(), frames["train"]["source"])
+    classes = classes_by_source(load_sources(), frames["val"]["source"])
     free = shutil.disk_usage(".").free
     if free < NEEDED_BYTES:
         raise ArtifactError(f"models: {free >> 20} MiB free, wanted {NEEDED_BYTES >> 20} MiB")

@@ -50,7 +50,10 @@ def test_a_handful_of_rows_does_not_move_the_thresholds() -> None:
 def test_a_large_source_does_not_drown_a_small_one() -> None:
     scores = {"large": 0.9, "small": 0.5}
     source = np.array(["large"] * 10_000 + ["small"] * 2500)
-    assert balanced_macro_f1(scores, source) == pytest.approx((2 * 0.9 + 0.5) / 3)
+    alike = dict.fromkeys(scores, np.array([0, 0, 1]))
+    assert balanced_macro_f1(scores, source, alike) == pytest.approx((2 * 0.9 + 0.5) / 3)
+    finer = alike | {"small": np.arange(3)}
+    assert balanced_macro_f1(scores, source, finer) == pytest.approx((0.9 + 0.5) / 2)
 
 
 def test_embedding_rows_survive_quantisation(tmp_path: Path) -> None:
