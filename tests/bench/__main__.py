@@ -2,7 +2,8 @@
 
     python -m tests.bench --bundle FOLDER [--only ours,infinity] [--rounds 3]
 
-Prints what it found and writes reports/bench.md. The exit status is 1 if a bar was missed.
+Prints what it found and writes reports/bench.md. The exit status is 1 if a bar was
+missed or a server did not run.
 """
 
 import argparse
@@ -66,7 +67,8 @@ def main() -> int:
     REPORT.parent.mkdir(exist_ok=True)
     REPORT.write_text(text, encoding="utf-8")
     print(f"\n{text}\nwritten to {REPORT.relative_to(ROOT)}")
-    return 0 if all(check.passed for check in found) else 1
+    failed = any(each.failed for each in bench.outcomes.values())
+    return 0 if not failed and all(check.passed for check in found) else 1
 
 
 if __name__ == "__main__":

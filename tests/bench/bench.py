@@ -7,7 +7,6 @@ that is bounded. A target that fails is left out and the report says why.
 
 import contextlib
 import json
-import socket
 import subprocess
 import sys
 import threading
@@ -17,7 +16,7 @@ from typing import Any
 from serving.bundle import LABELS, Bundle
 from tests.bench import tweets
 from tests.bench.figures import LOADS, Bare, Load, Outcome, Overload, measured
-from tests.bench.process import Server, ServerError
+from tests.bench.process import Server, ServerError, free_port
 from tests.bench.targets import OURS, ROOT, WORK, Models, Target, TargetError, install, versions
 from tests.bench.wire import post
 
@@ -27,13 +26,6 @@ CAPACITY_S = 8.0
 OVERLOAD = 5
 OVERLOAD_CONNECTIONS = 1024  # at most; the service's default limit of concurrent requests
 AGREEMENT = 128
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def generate(

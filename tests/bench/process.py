@@ -82,6 +82,13 @@ def exchange(port: int, request: bytes, timeout: float = 30.0) -> tuple[Reply, b
     return reply, buffer[reply.begin : reply.end]
 
 
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 class Server:
     """A running server."""
 

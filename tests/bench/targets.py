@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.bench.process import Server, exchange
+from tests.bench.process import Server, exchange, free_port
 from tests.bench.wire import post
 
 HERE = Path(__file__).resolve().parent
@@ -23,6 +23,7 @@ ROOT = HERE.parent.parent
 WORK = ROOT / ".bench"
 PEERS = HERE / "peers"
 INFINITY_MODEL, MLFLOW_MODEL = WORK / "infinity-model", WORK / "mlflow-model"
+MLSERVER_MODEL = WORK / "mlserver-model"
 OFFLINE = {
     "HF_HUB_OFFLINE": "1",
     "HF_HOME": str(WORK / "huggingface"),
@@ -212,9 +213,30 @@ TARGETS = [
         packages=("mlflow", "onnxruntime"),
     ),
     Target(
+        name="mlserver",
+        title="MLServer, Hugging Face runtime",
+        model="dynamic int8 by Optimum",
+        prepare=lambda models: _prepare("mlserver", MLSERVER_MODEL, models.finetuned, models.fp32),
+        command=lambda _, port: [
+            "/usr/bin/env", "MLSERVER_HOST=127.0.0.1", f"MLSERVER_HTTP_PORT={port}",
+            f"MLSERVER_GRPC_PORT={free_port()}", f"MLSERVER_METRICS_PORT={free_port()}",
+            str(WORK / "mlserver" / "bin" / "mlserver"), "start", str(MLSERVER_MODEL),
+        ],
+        path="/v2/models/tagger/infer",
+        body=lambda texts: {
+            "inputs": [
+                {"name": "array_inputs", "shape": [len(texts)], "datatype": "BYTES", "data": texts}
+            ]
+        },
+        rows=lambda answer: [
+            {row["label"]: row["score"]} for row in map(json.loads, answer["outputs"][0]["data"])
+        ],
+        packages=("mlserver", "mlserver-huggingface", "optimum", "onnxruntime", "transformers"),
+    ),
+    Target(
         name="pipeline",
         title="FastAPI around transformers.pipeline",
-        model="fp32, torch",
+        model="fp32 parent, torch, bf16",
         command=lambda models, port: [
             python("pipeline"), str(PEERS / "pipeline" / "server.py"),
             str(models.finetuned), str(port),

@@ -16,10 +16,8 @@ def main(finetuned: Path, fp32: Path, folder: Path) -> None:
     shutil.copytree(finetuned, folder)
     shutil.copy(fp32, folder / "model.onnx")
     flags = Path("/proc/cpuinfo").read_text()
-    if "avx512_vnni" in flags:
-        config = AutoQuantizationConfig.avx512_vnni(is_static=False, per_channel=True)
-    else:
-        config = AutoQuantizationConfig.avx2(is_static=False, per_channel=True)
+    kind = "avx512_vnni" if "avx512_vnni" in flags else "avx2"
+    config = getattr(AutoQuantizationConfig, kind)(is_static=False, per_channel=True)
     quantizer = ORTQuantizer.from_pretrained(folder, file_name="model.onnx")
     quantizer.quantize(save_dir=folder, quantization_config=config)
 

@@ -1,5 +1,6 @@
 """FastAPI around transformers.pipeline, as transformers' guide to web servers advises: the handlers
-queue, one thread has the pipeline to itself and takes what waits, in batches.
+queue, one thread has the pipeline to itself and takes what waits, in small batches. In bfloat16
+where the processor computes in it: half the processor time of fp32.
 
     python server.py FOLDER PORT
 """
@@ -8,14 +9,16 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
+import torch
 import uvicorn
 from fastapi import FastAPI
 from pydantic import BaseModel
 from transformers import pipeline
 
-BATCH = 32
+BATCH = 8  # more pays nothing on a processor
 
 
 class Question(BaseModel):
@@ -23,7 +26,9 @@ class Question(BaseModel):
 
 
 def create_app(folder: str) -> FastAPI:
-    classify = pipeline("text-classification", model=folder, top_k=None)
+    fast = "avx512_bf16" in Path("/proc/cpuinfo").read_text()
+    dtype = torch.bfloat16 if fast else torch.float32
+    classify = pipeline("text-classification", model=folder, top_k=None, dtype=dtype)
     queue: asyncio.Queue[tuple[str, asyncio.Future[Any]]] = asyncio.Queue()
 
     async def work() -> None:
