@@ -14,7 +14,7 @@ from time import perf_counter
 from typing import Protocol
 
 from serving.batcher import Batcher, BatchReport, Capacity, Priority
-from serving.bundle import LABELS, Bundle, Encoding, named
+from serving.bundle import LABELS, Bundle, Encoding
 from serving.policy import Policy, Verdict
 
 INLINE_CHARS = 1500  # fewer are tokenised on the event loop: it takes less than handing them over
@@ -173,9 +173,10 @@ class Engine:
         """Run in an inference thread."""
         probabilities = self.bundle.infer(batch)
         labels = self.bundle.decide(probabilities)
+        rounded = probabilities.astype(float).round(6).tolist()
         scored = []
-        for row, label in zip(probabilities.round(6).tolist(), labels.tolist(), strict=True):
-            scores = {name: round(value, 6) for name, value in named(row).items()}
+        for row, label in zip(rounded, labels.tolist(), strict=True):
+            scores = dict(zip(LABELS, row, strict=True))
             scored.append(Scored(scores, LABELS[label], self.policy.judge(scores)))
         return scored
 

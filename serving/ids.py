@@ -3,12 +3,17 @@
 import os
 import time
 
+FIXED = 0x7 << 76 | 0b10 << 62  # version and variant
+FREE = ~(0xF << 76 | 0b11 << 62)
+
 
 def new_id() -> str:
     """Return a new identifier."""
-    milliseconds = time.time_ns() // 1_000_000
-    random = int.from_bytes(os.urandom(10))
-    high = milliseconds << 80 | random
-    version_and_variant = 0x7 << 76 | 0b10 << 62
-    mask = 0xF << 76 | 0b11 << 62
-    return f"{high & ~mask | version_and_variant:032x}"
+    return new_ids(1)[0]
+
+
+def new_ids(count: int) -> list[str]:
+    """Return identifiers in rising order; who does not know one cannot guess another."""
+    random = int.from_bytes(os.urandom(10)) >> 1  # room to count up
+    first = time.time_ns() // 1_000_000 << 80 | random & FREE | FIXED
+    return [f"{first + at:032x}" for at in range(count)]

@@ -15,7 +15,7 @@ from serving.batcher import Capacity, Priority
 from serving.bundle import Bundle, Manifest
 from serving.engine import Engine, Prediction
 from serving.errors import Kind, ServiceError
-from serving.ids import new_id
+from serving.ids import new_ids
 from serving.metrics import Metrics
 from serving.policy import Policy
 from serving.prediction_log import PredictionLog
@@ -131,7 +131,7 @@ class Service:
         began = perf_counter()
         predictions = await engine.predict(texts, priority)
         judged = perf_counter()
-        ids = [new_id() for _ in predictions]
+        ids = new_ids(len(predictions))
         if store:
             common = {
                 "request_id": caller.request_id,

@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from serving.ids import new_id
+from serving.ids import new_id, new_ids
 from serving.keys import USUAL, ApiKey, Keyring, secret_of
 from serving.limits import RateLimit, neighbourhood
 
@@ -83,3 +83,6 @@ def test_ids_are_uuids_of_version_7_and_sort_by_time() -> None:
     assert first[16] in "89ab"
     assert abs(int(first[:12], 16) / 1000 - time.time()) < 60
     assert len({new_id() for _ in range(10_000)}) == 10_000
+    several = new_ids(300)
+    assert several == sorted(set(several))
+    assert {(one[12], one[16] in "89ab") for one in several} == {("7", True)}
