@@ -13,7 +13,8 @@ The rules, in this order:
    rows come first, then the sources in the order of sources.yaml: a test never loses to training.
 4. The split depends on the text's hash alone, so that adding a source moves no row from one split
    to another. Only sources that judge all three labels are in test; the other sources' share of the
-   test goes to val, never to train. A source's `use` may keep it whole in train or out of all three.
+   test goes to val, never to train. A source's `use` may keep it whole in train, or out of all
+   three.
 """
 
 import hashlib

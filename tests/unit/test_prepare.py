@@ -116,6 +116,16 @@ def test_held_out_rows_win_over_training(checkout: Path) -> None:
     assert len(pd.concat([splits[s] for s in ("train", "val", "test")])) == 1
 
 
+def test_a_source_that_varies_one_frame_is_never_judged_by(checkout: Path) -> None:
+    raw("a", [(f"text number {i} alpha{i} beta{i}", "neither") for i in range(200)])
+    rows = [(f"frame about group{i} gamma{i} delta{i}", "hate") for i in range(200)]
+    raw("contrast", rows)
+    contrast = Source(use="train", path="x.csv", labels=LABELS)
+    splits, _ = prepare(PARAMS, {"a": CSV, "contrast": contrast})
+    kept = {name for name, frame in splits.items() if "contrast" in set(frame["source"])}
+    assert kept == {"train"}
+
+
 def test_the_order_of_rows_changes_nothing(checkout: Path) -> None:
     rows = [(f"text number {i} alpha{i} beta{i}", "neither") for i in range(50)]
     raw("a", rows)
