@@ -4,7 +4,7 @@ import os
 import time
 
 FIXED = 0x7 << 76 | 0b10 << 62  # version and variant
-FREE = ~(0xF << 76 | 0b11 << 62)
+FREE = ~(0xF << 76 | 0b111 << 61)  # the last of these leaves room to count up
 
 
 def new_id() -> str:
@@ -14,6 +14,6 @@ def new_id() -> str:
 
 def new_ids(count: int) -> list[str]:
     """Return identifiers in rising order; who does not know one cannot guess another."""
-    random = int.from_bytes(os.urandom(10)) >> 1  # room to count up
+    random = int.from_bytes(os.urandom(10))
     first = time.time_ns() // 1_000_000 << 80 | random & FREE | FIXED
     return [f"{first + at:032x}" for at in range(count)]
