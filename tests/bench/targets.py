@@ -167,7 +167,7 @@ TARGETS = [
     OURS,
     Target(
         name="batcher",
-        title="a 40-line FastAPI batcher",
+        title="a plain FastAPI batcher",
         model="static int8 bundle",
         command=lambda models, port: [
             sys.executable, "-m", "tests.bench.peers.batcher.server", str(models.bundle), str(port),
