@@ -15,7 +15,9 @@ scores with the bundle itself, so it measures no service.
 
 import argparse
 import json
+import os
 import random
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -92,12 +94,15 @@ def interval(values: np.ndarray) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Judge explanations by people's reasons.")
-    parser.add_argument("--data", type=Path, default=Path("../shared/data/hatexplain/val.jsonl"))
+    folder = Path(os.environ.get("DATA_DIR") or "../shared/data")
+    parser.add_argument("--data", type=Path, default=folder / "hatexplain" / "val.jsonl")
     parser.add_argument("--posts", type=int, default=200, help="in the sample")
     parser.add_argument("--minutes", type=float, default=15, help="after which it ends")
     parser.add_argument("--samples", type=int, default=1000, help="masks of a post")
     parser.add_argument("--bundle", type=Path, default=None, help="folder; else what is served")
     asked = parser.parse_args()
+    if not asked.data.exists():
+        sys.exit(f"{asked.data} is not there: HateXplain's posts, one JSON a line; see --data")
     bundle = Bundle.load(bundle_folder(asked.bundle))
     rows = [json.loads(line) for line in asked.data.read_text(encoding="utf-8").splitlines()]
     posts = [Post(row) for row in rows if row["toxic"] and row["rationale"]]
