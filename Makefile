@@ -9,10 +9,11 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data train bundle serve mlflow test check format lock clean
+.PHONY: help setup data train bundle serve promote rollback mlflow mongo test e2e clients chaos check \
+	bench explain-bench perspective-map format lock clean
 
 help: ## List the tasks
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # A set is installed once; a changed lock file installs what changed. `dev` contains `train`.
 .venv/.%: requirements/%.txt
@@ -38,6 +39,12 @@ bundle: ## Print the path of the bundle to serve: production, else candidate
 		test -f models/$$stage/bundle.json && echo models/$$stage && exit 0; done; \
 		echo 'no bundle yet: run `make train`' >&2; exit 1
 
+promote: $(TRAIN) ## Put the candidate into production if every gate lets it
+	python -m training.promote
+
+rollback: $(TRAIN) ## Put the previous model back into production
+	python -m training.promote --rollback
+
 HOST ?= 127.0.0.1
 PORT ?= 8000
 serve: ## Serve the newest bundle (production, candidate, else one of the sample); HOST, PORT
@@ -48,8 +55,34 @@ serve: ## Serve the newest bundle (production, candidate, else one of the sample
 mlflow: $(TRAIN) ## Open MLflow's pages on http://127.0.0.1:5000
 	mlflow server --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000
 
-test: .venv/.dev ## Run all tests
+mongo: .venv/.dev ## Run a MongoDB for local use on mongodb://127.0.0.1:27017, its data in .mongo/
+	python -m tests.mongod --port 27017 --folder .mongo
+
+test: .venv/.dev ## Run all tests but those of a browser, clients and chaos
 	python -m pytest
+
+# Of these a bundle is asked for; any will do.
+BUNDLE_DIR = $(or $(BUNDLE),$(shell $(MAKE) -s bundle 2>/dev/null),$(error no bundle yet: run `make train`))
+
+e2e: .venv/.dev ## Try the page in a headless Chromium (Debian's; installed if this is root)
+	command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium >/dev/null; }
+	E2E=1 BUNDLE=$(BUNDLE_DIR) python -m pytest tests/e2e
+
+clients: .venv/.dev ## Try the real clients of other services on this one (needs npm)
+	npm ci --prefix tests/clients --silent --no-audit --no-fund
+	python -m tests.clients --bundle $(BUNDLE_DIR)
+
+chaos: .venv/.dev ## Break things under load and count what was acknowledged and kept; SHORT=1
+	python -m tests.chaos --bundle $(BUNDLE_DIR) $(if $(SHORT),--short)
+
+bench: $(TRAIN) ## Measure this service and its peers under load; ONLY=ours,infinity for some
+	python -m tests.bench --bundle $(BUNDLE_DIR) --only "$(ONLY)"
+
+explain-bench: $(TRAIN) ## Judge explanations by people's reasons (HateXplain)
+	python -m tests.explain_bench --bundle $(BUNDLE_DIR)
+
+perspective-map: $(SERVE) ## Say which threshold replaces Perspective's; CSV=comments with its scores
+	python -m serving.perspective_map --bundle $(BUNDLE_DIR) $(CSV)
 
 check: .venv/.dev ## Lint, formatting, types
 	ruff check .
