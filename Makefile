@@ -13,7 +13,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 	bench explain-bench perspective-map format lock clean
 
 help: ## List the tasks
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # A set is installed once; a changed lock file installs what changed. `dev` contains `train`.
 .venv/.%: requirements/%.txt
