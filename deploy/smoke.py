@@ -1,6 +1,6 @@
 """Is the service at a URL up, is it the right model, and does it answer and explain?
 
-    python deploy/smoke.py URL [--version VERSION] [--wait SECONDS]
+    python -m deploy.smoke URL [--version VERSION] [--wait SECONDS]
 
 Needs nothing but Python. Exit 1 with one line on the first thing that is not so.
 """
@@ -28,7 +28,9 @@ def ask(url: str, body: object = None) -> Any:
         with urllib.request.urlopen(request, timeout=30) as reply:  # noqa: S310
             return json.load(reply)
     except urllib.error.HTTPError as error:
-        raise SmokeError(f"{url}: {error.code} {error.read(200).decode(errors='replace')}") from None
+        raise SmokeError(
+            f"{url}: {error.code} {error.read(200).decode(errors='replace')}"
+        ) from None
     except (OSError, ValueError) as error:
         raise SmokeError(f"{url}: {error}") from None
 
