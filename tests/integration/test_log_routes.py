@@ -1,0 +1,178 @@
+"""The log as callers and operators meet it: over HTTP, at the start, in the metrics."""
+
+import hashlib
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from pymongo import MongoClient
+
+from serving.settings import Settings
+from tests.mongod import MongoServer, free_port
+from tests.served import ROOT, Served
+
+Serve = Callable[..., Served]
+SECRET = "a-long-and-random-key"
+KEYS = f"ops:{hashlib.sha256(SECRET.encode()).hexdigest()}:predict+feedback+admin"
+PASSWORD = "correct-horse"
+UNKNOWN = "0" * 32
+
+
+def judge(service: Served, prediction_id: str, label: str, **more: str) -> httpx.Response:
+    body = {"prediction_id": prediction_id, "label": label, **more}
+    return service.http.post("/v1/feedback", json=body)
+
+
+def folder(service: Served) -> Path:
+    return service.log.parent
+
+
+def in_files(service: Served, text: str) -> bool:
+    return any(text.encode() in file.read_bytes() for file in folder(service).glob("outbox.db*"))
+
+
+def eventually(true: Callable[[], bool], seconds: float = 30) -> None:
+    limit = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+
+
+def test_a_prediction_is_read_judged_and_erased_without_mongodb(serve: Serve) -> None:
+    service = serve(API_KEYS=KEYS)
+    service.http.headers["x-api-key"] = SECRET
+    said = service.predict("you absolute clown", "have a lovely day").json()
+    first, second = said["predictions"]
+    stored = service.http.get(f"/v1/predictions/{first['id']}").json()
+    assert stored["text"] == "you absolute clown"
+    assert stored["request_id"] == said["id"]
+    assert stored["model_version"] == said["model"]["version"]
+    assert stored["policy_version"] == said["policy"]
+    assert (stored["client"], stored["door"]) == ("ops", "native")
+    for name in ("id", "label", "scores", "toxicity", "action"):
+        assert stored[name] == first[name]
+
+    once, twice = (judge(service, first["id"], "offensive", comment="an insult") for _ in range(2))
+    assert once.status_code == twice.status_code == 200
+    assert once.json() == twice.json()
+    assert judge(service, UNKNOWN, "hate").status_code == 404
+    assert judge(service, first["id"], "rude").status_code == 422
+
+    path = f"/v1/predictions/{first['id']}"
+    assert service.http.delete(path).status_code == 204
+    assert service.http.delete(path).status_code == 404
+    assert service.http.get(path).status_code == 404
+    assert judge(service, first["id"], "offensive").status_code == 404
+    assert service.http.get(f"/v1/predictions/{second['id']}").status_code == 200
+
+
+def test_reading_and_erasing_need_the_right_to(serve: Serve) -> None:
+    service = serve()
+    key = service.predict("you absolute clown").json()["predictions"][0]["id"]
+    assert judge(service, key, "hate").status_code == 200
+    assert service.http.get(f"/v1/predictions/{key}").status_code == 403
+    assert service.http.delete(f"/v1/predictions/{key}").status_code == 403
+    # A refused path, of which there are many, is no label of a metric.
+    assert key not in service.http.get("/metrics").text
+
+
+def test_what_shall_not_be_stored_is_nowhere(serve: Serve) -> None:
+    service = serve()
+    said = service.predict("walrus number one", do_not_store=True).json()
+    service.predict("walrus number two")
+    assert in_files(service, "walrus number two")
+    assert not in_files(service, "walrus number one")
+    assert judge(service, said["predictions"][0]["id"], "hate").status_code == 404
+
+
+@pytest.mark.parametrize("mode", ["hash", "none"])
+def test_of_a_text_only_what_log_text_allows_is_on_the_disk(serve: Serve, mode: str) -> None:
+    service = serve(LOG_TEXT=mode)
+    assert service.predict("walrus number three").status_code == 200
+    digest = hashlib.sha256(b"walrus number three").hexdigest()
+    assert not in_files(service, "walrus")
+    assert in_files(service, digest) == (mode == "hash")
+
+
+def test_without_its_mongodb_the_service_is_degraded_and_catches_up(
+    serve: Serve, tmp_path: Path
+) -> None:
+    with MongoServer(tmp_path) as server:
+        server.stop()
+        service = serve(MONGODB_URI=f"{server.uri}late")
+        key = service.predict("you absolute clown").json()["predictions"][0]["id"]
+        eventually(lambda: service.http.get("/readyz").json()["status"] == "degraded")
+        assert service.http.get("/readyz").status_code == 200
+        assert judge(service, key, "neither").status_code == 200
+        assert judge(service, UNKNOWN, "neither").status_code == 503  # it may be in MongoDB
+        eventually(lambda: service.metric("tagger_outbox_rows") == 2)
+        assert service.metric("tagger_archive_failures_total") > 0
+        assert service.metric("tagger_archive_reachable") == 0
+        server.start()
+        eventually(lambda: service.http.get("/readyz").json()["status"] == "ok", 60)
+        eventually(lambda: service.metric("tagger_outbox_rows") == 0)
+        assert service.metric("tagger_archive_sent_total") == 2
+        assert service.metric("tagger_archive_lag_seconds") > 0
+        assert judge(service, UNKNOWN, "neither").status_code == 404
+        with MongoClient[dict[str, Any]](server.uri) as client:
+            assert [each["_id"] for each in client["late"]["predictions"].find()] == [key]
+            assert client["late"]["feedback"].count_documents({"prediction_id": key}) == 1
+        service.stop()
+
+
+def refusal(bundle: Path, **environment: str) -> str:
+    """What a service says that refuses to start."""
+    clean = {k: v for k, v in os.environ.items() if k.lower() not in Settings.model_fields}
+    wanted = {"BUNDLE": str(bundle), "PORT": "0"}
+    done = subprocess.run(
+        [sys.executable, "-m", "serving.app"],
+        cwd=ROOT,
+        env=clean | wanted | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "horse" not in done.stdout + done.stderr
+    return done.stderr
+
+
+def test_bad_input_stops_the_start_in_one_sentence(trained: Path, tmp_path: Path) -> None:
+    bundle, outbox = trained / "models" / "candidate", tmp_path / "outbox.db"
+    uri = f"mongodb://bob:{PASSWORD}@battery@localhost/"
+    assert "MONGODB_URI is malformed" in refusal(bundle, OUTBOX=str(outbox), MONGODB_URI=uri)
+    (tmp_path / "file").touch()
+    wrong = str(tmp_path / "file" / "outbox.db")
+    assert "cannot be used as the outbox" in refusal(bundle, OUTBOX=wrong)
+    with sqlite3.connect(outbox) as db:
+        db.execute("PRAGMA user_version = 99")
+    db.close()
+    assert "written by a newer version" in refusal(bundle, OUTBOX=str(outbox))
+
+
+def test_wrong_credentials_stop_the_start(trained: Path, tmp_path: Path) -> None:
+    bundle = trained / "models" / "candidate"
+    with MongoServer(tmp_path / "mongo") as server:
+        with MongoClient(server.uri) as client:
+            client["admin"].command("createUser", "bob", pwd="right", roles=["root"])
+        server.stop()
+        server.start("--auth")
+        uri = f"mongodb://bob:{PASSWORD}@127.0.0.1:{server.port}/"
+        said = refusal(bundle, OUTBOX=str(tmp_path / "o.db"), MONGODB_URI=uri, LOG_LEVEL="debug")
+        assert "does not know the user 'bob'" in said
+
+
+def test_an_absent_mongodb_does_not_stop_the_start(serve: Serve) -> None:
+    service = serve(MONGODB_URI=f"mongodb://bob:{PASSWORD}@127.0.0.1:{free_port()}/")
+    assert service.predict("have a lovely day").status_code == 200
+    assert "it starts without its archive" in service.log.read_text()
+    assert PASSWORD not in service.log.read_text()
