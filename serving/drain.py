@@ -80,7 +80,7 @@ class Drain:
         self._pause = pause
         self._lock = _Lock(outbox.path.with_name(outbox.path.name + ".drain"))
         self._prepared = False
-        self._failed = 0
+        self._failed, self._why = 0, ""
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -124,7 +124,11 @@ class Drain:
                 if self._lock.held():
                     wait = 0 if await self.flush() >= BATCH else self._pause
             except (ArchiveError, OutboxError) as error:
-                self._fail(error)
+                self._fail(str(error))
+                wait = _backoff(self._failed, BACKOFF)
+            except Exception as error:  # whatever it is, rows must not pile up behind a dead task
+                # Its own words may hold a caller's text.
+                self._fail(f"unexpected: {type(error).__name__}")
                 wait = _backoff(self._failed, BACKOFF)
             await asyncio.sleep(wait)
 
@@ -146,17 +150,18 @@ class Drain:
             why[first.seq],
         )
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, why: str) -> None:
         self._failed += 1
         self.flow.failures += 1
         self.flow.reachable = False
-        if self._failed == 1:  # once an outage, not once a retry
-            log.warning("the prediction log waits in the outbox: %s", error)
+        if why != self._why:  # once an outage and reason, not once a retry
+            log.warning("the prediction log waits in the outbox: %s", why)
+        self._why = why
 
     def _recover(self) -> None:
         if self._failed:
             log.warning("the archive answers again after %d failures", self._failed)
-        self._failed = 0
+        self._failed, self._why = 0, ""
         self.flow.reachable = True
 
 

@@ -196,6 +196,26 @@ def test_an_archive_that_is_away_delays_nothing_and_loses_nothing(path: Path) ->
     assert left(path) == 0
 
 
+def test_a_bug_in_the_archive_does_not_end_the_drain(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    archive = MemoryArchive()
+
+    async def test(log: PredictionLog) -> None:
+        await log.append([])  # the archive is prepared by then, or soon
+        archive.fault = RuntimeError("with a caller's words in it")
+        await log.append([prediction()])
+        flow = log.stats().archive
+        assert flow is not None
+        await until(lambda: flow.failures > 0)
+        archive.fault = None
+        await until(lambda: len(archive.predictions) == 1)
+
+    with_log(path, test, archive)
+    assert "unexpected: RuntimeError" in caplog.text
+    assert "caller's words" not in caplog.text
+
+
 def test_a_check_tells_a_refusal_from_an_absence(path: Path) -> None:
     def check(fault: Exception | None) -> MemoryArchive:
         archive = MemoryArchive()
