@@ -74,7 +74,7 @@ def main() -> None:
         service = Served(bundle_folder(asked.bundle).resolve(), Path(scratch), **settings)
         try:
             for path in DOORS:
-                rate(service, path, texts, 1)  # warm
+                rate(service, path, texts, asked.seconds)  # warm
             rounds = [
                 {path: rate(service, path, texts, asked.seconds) for path in DOORS}
                 for _ in range(asked.rounds)
