@@ -36,6 +36,7 @@ from serving.policy import Policy, PolicyError
 from serving.prediction_log import PredictionLog
 from serving.service import Service, bundle_folder
 from serving.settings import Settings, SettingsError, load_settings
+from serving.turnstile import STATE, Refuser, Turnstile
 from serving.writer import OutboxError
 
 CANNOT_START = (
@@ -56,13 +57,15 @@ def create_app(settings: Settings) -> FastAPI:
     service = Service(settings, threads=max(1, threads // settings.workers), log=kept)
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
         await kept.start()
         try:
             await service.start()
             if service.not_ready:
                 log.error("not ready: %s", service.not_ready)
-            yield
+            # Browsers of other origins need headers that only the whole way adds.
+            refuser = Refuser(service, doors.right_of, doors.DIALECTS)
+            yield {STATE: None if settings.cors_origins else refuser}
             await service.close()
         finally:
             await kept.close()
@@ -170,7 +173,7 @@ def main() -> None:
         port=settings.port,
         workers=settings.workers,
         loop="uvloop",
-        http="httptools",
+        http=Turnstile,
         ws="none",
         log_config=None,
         access_log=False,

@@ -7,7 +7,7 @@ key, too many requests, a body that is too large. It knows no model and no text.
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -42,6 +42,8 @@ class Dialect(NamedTuple):
 
 
 NATIVE = Dialect(native)
+Headers = list[tuple[bytes, bytes]]
+RightOf = Callable[[str], Right | None]
 
 
 class Gate:
@@ -52,7 +54,7 @@ class Gate:
         app: ASGIApp,
         *,
         service: Service,
-        right_of: Callable[[str], Right | None],
+        right_of: RightOf,
         dialects: Mapping[str, Dialect],
     ) -> None:
         """Wrap an app.
@@ -68,9 +70,8 @@ class Gate:
         self._right_of, self._dialects = right_of, dialects
         self._keys = Keyring(settings.api_keys)
         self._rate = RateLimit(settings.requests_per_minute)
-        self._max_bytes, self._max_requests = settings.max_bytes, settings.max_requests
-        self._body_seconds, self._log_requests = settings.body_seconds, settings.log_requests
-        self._active = 0
+        self._max_bytes, self._body_seconds = settings.max_bytes, settings.body_seconds
+        self._log_requests = settings.log_requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -78,10 +79,10 @@ class Gate:
             await self._app(scope, receive, send)
             return
         visit = _Visit(scope, receive, send, self._max_bytes, self._body_seconds)
-        self._active += 1
-        self._service.metrics.active.set(self._active)
         try:
             self._admit(scope, visit)
+            self._service.active += 1
+            visit.admitted = True
             await self._app(scope, visit.receive, visit.send)
         except asyncio.CancelledError:
             if not visit.hung_up:
@@ -91,7 +92,7 @@ class Gate:
             await self._refuse(error, scope, visit)
         finally:
             visit.end()
-            self._active -= 1
+            self._service.active -= visit.admitted
             self._note(scope, visit)
 
     def _admit(self, scope: Scope, visit: "_Visit") -> None:
@@ -102,11 +103,7 @@ class Gate:
         if reason := self._service.not_ready:
             raise ServiceError(Kind.UNAVAILABLE, f"Not ready: {reason}.", retry_after=5)
         if scope["method"] == "POST":
-            if self._active > self._max_requests:
-                raise ServiceError(
-                    Kind.OVERLOADED, "Too many requests are in work already.", retry_after=1
-                )
-            self._service.engine.check()
+            self._service.check_room()
         key = self._keys.find(secret := None if self._keys.is_open else self._secret(scope))
         if key is None:
             headers = {"www-authenticate": "Bearer"}
@@ -122,17 +119,15 @@ class Gate:
         if visit.announced_bytes > self._max_bytes:
             raise visit.too_large()
 
-    def _dialect(self, scope: Scope) -> Dialect:
-        return self._dialects.get(scope["path"], NATIVE)
-
     def _secret(self, scope: Scope) -> bytes | None:
-        query = scope["query_string"] if self._dialect(scope).key_in_query else b""
+        dialect = dialect_of(self._dialects, scope["path"])
+        query = scope["query_string"] if dialect.key_in_query else b""
         return secret_of(scope["headers"], query)
 
     async def _refuse(self, error: Exception, scope: Scope, visit: "_Visit") -> None:
         """Tell the caller of an error."""
-        refusal = as_service_error(error)
-        if refusal is None:
+        refused = as_service_error(error)
+        if refused is None:
             # The exception's own words may hold a caller's text: only its place is logged.
             log.error(
                 "bug: %s at %s",
@@ -140,18 +135,12 @@ class Gate:
                 _place(error),
                 extra={"request_id": visit.request_id},
             )
-            refusal = ServiceError(Kind.INTERNAL, "Something went wrong here; it has been logged.")
-        self._service.metrics.refused(refusal.kind.label)
+            refused = ServiceError(Kind.INTERNAL, "Something went wrong here; it has been logged.")
+        self._service.metrics.refused(refused.kind.label)
         if visit.status:
             return  # the reply has begun: it can only be broken off
-        status, content = self._dialect(scope).envelope(refusal)
-        body = orjson.dumps(content)
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", str(len(body)).encode()),
-            *((name.lower().encode(), value.encode()) for name, value in refusal.headers.items()),
-        ]
-        if refusal.kind is Kind.TIMEOUT:
+        status, headers, body = refusal(refused, dialect_of(self._dialects, scope["path"]))
+        if refused.kind is Kind.TIMEOUT:
             headers.append((b"connection", b"close"))
         await visit.send({"type": "http.response.start", "status": status, "headers": headers})
         await visit.send({"type": "http.response.body", "body": body})
@@ -159,7 +148,7 @@ class Gate:
     def _note(self, scope: Scope, visit: "_Visit") -> None:
         """Count and, if wanted, log a request that is over."""
         metrics, seconds = self._service.metrics, perf_counter() - visit.began
-        metrics.active.set(self._active)
+        metrics.active.set(self._service.active)
         route = getattr(scope.get("route"), "path", None)
         if route is None:  # refused before routing; unknown paths are one, there may be many
             known = self._right_of(scope["path"]) is not None
@@ -182,8 +171,8 @@ class _Visit:
     """One request on its way through: its id, its body's size, whether its caller waits."""
 
     __slots__ = (
-        "_deadline", "_max_bytes", "_receive", "_send", "_task", "_timer", "_watcher",
-        "announced_bytes", "began", "hung_up", "received", "request_id", "status",
+        "_deadline", "_max_bytes", "_receive", "_send", "_timer", "_watcher",
+        "admitted", "announced_bytes", "began", "hung_up", "received", "request_id", "status",
     )  # fmt: skip
 
     def __init__(
@@ -192,16 +181,14 @@ class _Visit:
         self._receive, self._send, self._max_bytes = receive, send, max_bytes
         self.began = perf_counter()
         self._deadline = asyncio.get_running_loop().time() + body_seconds
-        self.hung_up, self.status, self.received, self.announced_bytes = False, 0, 0, 0
+        self.hung_up, self.admitted = False, False
+        self.status, self.received, self.announced_bytes = 0, 0, 0
         self._timer: asyncio.TimerHandle | None = None
         self._watcher: asyncio.Task[None] | None = None
-        given = b""
         for name, value in scope["headers"]:
-            if name == b"x-request-id":
-                given = value
-            elif name == b"content-length" and value.isdigit():
+            if name == b"content-length" and value.isdigit():
                 self.announced_bytes = int(value[:18])
-        self.request_id = given.decode() if REQUEST_ID.fullmatch(given) else new_id()
+        self.request_id = request_id_of(scope["headers"])
         scope.setdefault("state", {})["request_id"] = self.request_id
 
     def too_large(self) -> ServiceError:
@@ -242,11 +229,9 @@ class _Visit:
         """Pass a part of the reply on; its head gets the headers that every reply carries."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            headers = [*message.get("headers", ()), *SECURITY]
-            headers.append((b"x-request-id", self.request_id.encode()))
-            if all(name != CSP[0] for name, _ in headers):
-                headers.append(CSP)
-            message = {**message, "headers": headers}
+            headers = list(message.get("headers", ()))
+            more = every_reply(self.request_id, headers)
+            message = {**message, "headers": headers + more}
         await self._send(message)
 
     def end(self) -> None:
@@ -255,6 +240,37 @@ class _Visit:
             self._timer.cancel()
         if self._watcher:
             self._watcher.cancel()
+
+
+def request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """Return the id that a request brings, if it is one, else a new one."""
+    for name, value in headers:
+        if name == b"x-request-id" and REQUEST_ID.fullmatch(value):
+            return value.decode()
+    return new_id()
+
+
+def every_reply(request_id: str, headers: Headers) -> Headers:
+    """Return the headers that a reply with `headers` carries besides."""
+    more = [*SECURITY, (b"x-request-id", request_id.encode())]
+    return more if any(name == CSP[0] for name, _ in headers) else [*more, CSP]
+
+
+def dialect_of(dialects: Mapping[str, Dialect], path: str) -> Dialect:
+    """Return how the clients of a path speak."""
+    return dialects.get(path, NATIVE)
+
+
+def refusal(error: ServiceError, dialect: Dialect) -> tuple[int, Headers, bytes]:
+    """Return status, headers and body that tell of an error."""
+    status, content = dialect.envelope(error)
+    body = orjson.dumps(content)
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        *((name.lower().encode(), value.encode()) for name, value in error.headers.items()),
+    ]
+    return status, headers, body
 
 
 def _name(key: ApiKey, scope: Scope) -> str | None:

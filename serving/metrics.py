@@ -83,6 +83,7 @@ class Metrics:
             multiprocess_mode="livemax",
         )
         self._served: Gauge | None = None
+        self._by_route: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
 
     def log(self, stats: LogStats) -> None:
         """Note how the prediction log does."""
@@ -121,8 +122,12 @@ class Metrics:
 
     def request(self, route: str, status: int, seconds: float) -> None:
         """Note one whole request."""
-        self._requests.labels(route, str(status)).inc()
-        self._seconds.labels(route).observe(seconds)
+        found = self._by_route.get((route, status))
+        if found is None:  # looking labels up takes longer than counting
+            found = self._requests.labels(route, str(status)), self._seconds.labels(route)
+            self._by_route[route, status] = found
+        found[0].inc()
+        found[1].observe(seconds)
 
     def refused(self, kind: str) -> None:
         """Count a refusal or failure."""

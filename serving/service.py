@@ -58,6 +58,7 @@ class Service:
         self.metrics = Metrics()
         self.folder = bundle_folder(settings.bundle)
         self._engine: Engine | None = None
+        self.active = 0  # requests in work
 
     @property
     def engine(self) -> Engine:
@@ -82,6 +83,13 @@ class Service:
     def alive(self) -> bool:
         """Whether it works, or will; if not, only a new process helps."""
         return self._engine is None or self._engine.alive
+
+    def check_room(self) -> None:
+        """Raise ServiceError or QueueFullError if a request that came now had better not wait."""
+        if self.active >= self.settings.max_requests:
+            message = "Too many requests are in work already."
+            raise ServiceError(Kind.OVERLOADED, message, retry_after=1)
+        self.engine.check()
 
     async def start(self) -> None:
         """Load bundle and policy and replay the golden scores; BundleError, PolicyError."""

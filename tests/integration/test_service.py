@@ -271,6 +271,59 @@ def test_more_than_it_can_do_is_refused_at_once(serve: Serve) -> None:
     assert service.predict("ok").status_code == 200
 
 
+def test_a_refusal_is_the_same_by_the_short_way_and_by_the_long(serve: Serve) -> None:
+    # With an origin named, every refusal goes the long way; see serving/turnstile.py.
+    short, long = serve(MAX_REQUESTS="1"), serve(MAX_REQUESTS="1", CORS_ORIGINS="https://a.example")
+    paths = {
+        "/v1/predict": {"texts": ["ok"]},
+        "/predict": {"inputs": "ok"},
+        "/v1/moderations": {"input": "ok"},
+        "/v1alpha1/comments:analyze": {
+            "comment": {"text": "ok"}, "requestedAttributes": {"TOXICITY": {}},
+        },
+    }  # fmt: skip
+    said: dict[str, list[httpx.Response]] = {path: [] for path in paths}
+    for service in (short, long):
+        for path, body in paths.items():
+            assert service.http.post(path, json=body).status_code == 200, path
+        with socket.create_connection(("127.0.0.1", service.port)) as line:
+            line.sendall(request(b"x" * 100)[:-50])  # it takes the only place
+            while service.metric("tagger_active_requests") < 1:
+                time.sleep(0.01)
+            for path, body in paths.items():
+                said[path].append(
+                    service.http.post(path, json=body, headers={"x-request-id": "abc"})
+                )
+            assert service.http.get("/healthz").status_code == 200
+        assert service.metric("tagger_refusals_total") == len(paths)
+    for path, (one, other) in said.items():
+        assert one.status_code == other.status_code == 429, path
+        assert one.content == other.content
+        assert {**one.headers, "date": ""} == {**other.headers, "date": ""}
+
+
+def test_a_refusal_leaves_the_line_as_it_should_be(serve: Serve) -> None:
+    service = serve(MAX_REQUESTS="1")
+    body = b'{"texts": ["ok"]}'
+    health = b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+    closing = request(body, "connection: close")
+    with socket.create_connection(("127.0.0.1", service.port)) as line:
+        line.sendall(request(b"x" * 100)[:-50])
+        while service.metric("tagger_active_requests") < 1:
+            time.sleep(0.01)
+        # A body that comes late, and two at once: nothing of them is taken for a request.
+        late = service.raw(request(body)[:-5], body[-5:] + health)
+        both = service.raw(request(body) + request(body) + health)
+        closed = service.raw(closing)
+        patient = service.raw(request(body, "expect: 100-continue", "connection: close"))
+    assert re.findall(rb"HTTP/1.1 (\d+) ", late) == [b"429", b"200"]
+    assert re.findall(rb"HTTP/1.1 (\d+) ", both) == [b"429", b"429", b"200"]
+    for got in (closed, patient):
+        assert re.findall(rb"HTTP/1.1 (\d+) ", got) == [b"429"]
+        assert b"connection: close\r\n" in got
+    assert service.raw(closing).startswith(b"HTTP/1.1 200 ")
+
+
 def test_requests_a_minute(serve: Serve) -> None:
     service = serve(REQUESTS_PER_MINUTE="3")
     assert [service.predict("ok").status_code for _ in range(3)] == [200] * 3
