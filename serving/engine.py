@@ -77,6 +77,7 @@ class Engine:
             observe=observer.batch,
         )
         self._cache = _Cache(cache_size) if cache_size else None
+        self._asked = 0.0  # when somebody last asked for more than a low priority
 
     async def start(self) -> None:
         """Start the threads and replay the golden scores; `not_ready` says the outcome."""
@@ -106,6 +107,11 @@ class Engine:
     def alive(self) -> bool:
         """Whether the inference threads are there and move."""
         return self._batcher.alive
+
+    @property
+    def quiet_seconds(self) -> float:
+        """How long nobody has asked for more than a low priority."""
+        return perf_counter() - self._asked
 
     @property
     def waiting_tokens(self) -> int:
@@ -154,6 +160,8 @@ class Engine:
     async def _score(self, encoded: Sequence[Encoding], priority: Priority | None) -> list[Scored]:
         if priority is None:
             priority = Priority.HIGH if len(encoded) <= INTERACTIVE_TEXTS else Priority.NORMAL
+        if priority is not Priority.LOW:
+            self._asked = perf_counter()
         if self._cache is None:
             return await self._batcher.submit(encoded, priority)
         keys = [array("i", row.ids).tobytes() for row in encoded]

@@ -32,7 +32,8 @@ Masks = npt.NDArray[np.bool_]  # [masks, distinct words]; true keeps a word; row
 EXACT_WORDS = 8  # up to so many distinct words, all masks are scored
 KERNEL_WIDTH = 25.0  # LIME's, for cosine distances in percent
 STRENGTH = 1e6  # total weight against LIME's ridge of 1, which so shrinks nothing that one sees
-CHUNK_TOKENS = 256  # scored at one time: a tweet of somebody else waits for no more than that
+CHUNK_TOKENS = 128  # scored at one time: a tweet of somebody else waits for no more than that
+CALM = 0.25  # seconds in which nobody else asked: then several chunks are scored at one time
 PATIENCE = 10.0  # seconds that an explanation gives way to others before it is refused
 DIGITS = 6  # of what is answered
 
@@ -97,7 +98,7 @@ class Explainer:
         mask: str = "[MASK]",
         at_once: int = 2,
         waiting: int = 16,
-        lanes: int = 3,
+        lanes: int = 4,
         cache_size: int = 512,
     ) -> None:
         """Make an explainer.
@@ -106,11 +107,13 @@ class Explainer:
             mask: stands for a masked word.
             at_once: explanations in work.
             waiting: explanations that may wait for their turn; more are refused.
-            lanes: chunks of masked texts that are with the engine, of all explanations together.
+            lanes: chunks of masked texts that are with the engine, of all explanations together;
+                one while others ask, so that an inference thread is left to them.
             cache_size: texts whose masked scores are kept, at 12 kB each for 1,000 masks.
         """
         self._mask = mask
         self._turns, self._lanes = asyncio.Semaphore(at_once), asyncio.Semaphore(lanes)
+        self._narrow = asyncio.Lock()
         self._room = at_once + waiting
         self._cache: OrderedDict[bytes, Array] = OrderedDict()
         self._cache_size = cache_size
@@ -155,6 +158,15 @@ class Explainer:
         finally:
             self._room += 1
 
+    @asynccontextmanager
+    async def _lane(self, engine: Engine) -> AsyncIterator[None]:
+        async with self._lanes:
+            if engine.quiet_seconds > CALM:
+                yield
+            else:
+                async with self._narrow:
+                    yield
+
     async def _scores(
         self, engine: Engine, question: Question, reading: Reading, masks: Masks
     ) -> Array:
@@ -170,7 +182,7 @@ class Explainer:
         deadline = monotonic() + PATIENCE
 
         async def score(start: int) -> None:
-            async with self._lanes:
+            async with self._lane(engine):
                 chunk = [masked(reading, row, self._mask) for row in masks[start : start + rows]]
                 found = await patiently(engine, chunk, deadline)
             scores[start : start + rows] = [[row.scores[name] for name in LABELS] for row in found]
