@@ -137,7 +137,8 @@ class LabelSetTrainer(Trainer):  # type: ignore[misc]
         if model.training:
             # The first source's stays zero: it is the one that the scores are calibrated to.
             others = inputs["source"][:, None] > 0
-            logits = logits + self.model.source_offsets[inputs["source"]] * others
+            offsets = self.model.get_parameter("source_offsets")
+            logits = logits + offsets[inputs["source"]] * others
         loss = label_set_loss(logits, inputs["allowed"], self.class_weights)
         return (loss, output) if return_outputs else loss
 
