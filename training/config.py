@@ -149,8 +149,8 @@ def load_sources(path: Path = SOURCES) -> dict[str, Source]:
     sources = {
         str(name): _check(Source, entry, f"{path}: {name}.") for name, entry in _read(path).items()
     }
-    if not any(source.use == "train" for source in sources.values()):
-        raise ConfigError(f"{path}: no source has use: train; wanted at least one")
+    if not any(source.use == "split" for source in sources.values()):
+        raise ConfigError(f"{path}: no source has use: split; wanted at least one")
     return sources
 
 

@@ -156,6 +156,7 @@ def test_single_class_data_stops_before_training(
     checkout = fresh(tmp_path, monkeypatch)
     rows = [(f"nothing bad {at} alpha{at} beta{at}", "neither") for at in range(400)]
     write_csv(checkout / "data/raw/sample.csv", rows)
+    (checkout / "data/raw/contrast.csv").unlink()
     assert stage("prepare", checkout).returncode == 0
     ended = stage("validate", checkout)
     assert ended.returncode == 1

@@ -58,7 +58,7 @@ def test_a_missing_parameter_is_named(full: Path) -> None:
         ("a: {labels: {0: [hate]}}", "neither path nor hub"),
         ("a: {path: a.csv, labels: {0: []}}", r"labels\.0"),
         ("a: {path: a.csv, label: y, labels: {0: [hate]}, sep: ','}", "sep"),
-        ("a: {use: heldout, path: a.csv, labels: {0: [hate]}}", "no source has use: train"),
+        ("a: {use: heldout, path: a.csv, labels: {0: [hate]}}", "no source has use: split"),
         ("a: [", "not YAML"),
         ("- a", "wanted a mapping"),
     ],

@@ -58,7 +58,7 @@ def test_an_unreachable_hub_leaves_the_sample(
     fetch("full", load_sources())
     assert load_profile().model_dump() == {"profile": "sample", "data": "sample"}
     assert "Only the bundled sample is here" in capsys.readouterr().err
-    assert {path.name for path in Path("data/raw").iterdir()} == {"sample.csv"}
+    assert {path.name for path in Path("data/raw").iterdir()} == {"sample.csv", "contrast.csv"}
 
 
 def test_a_missing_file_is_not_papered_over_with_the_sample(
