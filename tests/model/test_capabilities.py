@@ -1,37 +1,36 @@
-"""The behavioural suite itself: well-formed, and independent of what a model may learn from."""
+"""The behavioural suite itself: well-formed, apart from what a model may learn from, counted."""
 
 from pathlib import Path
 
 import pandas as pd
-import yaml
+import pytest
 
+from training.behaviour import Capability, group_rates, load_suite, outcomes
 from training.labels import LABELS
 from training.text import build_normalizer, words
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-SUITE = yaml.safe_load((Path(__file__).parent / "capabilities.yaml").read_text(encoding="utf-8"))
-
-
-def cases(capability: dict) -> list[str]:
-    """A template's placeholders are all filled from one index of the parallel group lists."""
-    size = len(next(iter(SUITE["groups"].values())))
-    fillings = [{name: forms[at] for name, forms in SUITE["groups"].items()} for at in range(size)]
-    expanded = [
-        template.format(**filling)
-        for template in capability.get("templates", [])
-        for filling in fillings
-    ]
-    return expanded + capability.get("cases", [])
+SUITE = load_suite(Path(__file__).parent / "capabilities.yaml")
 
 
 def test_the_suite_is_well_formed() -> None:
-    assert len({len(forms) for forms in SUITE["groups"].values()}) == 1
-    names = [capability["name"] for capability in SUITE["capabilities"]]
+    names = [capability.name for capability in SUITE]
     assert len(names) == len(set(names)) >= 25
-    for capability in SUITE["capabilities"]:
-        assert set(capability["expect"]) <= set(LABELS), capability["name"]
-        assert len(cases(capability)) >= 5, capability["name"]
-        assert not any("{" in case for case in cases(capability)), capability["name"]
+    for capability in SUITE:
+        assert set(capability.expect) <= set(LABELS), capability.name
+        assert len(capability.texts) >= 5, capability.name
+        assert 0 <= capability.floor < 1, capability.name
+        assert not any("{" in text for text in capability.texts), capability.name
+
+
+def test_a_template_is_filled_from_one_group_and_all_groups_alike() -> None:
+    filled = [(t, g) for c in SUITE for t, g in zip(c.texts, c.groups, strict=True) if g]
+    counts = pd.Series([group for _, group in filled]).value_counts()
+    assert len(counts) == 10
+    assert counts.nunique() == 1
+    muslims = [text.lower() for text, group in filled if group == "Muslims"]
+    assert all("muslim" in text.replace(" ", "") for text in muslims if "mus" in text)
+    assert not any("women" in text for text in muslims)
 
 
 def test_no_case_is_in_the_bundled_sample() -> None:
@@ -40,6 +39,24 @@ def test_no_case_is_in_the_bundled_sample() -> None:
     files = sorted((ROOT / "data" / "sample").glob("*.csv"))
     sample = [text for file in files for text in pd.read_csv(file)["text"]]
     taught = [set(words(normalizer.normalize_str(text))) for text in sample]
-    for case in {case for c in SUITE["capabilities"] for case in cases(c)}:
+    for case in {text for capability in SUITE for text in capability.texts}:
         asked = set(words(normalizer.normalize_str(case)))
         assert all(len(asked & one) < 0.8 * len(asked | one) for one in taught), case
+
+
+def test_outcomes_follow_the_suites_order() -> None:
+    suite = [
+        Capability("praise", "", ("neither",), 0.5, ("a", "b", "c", "d"), ("x", "y", "x", "y")),
+        Capability("abuse", "", ("hate", "offensive"), 0.9, ("e", "f"), ("x", None)),
+    ]
+    labels = ["neither", "hate", "neither", "offensive", "offensive", "neither"]
+    found = outcomes(suite, labels)
+    assert [(row.passed, row.texts, row.floor, row.failure) for row in found.values()] == [
+        (2, 4, 0.5, "b"),
+        (1, 2, 0.9, "f"),
+    ]
+    assert found["abuse"].rate == 0.5
+    # Of innocent templates alone: what `abuse` is called does not count.
+    assert group_rates(suite, labels) == {"x": 0.0, "y": 0.5}
+    with pytest.raises(ValueError, match="shorter"):
+        outcomes(suite, labels[:-1])
