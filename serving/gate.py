@@ -83,6 +83,7 @@ class Gate:
             self._admit(scope, visit)
             self._service.active += 1
             visit.admitted = True
+            self._service.metrics.active.set(self._service.active)
             await self._app(scope, visit.receive, visit.send)
         except asyncio.CancelledError:
             if not visit.hung_up:
