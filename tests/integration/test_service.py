@@ -324,6 +324,8 @@ def test_a_refusal_leaves_the_line_as_it_should_be(serve: Serve) -> None:
     for got in (closed, patient):
         assert re.findall(rb"HTTP/1.1 (\d+) ", got) == [b"429"]
         assert b"connection: close\r\n" in got
+    while service.metric("tagger_active_requests"):  # until it sees that the line is gone
+        time.sleep(0.01)
     assert service.raw(closing).startswith(b"HTTP/1.1 200 ")
 
 
