@@ -10,7 +10,9 @@ export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
 .PHONY: help setup data train bundle serve promote rollback mlflow mongo test e2e clients chaos check \
-	bench explain-bench perspective-map format lock clean
+	bench explain-bench perspective-map format lock clean \
+	gates image image-check docker-rehearsal deploy smoke-production sbom licences audit coverage \
+	pack unpack production-artifact summary comment
 
 help: ## List the tasks
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +43,9 @@ bundle: ## Print the path of the bundle to serve: production, else candidate
 
 promote: $(TRAIN) ## Put the candidate into production if every gate lets it
 	python -m training.promote
+
+gates: $(TRAIN) ## Say how the candidate stands at each gate; nothing moves
+	python -m training.promote --dry-run
 
 rollback: $(TRAIN) ## Put the previous model back into production
 	python -m training.promote --rollback
@@ -84,10 +89,70 @@ explain-bench: $(TRAIN) ## Judge explanations by people's reasons (HateXplain)
 perspective-map: $(SERVE) ## Say which threshold replaces Perspective's; CSV=comments with its scores
 	python -m serving.perspective_map --bundle $(BUNDLE_DIR) $(CSV)
 
-check: .venv/.dev ## Lint, formatting, types
+image: ## Build the service's image with the bundle that `make bundle` names (needs Docker)
+	docker build -f Dockerfile.serve -t tweet-tagger \
+		--build-arg BUNDLE=$$(realpath --relative-to=. $(BUNDLE_DIR)) .
+
+image-check: ## Start that image and ask it (needs Docker)
+	docker run --detach --rm --name tweet-tagger --publish 127.0.0.1:7860:7860 tweet-tagger
+	python3 -m deploy.smoke http://127.0.0.1:7860 --wait 60; ended=$$?; \
+		docker logs tweet-tagger; docker stop tweet-tagger; exit $$ended
+
+docker-rehearsal: .venv/.dev ## Run Dockerfile.serve's lines in a clean Debian, and serve from it (root)
+	command -v debootstrap >/dev/null || \
+		{ apt-get update -qq && apt-get install -y -qq debootstrap >/dev/null; }
+	python -m deploy.rehearsal $(BUNDLE_DIR)
+
+deploy: $(TRAIN) ## Bring production to the Space HF_SPACE; DRY_RUN=1 lists what would go
+	@python -m deploy.push
+
+smoke-production: ## Ask the service at URL whether it serves what is in production; WAIT seconds
+	python3 -m deploy.smoke "$(URL)" --wait $(or $(WAIT),30) --version "$$(python3 -c \
+		'import json; print(json.load(open("models/releases.json"))["production"])')"
+
+# Exactly what the image installs.
+build/image: requirements/serve.txt deploy/unused.txt
+	rm -rf $@
+	$(PYTHON) -m venv $@
+	grep -vE "^($$(paste -sd '|' deploy/unused.txt))==" requirements/serve.txt > $@/image.txt
+	$@/bin/pip install --quiet --disable-pip-version-check --no-deps -r $@/image.txt
+	$@/bin/pip uninstall --quiet --yes setuptools pip
+
+sbom: .venv/.dev build/image ## Write reports/sbom.json (CycloneDX): what the image ships
+	mkdir -p reports
+	cyclonedx-py environment --output-format JSON --output-file reports/sbom.json \
+		--pyproject pyproject.toml build/image/bin/python
+
+licences: .venv/.dev build/image ## Refuse licences that limit commerce or bind our users' code
+	pip-licenses --python=build/image/bin/python --from=mixed --with-system --format=json \
+		| python -m deploy.licences
+
+audit: .venv/.dev ## Known vulnerabilities of what the image ships (asks PyPI)
+	pip-audit --disable-pip --no-deps --requirement requirements/serve.txt
+
+coverage: .venv/.dev ## Run all tests and say which lines none of them reached
+	python -m pytest --cov=serving --cov=training --cov=deploy \
+		--cov-report=term-missing:skip-covered --cov-report=xml:reports/coverage.xml
+
+# Between CI's runs production is an artifact of main's; texts do not go with it.
+PACK := models/production.tar.gz
+pack:
+	tar --exclude=reference.parquet -czf $(PACK) models/releases models/releases.json
+unpack: $(TRAIN)
+	if test -f $(PACK); then tar -xzf $(PACK) && python -m training.releases; fi
+production-artifact:
+	sh deploy/production-artifact.sh $(PACK)
+summary:
+	cat reports/gates.md >> "$${GITHUB_STEP_SUMMARY:-/dev/stdout}"
+comment:
+	gh pr comment "$(PR)" --body-file reports/gates.md
+
+check: .venv/.dev ## Lint, formatting, types, workflows
 	ruff check .
 	ruff format --check .
 	mypy
+	check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	zizmor --offline --quiet .github/workflows
 
 format: .venv/.dev ## Format the code and mend what ruff can
 	ruff check --fix .
@@ -103,5 +168,6 @@ lock: .venv/.dev ## Pin anew what pyproject.toml asks for
 	sed -i 's/+cpu$$//' requirements/train.txt
 	$(COMPILE) -c requirements/dev.txt -o requirements/serve.txt pyproject.toml
 
-clean: ## Remove what the pipeline made; .venv and MLflow's store stay
-	rm -rf data/raw data/processed data/profile.yaml models reports .dvc/cache
+clean: ## Remove what the pipeline made; .venv, MLflow's store and production stay
+	rm -rf data/raw data/processed data/profile.yaml reports .dvc/cache build
+	rm -rf models/candidate models/finetuned models/checkpoints models/fp32.onnx

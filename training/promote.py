@@ -112,7 +112,7 @@ def measure(bundle: Bundle, rows: pd.DataFrame, suite: list[Capability]) -> dict
         "corpora": corpora,
         "ece": calibration_error(scores[of].max(axis=1), right),
         "identity_gap": identity_gap(texts, chosen, allowed)["gap"],
-        "template_gap": max(rates) - min(rates),
+        "template_gap": max(rates, default=0.0) - min(rates, default=0.0),
         "batch_changes": int(batched["label_changes"]),
         "batch_difference": batched["max_abs_difference"],
         "behaviour": outcomes(suite, labels),

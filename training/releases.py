@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from training.errors import ArtifactError
+from training.errors import ArtifactError, run_stage
 from training.files import read_json, write_json
 
 MODELS = Path("models")
@@ -91,3 +91,7 @@ def _link(link: Path, target: Path) -> None:
     scratch.unlink(missing_ok=True)
     scratch.symlink_to(target)
     scratch.replace(link)
+
+
+if __name__ == "__main__":
+    run_stage(lambda: settle(read_state()))  # after releases came from elsewhere
