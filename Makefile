@@ -128,7 +128,7 @@ licences: .venv/.dev build/image ## Refuse licences that limit commerce or bind 
 		| python -m deploy.licences
 
 audit: .venv/.dev ## Known vulnerabilities of what the image ships (asks PyPI)
-	pip-audit --disable-pip --no-deps --requirement requirements/serve.txt
+	pip-audit --strict --disable-pip --no-deps --requirement requirements/serve.txt
 
 coverage: .venv/.dev ## Run all tests and say which lines none of them reached
 	python -m pytest --cov=serving --cov=training --cov=deploy \

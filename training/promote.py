@@ -10,6 +10,7 @@ code that serves them; `gates` judges; reports/gates.md says why. Exit 1 on refu
 
 import argparse
 import logging
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,8 @@ ROUNDS = 3
 def load_bundle(folder: Path) -> Bundle:
     """Return a bundle whose golden scores this machine reproduces."""
     try:
-        bundle = Bundle.load(folder)
+        # One thread: two that wait for each other would time the machine's other work.
+        bundle = Bundle.load(folder, threads=1)
     except BundleError as error:
         raise ArtifactError(str(error)) from None
     found, limit = bundle.golden_error(), bundle.manifest.golden_tolerance
@@ -121,7 +123,7 @@ def measure(bundle: Bundle, rows: pd.DataFrame, suite: list[Capability]) -> dict
 
 def against_fp32(bundle: Bundle, reference: Corpus, texts: list[str]) -> dict[str, float]:
     """Return what int8 costs: macro-F1 lost and share of labels changed."""
-    parent = Bundle(bundle.manifest, bundle.tokenizer, FP32.read_bytes())
+    parent = Bundle(bundle.manifest, bundle.tokenizer, FP32.read_bytes(), threads=1)
     exact = parent.score(texts)
     changed = compare(bundle, bundle.score(texts), exact)["label_changes"]
     unquantised = Corpus(reference.classes, reference.truth, parent.decide(exact), reference.texts)
@@ -217,12 +219,14 @@ def promote(*, dry_run: bool) -> None:
     if dry_run:
         print(f"{version} would be promoted")
         return
-    # Of the training data only what `validate` watches for drift; it never leaves this machine.
-    with whole(Path("models/reference.parquet")) as reference:
+    files = {
+        name: CANDIDATE / name for name in (*SEALED, MANIFEST, "metrics.json", "MODEL_CARD.md")
+    }
+    with tempfile.TemporaryDirectory(dir=releases.MODELS) as scratch:
+        # Of the training data only what `validate` watches for drift; it never leaves this machine.
+        reference = Path(scratch, "reference.parquet")
         pd.read_parquet(PROCESSED / "train.parquet")[REFERENCE_COLUMNS].to_parquet(reference)
-        files = {name: CANDIDATE / name for name in (*SEALED, MANIFEST)}
-        files |= {name: CANDIDATE / name for name in ("metrics.json", "MODEL_CARD.md")}
-        releases.add(version, files | {"reference.parquet": reference})
+        releases.add(version, files | {reference.name: reference})
     state = state.promote(version)
     carry_out(state)
     print(f"{version} is in production; before it: {state.previous or 'nothing'}")

@@ -1,0 +1,258 @@
+"""Promotion of real bundles: who is refused and why, what moves, and what a kill leaves behind."""
+
+import json
+import shutil
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import onnxruntime.quantization
+import pandas as pd
+import pytest
+import yaml
+from tokenizers import Tokenizer
+
+from serving.bundle import LABELS, Bundle, content_version, named
+from tests.conftest import ROOT
+from training import promote, releases
+from training.errors import ArtifactError, RefusedError
+from training.files import sha256
+from training.releases import PREVIOUS, PRODUCTION, RELEASES, State, read_state
+
+MODEL = "tweet-tagger"
+# The project's gates, as far as a tiny model of a few hundred rows can be held to them.
+TINY = {
+    "min_rows": 30,
+    "macro_f1": {"sample": 0.55},
+    "recall": dict.fromkeys(LABELS, 0.3),
+    "max_ece": 0.3,
+    "max_fp32_changes": 0.2,
+    "max_fp32_loss": 0.2,
+    "min_suite": 0.2,
+    "max_template_gap": 1.0,
+    "max_identity_gap": 1.0,
+    "max_p95_ratio": 3.0,  # of a fraction of a millisecond, beside other tests
+}
+SUITE = {
+    "groups": {"group": ["women", "Jews", "immigrants"]},
+    "capabilities": [
+        {
+            "name": "praise",
+            "description": "kind words",
+            "expect": ["neither", "offensive"],
+            "floor": 0.0,
+            "templates": ["I met some {group} on the train"],
+        },
+        {
+            "name": "insult",
+            "description": "unkind words",
+            "expect": ["hate", "offensive"],
+            "floor": 0.1,
+            "cases": ["you absolute clown", "what an idiot, delete your account", "shut up, moron"],
+        },
+    ],
+}
+
+
+@pytest.fixture
+def checkout(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The trained checkout's copy, whose candidate says that it learned from real sources."""
+    folder = tmp_path / "alone"
+    shutil.copytree(trained, folder, symlinks=True)
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    gates = yaml.safe_load((ROOT / "configs/gates.yaml").read_text()) | TINY
+    Path("configs/gates.yaml").write_text(yaml.safe_dump(gates))
+    suite = Path("tests/model/capabilities.yaml")
+    suite.parent.mkdir(parents=True)
+    suite.write_text(yaml.safe_dump(SUITE))
+    seal(data="sources")
+    return folder
+
+
+def seal(**changes: object) -> str:
+    """Seal the candidate anew after its files or manifest changed, and register it."""
+    folder = promote.CANDIDATE
+    path = folder / "bundle.json"
+    manifest = json.loads(path.read_text()) | changes
+    manifest["files"] = {name: sha256(folder / name) for name in manifest["files"]}
+    manifest["version"] = content_version(manifest)
+    path.write_text(json.dumps(manifest))
+    bundle = Bundle.load(folder)
+    for golden in manifest["golden"]:
+        golden["scores"] = named(bundle.score([golden["text"]])[0])
+    manifest["version"] = content_version(manifest)
+    path.write_text(json.dumps(manifest))
+    metrics = folder / "metrics.json"
+    metrics.write_text(
+        json.dumps(json.loads(metrics.read_text()) | {"version": manifest["version"]})
+    )
+    promote.connect()
+    client = mlflow.MlflowClient()
+    registered = client.create_model_version(MODEL, source=str(folder.resolve()))
+    client.set_model_version_tag(MODEL, registered.version, "bundle.version", manifest["version"])
+    return str(manifest["version"])
+
+
+def aliases() -> dict[str, str]:
+    """The bundle that each of MLflow's aliases stands for, but for `candidate`."""
+    client = mlflow.MlflowClient()
+    versions = {v.version: v for v in client.search_model_versions(f"name = '{MODEL}'")}
+    (model,) = client.search_registered_models(f"name = '{MODEL}'")
+    return {
+        alias: versions[version].tags["bundle.version"]
+        for alias, version in model.aliases.items()
+        if alias != "candidate"
+    }
+
+
+def refused() -> str:
+    """Promote, which must be refused and move nothing; return reports/gates.md."""
+    before = read_state(), aliases(), sorted(RELEASES.glob("*"))
+    with pytest.raises(RefusedError):
+        promote.promote(dry_run=False)
+    assert (read_state(), aliases(), sorted(RELEASES.glob("*"))) == before
+    return Path("reports/gates.md").read_text()
+
+
+def another() -> str:
+    """Make the candidate another bundle of equal quality."""
+    manifest = json.loads((promote.CANDIDATE / "bundle.json").read_text())
+    return seal(temperature=manifest["temperature"] * 1.001)
+
+
+def test_the_first_good_candidate_becomes_production(checkout: Path) -> None:
+    version = json.loads((promote.CANDIDATE / "bundle.json").read_text())["version"]
+    promote.promote(dry_run=True)
+    assert read_state() == State()
+    assert not PRODUCTION.exists()
+    promote.promote(dry_run=False)
+    assert read_state() == State(version)
+    assert Bundle.load(PRODUCTION).manifest.version == version
+    assert {path.name for path in PRODUCTION.iterdir()} == {
+        "model.onnx", "tokenizer.json", "bundle.json", "metrics.json", "MODEL_CARD.md",
+        "reference.parquet",
+    }  # fmt: skip
+    assert aliases() == {"production": version}
+    assert {path.name for path in Path("models").iterdir()} == {
+        "candidate", "finetuned", "fp32.onnx", "production", "releases", "releases.json",
+    }  # fmt: skip
+    assert Path("reports/gates.md").read_text().startswith(f"# Gates: {version} is accepted")
+    # What validate will compare the next training data with.
+    from training import fetch, validate
+
+    fetch.fetch("sample", fetch.load_sources())
+    reference = pd.read_parquet(validate.REFERENCE)
+    train = pd.read_parquet("data/processed/train.parquet")
+    assert validate.features(reference).equals(validate.features(train))
+
+
+def test_a_second_promotion_keeps_the_first_as_previous_and_rollback_exchanges_them(
+    checkout: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    promote.promote(dry_run=False)
+    first = str(read_state().production)
+    with pytest.raises(ArtifactError, match="no previous release"):
+        promote.roll_back()
+    second = another()
+    promote.promote(dry_run=False)
+    assert read_state() == State(second, first)
+    assert aliases() == {"production": second, "previous": first}
+    assert f"against production {first}" in capsys.readouterr().out
+    promote.roll_back()
+    assert Bundle.load(PRODUCTION).manifest.version == first
+    assert Bundle.load(PREVIOUS).manifest.version == second
+    assert aliases() == {"production": first, "previous": second}
+    promote.promote(dry_run=False)  # and back in, through the gates
+    assert aliases() == {"production": second, "previous": first}
+    promote.promote(dry_run=False)
+    assert f"{second} is in production already" in capsys.readouterr().out
+    third = another()
+    promote.promote(dry_run=False)
+    assert read_state() == State(third, second)
+    assert {path.name for path in RELEASES.iterdir()} == {third, second}
+
+
+@pytest.mark.parametrize("links_moved", [False, True])
+def test_a_change_that_was_cut_off_is_finished(checkout: Path, links_moved: bool) -> None:
+    promote.promote(dry_run=False)
+    first, second = str(read_state().production), another()
+    releases.add(second, {path.name: path for path in promote.CANDIDATE.iterdir()})
+    cut_off = read_state().promote(second)
+    releases.write_state(cut_off)
+    if links_moved:
+        releases.settle(cut_off)
+    assert Bundle.load(PRODUCTION).manifest.version == (second if links_moved else first)
+    promote.roll_back()  # finishes what was begun, and says so
+    assert read_state() == State(second, first)
+    assert Bundle.load(PRODUCTION).manifest.version == second
+    assert aliases() == {"production": second, "previous": first}
+
+
+def test_a_model_of_the_sample_is_refused_whatever_its_figures(checkout: Path) -> None:
+    seal(data="sample")
+    page = refused()
+    assert "- **training data: sample, wanted sources**" in page
+    assert "1 refused" in page
+
+
+def test_dynamic_int8_is_refused_for_its_batches(checkout: Path) -> None:
+    promote.promote(dry_run=False)
+    model = promote.CANDIDATE / "model.onnx"
+    onnxruntime.quantization.quantize_dynamic(promote.FP32, model)
+    seal(quantisation="dynamic int8")
+    assert "- **batch: probability moved: " in refused()
+
+
+def test_padding_is_refused_for_its_time(checkout: Path) -> None:
+    promote.promote(dry_run=False)
+    gates = yaml.safe_load(Path("configs/gates.yaml").read_text())
+    Path("configs/gates.yaml").write_text(yaml.safe_dump(gates | {"max_p95_ratio": 1.2}))
+    path = promote.CANDIDATE / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.enable_padding(length=128)
+    tokenizer.save(str(path))
+    seal()
+    assert "- **p95 milliseconds a text, over production's: " in refused()
+
+
+def test_shuffled_labels_are_refused(checkout: Path) -> None:
+    """Trained anew; the test keeps its labels."""
+    from training import evaluate, export, train
+
+    for split in ("train", "val"):
+        path = Path(f"data/processed/{split}.parquet")
+        rows = pd.read_parquet(path)
+        order = np.random.default_rng(3).permutation(len(rows))
+        rows["labels"] = rows["labels"].to_numpy()[order]
+        rows.to_parquet(path)
+    for stage in (train, export, evaluate):
+        stage.main()
+    seal(data="sources")
+    page = refused()
+    assert "- **sample: macro-F1: " in page
+
+
+def test_an_altered_or_foreign_candidate_is_not_judged(checkout: Path) -> None:
+    card = promote.CANDIDATE / "metrics.json"
+    kept = card.read_text()
+    card.write_text(json.dumps(json.loads(kept) | {"version": "0123456789ab"}))
+    with pytest.raises(ArtifactError, match=r"metrics\.json: of 0123456789ab, wanted"):
+        promote.promote(dry_run=False)
+    card.write_text(kept)
+    train = Path("data/processed/train.parquet")
+    pd.read_parquet(train).head(50).to_parquet(train)
+    with pytest.raises(ArtifactError, match="not what models/candidate learned from"):
+        promote.promote(dry_run=False)
+    (promote.CANDIDATE / "model.onnx").write_bytes(b"altered")
+    with pytest.raises(ArtifactError, match="altered"):
+        promote.promote(dry_run=False)
+    assert read_state() == State()
+
+
+def test_a_folder_in_productions_place_is_not_overwritten(checkout: Path) -> None:
+    PRODUCTION.mkdir()
+    (PRODUCTION / "mine").write_text("kept")
+    with pytest.raises(ArtifactError, match="move it away"):
+        promote.promote(dry_run=False)
+    assert (PRODUCTION / "mine").read_text() == "kept"
