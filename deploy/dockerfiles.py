@@ -109,8 +109,8 @@ def build(  # noqa: PLR0912 - one case an instruction
                 stage = replace(stage, health=tuple(value[1:]))
             case other if other not in IGNORED:
                 raise DockerfileError(f"{where}: not known here")
-        stages[name] = stage
-    del stages[""]
+        if name:
+            stages[name] = stage
     return stages
 
 

@@ -81,9 +81,10 @@ class Gate:
         visit = _Visit(scope, receive, send, self._max_bytes, self._body_seconds)
         try:
             self._admit(scope, visit)
-            self._service.active += 1
-            visit.admitted = True
-            self._service.metrics.active.set(self._service.active)
+            if scope["method"] == "POST":  # what is merely looked up takes no place
+                self._service.active += 1
+                visit.takes_place = True
+                self._service.metrics.active.set(self._service.active)
             await self._app(scope, visit.receive, visit.send)
         except asyncio.CancelledError:
             if not visit.hung_up:
@@ -93,7 +94,7 @@ class Gate:
             await self._refuse(error, scope, visit)
         finally:
             visit.end()
-            self._service.active -= visit.admitted
+            self._service.active -= visit.takes_place
             self._note(scope, visit)
 
     def _admit(self, scope: Scope, visit: "_Visit") -> None:
@@ -173,7 +174,7 @@ class _Visit:
 
     __slots__ = (
         "_deadline", "_max_bytes", "_receive", "_send", "_timer", "_watcher",
-        "admitted", "announced_bytes", "began", "hung_up", "received", "request_id", "status",
+        "announced_bytes", "began", "hung_up", "received", "request_id", "status", "takes_place",
     )  # fmt: skip
 
     def __init__(
@@ -182,7 +183,7 @@ class _Visit:
         self._receive, self._send, self._max_bytes = receive, send, max_bytes
         self.began = perf_counter()
         self._deadline = asyncio.get_running_loop().time() + body_seconds
-        self.hung_up, self.admitted = False, False
+        self.hung_up, self.takes_place = False, False
         self.status, self.received, self.announced_bytes = 0, 0, 0
         self._timer: asyncio.TimerHandle | None = None
         self._watcher: asyncio.Task[None] | None = None

@@ -73,6 +73,13 @@ class Served:
         assert found, name
         return sum(float(line.split()[-1]) for line in found)
 
+    def wait_for(self, name: str, wanted: float) -> None:
+        """Return once a metric has a value."""
+        deadline = time.monotonic() + START_SECONDS
+        while (found := self.metric(name)) != wanted:
+            assert time.monotonic() < deadline, f"{name} is {found}, not {wanted}"
+            time.sleep(0.01)
+
     def stop(self) -> float:
         """Tell it to stop; return the seconds until it was gone."""
         began = time.perf_counter()

@@ -244,10 +244,7 @@ def test_who_hangs_up_is_skipped(serve: Serve) -> None:
         with socket.create_connection(("127.0.0.1", service.port)) as line:
             line.sendall(request(body))
             time.sleep(0.5)
-    deadline = time.monotonic() + 60
-    while service.metric("tagger_left_total") < 3:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    service.wait_for("tagger_left_total", 3)
     assert service.predict("ok").status_code == 200
     assert service.metric("tagger_batch_rows_sum") < 3 * len(texts)
     assert service.metric("tagger_queue_tokens") == 0
@@ -288,8 +285,7 @@ def test_a_refusal_is_the_same_by_the_short_way_and_by_the_long(serve: Serve) ->
             assert service.http.post(path, json=body).status_code == 200, path
         with socket.create_connection(("127.0.0.1", service.port)) as line:
             line.sendall(request(b"x" * 100)[:-50])  # it takes the only place
-            while service.metric("tagger_active_requests") < 1:
-                time.sleep(0.01)
+            service.wait_for("tagger_active_requests", 1)
             for path, body in paths.items():
                 said[path].append(
                     service.http.post(path, json=body, headers={"x-request-id": "abc"})
@@ -312,8 +308,7 @@ def test_a_refusal_leaves_the_line_as_it_should_be(serve: Serve) -> None:
     closing = request(body, "connection: close")
     with socket.create_connection(("127.0.0.1", service.port)) as line:
         line.sendall(request(b"x" * 100)[:-50])
-        while service.metric("tagger_active_requests") < 1:
-            time.sleep(0.01)
+        service.wait_for("tagger_active_requests", 1)
         # A body that comes late, and two at once: nothing of them is taken for a request.
         late = service.raw(request(body)[:-5], body[-5:] + health)
         both = service.raw(request(body) + request(body) + health)
@@ -324,8 +319,7 @@ def test_a_refusal_leaves_the_line_as_it_should_be(serve: Serve) -> None:
     for got in (closed, patient):
         assert re.findall(rb"HTTP/1.1 (\d+) ", got) == [b"429"]
         assert b"connection: close\r\n" in got
-    while service.metric("tagger_active_requests"):  # until it sees that the line is gone
-        time.sleep(0.01)
+    service.wait_for("tagger_active_requests", 0)  # until it sees that the line is gone
     assert service.raw(closing).startswith(b"HTTP/1.1 200 ")
 
 
@@ -400,8 +394,7 @@ def test_it_finishes_what_it_accepted_and_ends_in_ten_seconds(serve: Serve) -> N
     texts = [f"number {n} of a list " * 6 for n in range(256)]
     with ThreadPoolExecutor(4) as pool:
         waiting = [pool.submit(service.predict, *texts) for _ in range(4)]
-        while service.metric("tagger_active_requests") < 5:  # and the one that asks
-            time.sleep(0.01)
+        service.wait_for("tagger_active_requests", 4)
         seconds = service.stop()
     assert [future.result().status_code for future in waiting] == [200] * 4
     assert seconds < 10

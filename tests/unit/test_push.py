@@ -1,0 +1,127 @@
+"""The push to the Space: what goes, what never does, and that the image finds all it copies."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from deploy.push import push, stage
+from serving.bundle import content_version
+from tests.conftest import ROOT
+from training import releases
+from training.errors import ArtifactError
+from training.files import read_json, sha256, write_json
+from training.releases import PRODUCTION, State
+
+
+class FakeHub:
+    """A Space, as a folder's content."""
+
+    def __init__(self) -> None:
+        self.made: list[str] = []
+        self.files: dict[str, bytes] = {}
+
+    def create_repo(self, repo_id: str, *, repo_type: str, space_sdk: str, exist_ok: bool) -> None:
+        assert (repo_type, space_sdk, exist_ok) == ("space", "docker", True)
+        self.made.append(repo_id)
+
+    def upload_folder(
+        self, *, repo_id: str, repo_type: str, folder_path: str, delete_patterns: str,
+        commit_message: str,
+    ) -> None:  # fmt: skip
+        assert (repo_id in self.made, repo_type, delete_patterns) == (True, "space", "*")
+        root = Path(folder_path)
+        self.files = {
+            str(path.relative_to(root)): path.read_bytes()
+            for path in root.rglob("*")
+            if path.is_file()
+        }
+
+
+@pytest.fixture
+def production(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A checkout with the trained bundle in production, called one of real sources."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("serving", "configs", "requirements"):
+        shutil.copytree(ROOT / name, name)
+    shutil.copytree(ROOT / "deploy" / "space", "deploy/space")
+    for name in ("Dockerfile.serve", "deploy/unused.txt"):
+        shutil.copyfile(ROOT / name, name)
+    return release(trained / "models/candidate", "sources")
+
+
+def release(candidate: Path, data: str) -> str:
+    folder = Path("made")
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(candidate, folder)
+    manifest = read_json(folder / "bundle.json") | {"data": data}
+    manifest["files"] = {name: sha256(folder / name) for name in manifest["files"]}
+    manifest["version"] = content_version(manifest)
+    write_json(folder / "bundle.json", manifest)
+    (folder / "reference.parquet").write_bytes(b"tweets")
+    releases.add(manifest["version"], {path.name: path for path in folder.iterdir()})
+    releases.write_state(State(manifest["version"]))
+    releases.settle(releases.read_state())
+    return str(manifest["version"])
+
+
+def test_the_space_holds_what_its_dockerfile_copies_and_no_tweet(
+    production: str, tmp_path: Path
+) -> None:
+    files = set(map(str, stage(tmp_path / "space")))
+    dockerfile = (tmp_path / "space" / "Dockerfile").read_text()
+    assert dockerfile.endswith("\nENV LOG_TEXT=none\n")
+    copied = [
+        source.replace("${BUNDLE}", "models/production")
+        for line in re.findall(r"^COPY (?!--from)(.+)$", dockerfile, re.MULTILINE)
+        for source in line.split()[:-1]
+    ]
+    assert len(copied) >= 10
+    for source in copied:
+        assert source in files or any(name.startswith(f"{source}/") for name in files), source
+    assert not any(
+        "parquet" in name or "training" in name or "__pycache__" in name for name in files
+    )
+    readme = (tmp_path / "space" / "README.md").read_text()
+    front = yaml.safe_load(readme.split("---\n")[1])
+    assert front["sdk"] == "docker"
+    assert front["license"] == "apache-2.0"
+    assert f"PORT={front['app_port']}" in dockerfile
+    assert len(front["short_description"]) <= 60  # the Hub's limit
+    assert readme.endswith((PRODUCTION / "MODEL_CARD.md").read_text())
+
+
+def test_a_dry_run_lists_exactly_what_a_push_uploads(
+    production: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    push({}, None)
+    listed = capsys.readouterr().out
+    hub = FakeHub()
+    push({"HF_SPACE": "us/tagger"}, hub)
+    rows = [line.split() for line in listed.splitlines()[:-1]]
+    assert {name: len(content) for name, content in hub.files.items()} == {
+        name: int(size) for size, name in rows
+    }
+    assert production in listed
+    assert hub.made == ["us/tagger"]
+
+
+def test_only_production_goes(production: str, trained: Path) -> None:
+    hub = FakeHub()
+    with pytest.raises(ArtifactError, match="HF_SPACE"):
+        push({"HF_SPACE": "nobody"}, hub)
+    releases.write_state(State(production, pending=True))
+    with pytest.raises(ArtifactError, match="cut off"):
+        push({"HF_SPACE": "us/tagger"}, hub)
+    release(trained / "models/candidate", "sample")
+    with pytest.raises(ArtifactError, match="never to be deployed"):
+        push({"HF_SPACE": "us/tagger"}, hub)
+    (PRODUCTION / "model.onnx").write_bytes(b"other")
+    with pytest.raises(ArtifactError, match="altered"):
+        push({"HF_SPACE": "us/tagger"}, hub)
+    releases.write_state(State())
+    with pytest.raises(ArtifactError, match="nothing is in production"):
+        push({"HF_SPACE": "us/tagger"}, hub)
+    assert not hub.made
