@@ -182,12 +182,14 @@ class Bundle:
 def decide(scores: Floats, thresholds: Thresholds) -> Ints:
     """Return label indices [rows] of probabilities [rows, labels].
 
-    A text is hate from p(hate) ≥ `hate`; else offensive from p(hate) + p(offensive) ≥ `toxic`
-    (doubt between the two is no doubt that it is one of them); else neither.
+    A text is hate where, of p(hate) and the likelier of the other two together, `hate` or more is
+    p(hate); at 0.5 it is then the likeliest label. Else it is offensive where p(hate) +
+    p(offensive) ≥ `toxic` (doubt between the two is no doubt that it is one of them), else neither.
     """
-    hate, offensive = scores[:, 0], scores[:, 1]
-    toxic = np.where(hate + offensive >= thresholds.toxic, 1, 2)
-    return np.asarray(np.where(hate >= thresholds.hate, 0, toxic), dtype=np.int64)
+    hate, others = scores[:, 0], scores[:, 1:]
+    toxic = np.where(hate + others[:, 0] >= thresholds.toxic, 1, 2)
+    is_hate = hate >= thresholds.hate * (hate + others.max(axis=1))
+    return np.asarray(np.where(is_hate, 0, toxic), dtype=np.int64)
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -37,14 +38,26 @@ def test_thresholds_beat_one_half_where_the_scores_are_shifted() -> None:
 
 
 def test_a_handful_of_rows_does_not_move_the_thresholds() -> None:
-    truth = RNG.integers(0, 3, 2000)
-    scores = softmax(RNG.normal(0, 1, (2000, 3)) + np.eye(3)[truth]).astype(np.float32)
+    truth = RNG.integers(0, 3, 8000)
+    scores = softmax(RNG.normal(0, 1, (8000, 3)) + np.eye(3)[truth]).astype(np.float32)
     allowed, classes = np.eye(3, dtype=bool)[truth], {"big": np.arange(3), "tiny": np.arange(3)}
-    source = np.array(["big"] * 1995 + ["tiny"] * 5)
-    allowed[1995:] = [True, False, False]  # five rows that want everything to be hate
+    source = np.array(["big"] * 7995 + ["tiny"] * 5)
+    allowed[7995:] = [True, False, False]  # five rows that want everything to be hate
     found = choose_thresholds(scores, allowed, source, classes)
-    alone = choose_thresholds(scores[:1995], allowed[:1995], source[:1995], {"big": np.arange(3)})
+    alone = choose_thresholds(scores[:7995], allowed[:7995], source[:7995], {"big": np.arange(3)})
     assert abs(found.hate - alone.hate) <= 0.1
+
+
+def test_a_lone_peak_is_not_taken_for_the_best_thresholds(monkeypatch: pytest.MonkeyPatch) -> None:
+    def quality(chosen: Any, *_: object) -> dict[str, float]:
+        hate, toxic = chosen
+        return {"own": 1.0 if (hate, toxic) == (0.6, 0.4) else 1 - abs(hate - 0.3)}
+
+    monkeypatch.setattr("training.export.decide", lambda _, t: (t.hate, t.toxic))
+    monkeypatch.setattr("training.export.macro_f1_by_source", quality)
+    monkeypatch.setattr("training.export.balanced_macro_f1", lambda scores, *_: scores["own"])
+    found = choose_thresholds(np.empty((0, 3)), np.empty((0, 3)), np.empty(0), {})
+    assert found.hate == 0.3
 
 
 def test_a_large_source_does_not_drown_a_small_one() -> None:
