@@ -7,10 +7,11 @@ accepting, finishes what it accepted, and ends.
 import asyncio
 import logging
 import os
+import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import timedelta
 from math import ceil
 from typing import Any
@@ -28,6 +29,7 @@ from serving import docs, doors, logs, metrics, routes, static
 from serving.bundle import BundleError, read_manifest
 from serving.cpu import cpu_limit
 from serving.drain import ArchiveRefusedError
+from serving.errors import ServiceError
 from serving.explain import Explainer
 from serving.gate import Gate
 from serving.outbox import Outbox
@@ -65,7 +67,8 @@ def create_app(settings: Settings) -> FastAPI:
                 log.error("not ready: %s", service.not_ready)
             # Browsers of other origins need headers that only the whole way adds.
             refuser = Refuser(service, doors.right_of, doors.DIALECTS)
-            yield {STATE: None if settings.cors_origins else refuser}
+            with following(service):
+                yield {STATE: None if settings.cors_origins else refuser}
             await service.close()
         finally:
             await kept.close()
@@ -100,6 +103,33 @@ def create_app(settings: Settings) -> FastAPI:
             expose_headers=["x-request-id", "retry-after"],
         )
     return app
+
+
+@contextmanager
+def following(service: Service) -> Iterator[None]:
+    """Take new models over on SIGHUP and when the bundle's folder changes.
+
+    Of several workers, uvicorn's parent gets the signal, and replaces them one after the other.
+    """
+    loop, tasks = asyncio.get_running_loop(), set[asyncio.Task[Any]]()
+
+    async def reload() -> None:
+        with suppress(ServiceError):  # it has logged it
+            await service.reload()
+
+    def hang_up() -> None:
+        tasks.add(task := loop.create_task(reload()))
+        task.add_done_callback(tasks.discard)
+
+    loop.add_signal_handler(signal.SIGHUP, hang_up)
+    if service.settings.watch_seconds:
+        tasks.add(loop.create_task(service.watch()))
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGHUP)
+        for task in tasks:
+            task.cancel()
 
 
 def prediction_log(settings: Settings) -> PredictionLog:
@@ -192,6 +222,7 @@ def main() -> None:
         # The workers inherit it, and prometheus_client looks there.
         os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", folder)
         socket = config.bind_socket()
+        socket.listen(config.backlog)  # who comes before the workers are ready waits
         announce(socket)
         Multiprocess(config, [socket]).run()
 

@@ -82,7 +82,8 @@ async def analyze(request: Request, body: AnalyzeRequest) -> dict[str, Any]:
     parts = [whole] * len(spans)
     if body.span_annotations:
         texts = [asked.comment.text[begin:end] for begin, end in spans]
-        parts = [row.scores for row in await service.engine.score(texts)]
+        engine = caller_of(request, "perspective").engine
+        parts = [row.scores for row in await engine.score(texts)]
     return asked.reply(whole, spans, parts)
 
 
@@ -142,7 +143,7 @@ async def moderate(request: Request, body: ModerationRequest) -> Json:
 )
 async def hugging_face(request: Request, body: HuggingFaceRequest) -> list[Any]:
     """Judge texts as text-embeddings-inference or the Inference API does."""
-    service = service_of(request)
+    service, caller = service_of(request), caller_of(request, "huggingface")
     texts = huggingface.texts_of(body)
 
     def field(at: int) -> str:
@@ -150,11 +151,11 @@ async def hugging_face(request: Request, body: HuggingFaceRequest) -> list[Any]:
 
     if not body.truncate:
         service.check_texts(texts, field)
-        rows = await asyncio.to_thread(service.engine.bundle.encode, texts)
+        rows = await asyncio.to_thread(caller.engine.bundle.encode, texts)
         for at, row in enumerate(rows):
             if row.truncated:
-                most = service.engine.bundle.manifest.max_tokens
+                most = caller.engine.bundle.manifest.max_tokens
                 message = f"It must have at most {most} tokens."
                 raise ServiceError(Kind.TOO_LARGE, message, field=field(at))
-    answer = await service.answer(texts, caller_of(request, "huggingface"), field=field)
+    answer = await service.answer(texts, caller, field=field)
     return huggingface.reply(body, [row.scores for row in answer.predictions])

@@ -27,6 +27,7 @@ class Kind(Enum):
     NOT_FOUND = ("not_found", 404)
     METHOD_NOT_ALLOWED = ("method_not_allowed", 405)
     TIMEOUT = ("timeout", 408)
+    CONFLICT = ("conflict", 409)
     TOO_LARGE = ("too_large", 413)
     UNSUPPORTED_MEDIA_TYPE = ("unsupported_media_type", 415)
     INVALID = ("invalid", 422)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serving.engine import Engine
 from serving.errors import Kind, MissingKeyError, ServiceError, as_service_error, native
 from serving.ids import new_id
 from serving.keys import ApiKey, Keyring, Right, secret_of
@@ -82,9 +83,7 @@ class Gate:
         try:
             self._admit(scope, visit)
             if scope["method"] == "POST":  # what is merely looked up takes no place
-                self._service.active += 1
-                visit.takes_place = True
-                self._service.metrics.active.set(self._service.active)
+                visit.engine = scope["state"]["engine"] = self._service.enter()
             await self._app(scope, visit.receive, visit.send)
         except asyncio.CancelledError:
             if not visit.hung_up:
@@ -94,7 +93,8 @@ class Gate:
             await self._refuse(error, scope, visit)
         finally:
             visit.end()
-            self._service.active -= visit.takes_place
+            if visit.engine:
+                self._service.leave(visit.engine)
             self._note(scope, visit)
 
     def _admit(self, scope: Scope, visit: "_Visit") -> None:
@@ -150,7 +150,6 @@ class Gate:
     def _note(self, scope: Scope, visit: "_Visit") -> None:
         """Count and, if wanted, log a request that is over."""
         metrics, seconds = self._service.metrics, perf_counter() - visit.began
-        metrics.active.set(self._service.active)
         route = getattr(scope.get("route"), "path", None)
         if route is None:  # refused before routing; unknown paths are one, there may be many
             known = self._right_of(scope["path"]) is not None
@@ -174,7 +173,7 @@ class _Visit:
 
     __slots__ = (
         "_deadline", "_max_bytes", "_receive", "_send", "_timer", "_watcher",
-        "announced_bytes", "began", "hung_up", "received", "request_id", "status", "takes_place",
+        "announced_bytes", "began", "engine", "hung_up", "received", "request_id", "status",
     )  # fmt: skip
 
     def __init__(
@@ -183,7 +182,8 @@ class _Visit:
         self._receive, self._send, self._max_bytes = receive, send, max_bytes
         self.began = perf_counter()
         self._deadline = asyncio.get_running_loop().time() + body_seconds
-        self.hung_up, self.takes_place = False, False
+        self.hung_up = False
+        self.engine: Engine | None = None
         self.status, self.received, self.announced_bytes = 0, 0, 0
         self._timer: asyncio.TimerHandle | None = None
         self._watcher: asyncio.Task[None] | None = None

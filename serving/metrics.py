@@ -82,6 +82,7 @@ class Metrics:
             registry=r,
             multiprocess_mode="livemax",
         )
+        self._swaps = Counter("tagger_swaps", "New models, by outcome", ["outcome"], registry=r)
         self._served: Gauge | None = None
         self._by_route: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
 
@@ -146,6 +147,10 @@ class Metrics:
         )
         self._served.set(1)
         self._ready.set(1 if ready else 0)
+
+    def swap(self, outcome: str) -> None:
+        """Count a new model that was taken or refused."""
+        self._swaps.labels(outcome).inc()
 
     def render(self) -> bytes:
         """Return the exposition text, of all workers together."""

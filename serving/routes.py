@@ -1,7 +1,6 @@
 """The routes: each reads a request, asks the service, and writes a reply. No logic lives here."""
 
 import asyncio
-import json
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -25,6 +24,7 @@ from serving.schemas import (
     ModelReply,
     PredictReply,
     PredictRequest,
+    ReloadReply,
     StoredPrediction,
 )
 from serving.service import Caller, Door, Service
@@ -34,6 +34,7 @@ RIGHTS: dict[str, Right] = {
     "/v1/explain": "predict",
     "/v1/model": "predict",
     "/v1/feedback": "feedback",
+    "/v1/model/reload": "admin",
 }
 ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorReply, "description": "The body is not JSON"},
@@ -102,7 +103,7 @@ def service_of(request: Request) -> Service:
 def caller_of(request: Request, door: Door) -> Caller:
     """Return who asks."""
     state = request.scope["state"]
-    return Caller(state["request_id"], state.get("client"), door)
+    return Caller(state["engine"], state["request_id"], state.get("client"), door)
 
 
 def right_of(path: str) -> Right | None:
@@ -144,7 +145,8 @@ async def explain(request: Request, body: ExplainRequest) -> dict[str, Any] | Re
     service = service_of(request)
     service.check_texts([body.text], lambda _: "text")
     explainer: Explainer = request.app.state.explainer
-    found = await explainer.explain(service.engine, Question(**body.model_dump()))
+    engine = caller_of(request, "native").engine
+    found = await explainer.explain(engine, Question(**body.model_dump()))
     accepted = request.headers.get("accept", "")
     if "text/html" in accepted and "application/json" not in accepted:
         page = await asyncio.to_thread(lime_page.render, found, body.text)
@@ -209,17 +211,19 @@ def unknown_prediction() -> ServiceError:
 @pages.get("/v1/model", response_model=ModelReply, responses=GET_ERRORS)
 async def model(request: Request) -> Json:
     """Say what is being served: manifest, policy, model card and its figures."""
-    service = service_of(request)
-    engine = service.engine
-    card, figures = service.folder / "MODEL_CARD.md", service.folder / "metrics.json"
-    return Json(
-        {
-            "manifest": engine.bundle.manifest.model_dump(),
-            "policy": engine.policy.model_dump(),
-            "card": card.read_text(encoding="utf-8") if card.exists() else None,
-            "metrics": json.loads(figures.read_bytes()) if figures.exists() else None,
-        }
-    )
+    return Json(service_of(request).papers)
+
+
+@pages.post(
+    "/v1/model/reload",
+    response_model=ReloadReply,
+    responses=GET_ERRORS
+    | {409: {"model": ErrorReply, "description": "It cannot be served; the old one goes on"}},
+)
+async def reload(request: Request) -> dict[str, Any]:
+    """Serve the bundle and the policy that lie on the disk now; SIGHUP does the same."""
+    manifest = await service_of(request).reload()
+    return {"model": {"name": manifest.name, "version": manifest.version}}
 
 
 @pages.get("/healthz", response_model=HealthReply, responses={503: {"model": HealthReply}})

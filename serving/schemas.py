@@ -162,6 +162,12 @@ class ModelReply(BaseModel):
     metrics: Annotated[dict[str, object] | None, Field(description="metrics.json")]
 
 
+class ReloadReply(BaseModel):
+    """What answers from now on."""
+
+    model: ModelName
+
+
 class Problem(BaseModel):
     """What is wrong."""
 

@@ -1,33 +1,43 @@
 """The service: what every door's answer goes through, whatever shape it is asked in.
 
 Checks the operator's limits on texts, asks the engine, notes what was answered. It knows no HTTP:
-routes and dialects translate. A new model is one assignment to `engine`.
+routes and dialects translate.
+
+A new model takes over between two requests: each keeps the engine that it began with, and an old
+engine is closed once nobody has it any more.
 """
 
+import asyncio
+import json
+import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
-from typing import Literal
+from typing import Any, Literal
 
 from serving.batcher import Capacity, Priority
-from serving.bundle import Bundle, Manifest
+from serving.bundle import MANIFEST, Bundle, BundleError, Manifest, read_manifest
 from serving.engine import Engine, Prediction
 from serving.errors import Kind, ServiceError
 from serving.ids import new_ids
 from serving.metrics import Metrics
-from serving.policy import Policy
+from serving.policy import Policy, PolicyError
 from serving.prediction_log import PredictionLog
 from serving.settings import Settings
 
 Door = Literal["native", "perspective", "openai", "huggingface"]
 
+log = logging.getLogger("serving.service")
+
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks, and through which door."""
+    """Who asks, through which door, and the engine that answers the whole of the request."""
 
+    engine: Engine
     request_id: str
     client: str | None
     door: Door
@@ -56,23 +66,25 @@ class Service:
         """
         self.settings, self._threads, self.log = settings, threads, log
         self.metrics = Metrics()
-        self.folder = bundle_folder(settings.bundle)
-        self._engine: Engine | None = None
         self.active = 0  # requests in work
+        self._engine: Engine | None = None
+        self._papers: dict[str, Any] = {}
+        self._seen: tuple[int, int] | None = None  # the manifest that was read last
+        self._users: dict[Engine, int] = {}  # requests that have an engine
+        self._reloading = asyncio.Lock()
+        self._retiring: set[asyncio.Task[None]] = set()
 
     @property
     def engine(self) -> Engine:
-        """The engine that answers now; ServiceError before the start."""
+        """The engine that answers new requests; ServiceError before the start."""
         if self._engine is None:
             raise ServiceError(Kind.UNAVAILABLE, "It is starting.", retry_after=1)
         return self._engine
 
-    @engine.setter
-    def engine(self, engine: Engine) -> None:
-        """Let another, started engine answer from now on."""
-        self._engine = engine
-        manifest = engine.bundle.manifest
-        self.metrics.model(manifest, engine.policy.version, ready=engine.not_ready is None)
+    @property
+    def papers(self) -> dict[str, Any]:
+        """What is served: manifest, policy, and the card and metrics that lie beside the bundle."""
+        return self._papers
 
     @property
     def not_ready(self) -> str | None:
@@ -91,11 +103,87 @@ class Service:
             raise ServiceError(Kind.OVERLOADED, message, retry_after=1)
         self.engine.check()
 
+    def enter(self) -> Engine:
+        """Count a request in; return the engine that it keeps until `leave`."""
+        engine = self.engine
+        self.active += 1
+        self._users[engine] = self._users.get(engine, 0) + 1
+        self.metrics.active.set(self.active)
+        return engine
+
+    def leave(self, engine: Engine) -> None:
+        """Count a request out."""
+        self.active -= 1
+        self._users[engine] -= 1
+        if not self._users[engine]:
+            del self._users[engine]
+        self.metrics.active.set(self.active)
+
     async def start(self) -> None:
         """Load bundle and policy and replay the golden scores; BundleError, PolicyError."""
+        self._take_over(*await self._load(self._look()))
+
+    async def reload(self) -> Manifest:
+        """Let the bundle and the policy that lie there now answer; return what answers then.
+
+        Raises:
+            ServiceError: they cannot; what answered before goes on.
+        """
+        async with self._reloading:
+            old, folder = self.engine, self._look()
+            try:
+                same = read_manifest(folder).version == old.bundle.manifest.version
+                if same and Policy.load(self.settings.policy) == old.policy:
+                    return old.bundle.manifest
+                engine, papers = await self._load(folder)
+            except (BundleError, PolicyError) as error:
+                raise self._refused(str(error)) from None
+            if why := engine.not_ready:
+                await engine.close()
+                raise self._refused(f"{folder}: {why}")
+            self._take_over(engine, papers)
+            self._retiring.add(task := asyncio.create_task(self._retire(old)))
+            task.add_done_callback(self._retiring.discard)
+            self.metrics.swap("done")
+            log.info("now serving %s", engine.bundle.manifest.version)
+            return engine.bundle.manifest
+
+    def _refused(self, why: str) -> ServiceError:
+        self.metrics.swap("refused")
+        log.error("a new model is refused, the old one goes on: %s", why)
+        return ServiceError(Kind.CONFLICT, f"The old model goes on: {why}.")
+
+    async def watch(self) -> None:
+        """Reload whenever the bundle's folder holds another one, until cancelled."""
+        while True:
+            await asyncio.sleep(self.settings.watch_seconds)
+            found = _identity(bundle_folder(self.settings.bundle))
+            if found not in (None, self._seen):  # none: it is just being exchanged
+                with suppress(ServiceError):  # `reload` has logged it
+                    await self.reload()
+
+    async def close(self) -> None:
+        """Finish what was accepted."""
+        for engine in {*self._users, *([self._engine] if self._engine else [])}:
+            await engine.close()
+
+    def _look(self) -> Path:
+        folder = bundle_folder(self.settings.bundle)
+        self._seen = _identity(folder)  # before it is read: what comes meanwhile is new
+        return folder
+
+    async def _load(self, folder: Path) -> tuple[Engine, dict[str, Any]]:
         policy = Policy.load(self.settings.policy)
+        folder = folder.resolve()  # of a link, all of one bundle
         # Each inference thread computes on its own: see batcher's measurements in the README.
-        bundle = Bundle.load(self.folder, threads=1)
+        bundle = await asyncio.to_thread(Bundle.load, folder, threads=1)
+        card, figures = folder / "MODEL_CARD.md", folder / "metrics.json"
+        papers = {
+            "manifest": bundle.manifest.model_dump(),
+            "policy": policy.model_dump(),
+            "card": card.read_text(encoding="utf-8") if card.exists() else None,
+            "metrics": json.loads(figures.read_bytes()) if figures.exists() else None,
+        }
         engine = Engine(
             bundle,
             policy,
@@ -104,12 +192,17 @@ class Service:
             cache_size=self.settings.cache_size,
         )
         await engine.start()
-        self.engine = engine
+        return engine, papers
 
-    async def close(self) -> None:
-        """Finish what was accepted."""
-        if self._engine:
-            await self._engine.close()
+    def _take_over(self, engine: Engine, papers: dict[str, Any]) -> None:
+        self._engine, self._papers = engine, papers
+        ready = engine.not_ready is None
+        self.metrics.model(engine.bundle.manifest, engine.policy.version, ready=ready)
+
+    async def _retire(self, engine: Engine) -> None:
+        while engine in self._users:
+            await asyncio.sleep(0.05)
+        await engine.close()
 
     async def answer(
         self,
@@ -124,7 +217,7 @@ class Service:
 
         Args:
             texts: of one request.
-            caller: for the prediction log.
+            caller: for the prediction log; its engine judges.
             store: whether the log keeps them.
             priority: unset, few texts go before many.
             field: names the nth text in an error.
@@ -135,7 +228,7 @@ class Service:
             LogError: the answer could not be kept, and so is not given.
         """
         self.check_texts(texts, field)
-        engine = self.engine
+        engine = caller.engine
         began = perf_counter()
         predictions = await engine.predict(texts, priority)
         judged = perf_counter()
@@ -191,3 +284,12 @@ def bundle_folder(wanted: Path | None) -> Path:
         return wanted
     production = Path("models/production")
     return production if (production / "bundle.json").exists() else Path("models/candidate")
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """Return what tells a bundle's manifest from another in its place; None if there is none."""
+    try:
+        found = (folder / MANIFEST).stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns

@@ -56,6 +56,9 @@ class Settings(BaseSettings):
     bundle: Path | None = _is(
         None, "folder", "the model; unset: models/production, else models/candidate"
     )
+    watch_seconds: float = _is(
+        2.0, "seconds", "between looks for a new bundle in that folder; 0: none", ge=0, le=86_400
+    )
     policy: Path = _is(Path("configs/policy.yaml"), "file", "toxicity bands and actions")
     perspective: Path = _is(
         Path("configs/perspective.yaml"), "file", "Perspective's attributes in terms of our labels"
