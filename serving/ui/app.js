@@ -70,6 +70,15 @@ async function judge() {
   }
 }
 
+function notes(prediction) {
+  const { label, scores, warnings } = prediction;
+  const likeliest = LABELS.reduce((best, other) => scores[other] > scores[best] ? other : best);
+  const early = likeliest === label ? [] : [
+    `“${capital(likeliest)}” is likelier, but “${capital(label)}” is said where doubt of it is too great: ` +
+    "the model card says from where."];
+  return [...early, ...warnings.map((warning) => WARNINGS[warning] ?? warning)];
+}
+
 function show(milliseconds) {
   const { prediction, reply } = current;
   $("result").hidden = false;
@@ -88,7 +97,7 @@ function show(milliseconds) {
       el("td", { className: "number" }, percent(prediction.scores[label])));
   }));
   $("warnings").replaceChildren(
-    ...prediction.warnings.map((warning) => el("li", {}, WARNINGS[warning] ?? warning)));
+    ...notes(prediction).map((note) => el("li", {}, note)));
   const time = new Date().toLocaleTimeString("en-GB");
   $("meta").textContent = `Answered in ${Math.max(1, Math.round(milliseconds))} ms at ${time} by ` +
     `${reply.model.name} ${reply.model.version}, policy ${reply.policy}`;
