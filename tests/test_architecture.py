@@ -131,6 +131,10 @@ HTTP = {"fastapi", "starlette", "uvicorn", "http", "httptools"}
         ("engine", HTTP | {"prometheus_client"}),
         ("service", HTTP | {"prometheus_client"}),
         ("limits", HTTP | {"serving"}),
+        ("perspective", HTTP | {"numpy"}),
+        ("moderations", HTTP),
+        ("huggingface", HTTP),
+        ("spans", HTTP | {"serving", "pydantic"}),
     ],
 )
 def test_what_a_module_of_the_service_does_not_know(name: str, unknown: set[str]) -> None:
