@@ -51,7 +51,7 @@ def main() -> int:
         overload_seconds=options.overload,
     )
     bench.run()
-    found = checks(bench.outcomes, bench.overload)
+    found = checks(bench.outcomes, bench.overload, bench.explaining)
     setting = report.Setting(
         when=f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC",
         machine=machine(),
@@ -63,7 +63,9 @@ def main() -> int:
         overload_factor=OVERLOAD,
         ceiling=bench.ceiling,
     )
-    text = report.document(setting, bench.bare, bench.outcomes, bench.overload, found)
+    text = report.document(
+        setting, bench.bare, bench.outcomes, bench.overload, bench.explaining, found
+    )
     REPORT.parent.mkdir(exist_ok=True)
     REPORT.write_text(text, encoding="utf-8")
     print(f"\n{text}\nwritten to {REPORT.relative_to(ROOT)}")

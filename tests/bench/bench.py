@@ -10,12 +10,14 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from serving.bundle import LABELS, Bundle
 from tests.bench import tweets
-from tests.bench.figures import LOADS, Bare, Load, Outcome, Overload, measured
+from tests.bench.figures import LOADS, Bare, Explaining, Load, Outcome, Overload, measured
 from tests.bench.process import Server, ServerError, free_port
 from tests.bench.targets import OURS, ROOT, WORK, Models, Target, TargetError, install, versions
 from tests.bench.wire import post
@@ -26,6 +28,8 @@ CAPACITY_S = 8.0
 OVERLOAD = 5
 OVERLOAD_CONNECTIONS = 1024  # at most; the service's default limit of concurrent requests
 AGREEMENT = 128
+EXPLAINED_WORDS = 20
+EXPLAIN_S = 15.0
 
 
 def generate(
@@ -94,6 +98,7 @@ class Bench:
         self.outcomes = {each.name: Outcome(each.title, each.model) for each in targets}
         self.ceiling = ""
         self.overload: Overload | None = None
+        self.explaining: Explaining | None = None
 
     def run(self) -> None:
         """Measure everything."""
@@ -108,6 +113,9 @@ class Bench:
             for target in self.targets[round_:] + self.targets[:round_]:
                 self.attempt(target, self.measure)
         ours = self.outcomes.get(OURS.name)
+        if ours and not ours.failed:
+            print("explanations", flush=True)
+            self.attempt(OURS, self.measure_explanations)
         if ours and not ours.failed and self.overload_seconds:
             print(f"{OVERLOAD} times the capacity for {self.overload_seconds:.0f} s", flush=True)
             self.attempt(OURS, self.measure_overload)
@@ -202,6 +210,33 @@ class Bench:
         """Return all tweets as requests."""
         chunks = range(0, len(self.texts) - load.texts + 1, load.texts)
         return [target.request(self.texts[at : at + load.texts], port) for at in chunks]
+
+    def measure_explanations(self, target: Target, outcome: Outcome) -> None:
+        """Explain alone; then ask for single tweets, alone and while two explanations run."""
+        words = [text.split() for text in self.texts]
+        long = [" ".join(each[:EXPLAINED_WORDS]) for each in words if len(each) >= EXPLAINED_WORDS]
+        with self.started(target, outcome) as server:
+            host = f"127.0.0.1:{server.port}"
+            asked = [
+                post("/v1/explain", {"text": text, "num_samples": 1000}, host) for text in long
+            ]
+            third = len(asked) // 3  # none twice: masked scores are kept
+            single = self.requests(target, server.port, LOADS[0])
+            generate(server, asked[:2], 1, 1)  # LIME is loaded by the first
+            alone = generate(server, asked[2:third], 1, EXPLAIN_S)
+            quiet = generate(server, single, 1, EXPLAIN_S)
+            with ThreadPoolExecutor(1) as pool:
+                two = pool.submit(generate, server, asked[third:], 2, EXPLAIN_S + 4)
+                time.sleep(2)
+                beside = generate(server, single, 1, EXPLAIN_S)
+                statuses = two.result()["statuses"]
+        if set(statuses) != {"200"} or set(beside["statuses"]) != {"200"}:
+            raise TargetError(f"explanations: {statuses}, single tweets: {beside['statuses']}")
+        self.explaining = Explaining(
+            alone["latency_ms"]["200"]["p50"] / 1000,
+            quiet["latency_ms"]["200"]["p99"],
+            beside["latency_ms"]["200"]["p99"],
+        )
 
     def measure_overload(self, target: Target, outcome: Outcome) -> None:
         """Offer a fresh server more than it can take."""

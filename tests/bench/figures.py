@@ -14,6 +14,8 @@ BARS = {
     "start_s": 3.0,
     "overload": 0.90,  # of capacity
     "overload_p99_ms": 1000,
+    "explain_p50_s": 1.2,  # twenty words, a thousand samples, alone
+    "beside_explanations": 3.0,  # single-tweet p99 while two explanations run, to its quiet value
     "overload_growth": 0.05,  # of memory, from the first third to the last
 }
 PEERS = ("infinity", "mlflow", "pipeline", "mlserver")
@@ -99,6 +101,15 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
+class Explaining:
+    """What an explanation takes, in seconds, and single tweets' p99 without and beside two."""
+
+    p50_s: float
+    quiet_p99_ms: float
+    beside_p99_ms: float
+
+
+@dataclass(frozen=True, slots=True)
 class Overload:
     """Five times the capacity, offered whether or not it is taken; latencies in milliseconds."""
 
@@ -137,7 +148,9 @@ class Check(NamedTuple):
         return self.found >= self.bar if self.at_least else self.found <= self.bar
 
 
-def checks(outcomes: dict[str, Outcome], overload: Overload | None) -> list[Check]:
+def checks(
+    outcomes: dict[str, Outcome], overload: Overload | None, explaining: Explaining | None
+) -> list[Check]:
     """Return the bars for this service, as far as their figures were taken."""
     ours = outcomes.get("ours")
     if ours is None or ours.failed:
@@ -162,6 +175,14 @@ def checks(outcomes: dict[str, Outcome], overload: Overload | None) -> list[Chec
         found.append(
             Check("64 connections, over the best peer", median(ratios), BARS["best_peer"], True)
         )
+    if explaining:
+        beside = explaining.beside_p99_ms / explaining.quiet_p99_ms
+        found += [
+            Check("explanation of 20 words, 1,000 samples: p50, s", explaining.p50_s,
+                  BARS["explain_p50_s"], False),
+            Check("single-tweet p99 beside two explanations, to quiet", beside,
+                  BARS["beside_explanations"], False),
+        ]  # fmt: skip
     if overload:
         found += [
             Check("overload: accepted, of capacity", overload.accepted / overload.capacity,

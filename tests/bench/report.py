@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from tests.bench.figures import LOADS, Bare, Check, Outcome, Overload, middle
+from tests.bench.figures import LOADS, Bare, Check, Explaining, Outcome, Overload, middle
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -80,6 +80,15 @@ def overload_text(load: Overload) -> str:
     ])  # fmt: skip
 
 
+def explaining_text(found: Explaining) -> str:
+    """Return what explanations take, a line each."""
+    return "\n".join([
+        f"- a tweet of 20 words explained with 1,000 samples: p50 {found.p50_s:.2f} s",
+        f"- single tweets, one connection: p99 {found.quiet_p99_ms:.1f} ms alone, "
+        f"{found.beside_p99_ms:.1f} ms while two explanations run",
+    ])  # fmt: skip
+
+
 def checks_table(found: Sequence[Check]) -> str:
     """Return the bars with pass or MISS."""
     rows = [
@@ -114,6 +123,7 @@ def document(
     bare: Bare,
     outcomes: dict[str, Outcome],
     overload: Overload | None,
+    explaining: Explaining | None,
     found: Sequence[Check],
 ) -> str:
     """Return reports/bench.md."""
@@ -138,6 +148,8 @@ def document(
         "probable label, against the bundle's.",
     ]
     parts += [f"{each.title}: {each.failed}" for each in outcomes.values() if each.failed]
+    if explaining:
+        parts += ["## Explanations", explaining_text(explaining)]
     if overload:
         parts += [
             f"## {setting.overload_factor} times the capacity, {setting.overload_seconds:.0f} s",

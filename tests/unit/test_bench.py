@@ -15,7 +15,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.bench.figures import Check, Measure, Outcome, Overload, checks, growth, middle
+from tests.bench.figures import (
+    Check,
+    Explaining,
+    Measure,
+    Outcome,
+    Overload,
+    checks,
+    growth,
+    middle,
+)
 from tests.bench.load import Load, arrivals, percentile
 from tests.bench.process import stat, tree
 from tests.bench.wire import ReplyError, first_reply, post
@@ -161,6 +170,7 @@ OVERLOAD = Overload(
     capacity=900, offered=4500, accepted=890, refused=3610, other=0, p50=300, p99=600,
     refused_p99=20, late_p99=2, generator_cpu=0.1, memory_mb=[200.0] * 60, least_second=850,
 )  # fmt: skip
+EXPLAINING = Explaining(p50_s=1.0, quiet_p99_ms=2.0, beside_p99_ms=5.0)
 
 
 def outcomes(ours: float, peer: float) -> dict[str, Outcome]:
@@ -175,8 +185,8 @@ def outcomes(ours: float, peer: float) -> dict[str, Outcome]:
 
 
 def test_every_bar_is_met_by_figures_that_meet_it() -> None:
-    found = checks(outcomes(900, 300), OVERLOAD)
-    assert len(found) == 10
+    found = checks(outcomes(900, 300), OVERLOAD, EXPLAINING)
+    assert len(found) == 12
     assert all(check.passed for check in found)
 
 
@@ -191,12 +201,17 @@ def test_every_bar_is_met_by_figures_that_meet_it() -> None:
     ],
 )
 def test_a_bar_that_is_not_met_is_missed(worse: dict[str, float], missed: str) -> None:
-    found = checks(outcomes(900, 300), replace(OVERLOAD, **worse))
+    found = checks(outcomes(900, 300), replace(OVERLOAD, **worse), EXPLAINING)
     assert [check.what for check in found if not check.passed] == [missed]
 
 
+def test_slow_explanations_are_missed() -> None:
+    slow = replace(EXPLAINING, p50_s=1.3, beside_p99_ms=6.1)
+    assert sum(not check.passed for check in checks(outcomes(900, 300), None, slow)) == 2
+
+
 def test_the_best_peer_is_the_one_to_beat() -> None:
-    found = checks(outcomes(900, 400), None)
+    found = checks(outcomes(900, 400), None, None)
     assert [c.what for c in found if not c.passed] == ["64 connections, over the best peer"]
 
 
