@@ -11,7 +11,7 @@ import subprocess
 import sys
 import venv
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -134,14 +134,14 @@ def _prepare(name: str, folder: Path, *args: Path) -> None:
         raise TargetError(f"{name}: preparing the model: {done.stderr[-600:]}")
 
 
-def _ours(models: Models, port: int) -> list[str]:
+def _ours(models: Models, port: int, workers: int = 1) -> list[str]:
     """Return this service's command: as it is by default, with an empty log and no cache."""
     log = WORK / "log"
     shutil.rmtree(log, ignore_errors=True)
     log.mkdir(parents=True)
     settings = {
         "HOST": "127.0.0.1", "PORT": port, "BUNDLE": models.bundle, "CACHE_SIZE": 0,
-        "OUTBOX": log / "outbox.db", "MONGODB_URI": "",
+        "OUTBOX": log / "outbox.db", "MONGODB_URI": "", "WORKERS": workers,
     }  # fmt: skip
     assignments = [f"{key}={value}" for key, value in settings.items()]
     return ["/usr/bin/env", *assignments, sys.executable, "-m", "serving.app"]
@@ -165,6 +165,12 @@ OURS = Target(
 )
 TARGETS = [
     OURS,
+    replace(
+        OURS,
+        name="workers",
+        title="Tweet Tagger, WORKERS=2",
+        command=lambda models, port: _ours(models, port, workers=2),
+    ),
     Target(
         name="batcher",
         title="a plain FastAPI batcher",
