@@ -147,10 +147,11 @@ summary:
 comment:
 	gh pr comment "$(PR)" --body-file reports/gates.md
 
-check: .venv/.dev ## Lint, formatting, types, workflows
+check: .venv/.dev ## Lint, formatting, types, Dockerfiles, workflows
 	ruff check .
 	ruff format --check .
 	mypy
+	hadolint Dockerfile.serve Dockerfile.train
 	check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	zizmor --offline --quiet .github/workflows
 
