@@ -10,11 +10,11 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from math import ceil
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 from fastapi import FastAPI
@@ -67,8 +67,9 @@ def create_app(settings: Settings) -> FastAPI:
                 log.error("not ready: %s", service.not_ready)
             # Browsers of other origins need headers that only the whole way adds.
             refuser = Refuser(service, doors.right_of, doors.DIALECTS)
-            with following(service):
-                yield {STATE: None if settings.cors_origins else refuser}
+            watching = asyncio.create_task(service.watch())
+            yield {STATE: None if settings.cors_origins else refuser}
+            watching.cancel()
             await service.close()
         finally:
             await kept.close()
@@ -105,33 +106,6 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-@contextmanager
-def following(service: Service) -> Iterator[None]:
-    """Take new models over on SIGHUP and when the bundle's folder changes.
-
-    Of several workers, uvicorn's parent gets the signal, and replaces them one after the other.
-    """
-    loop, tasks = asyncio.get_running_loop(), set[asyncio.Task[Any]]()
-
-    async def reload() -> None:
-        with suppress(ServiceError):  # it has logged it
-            await service.reload()
-
-    def hang_up() -> None:
-        tasks.add(task := loop.create_task(reload()))
-        task.add_done_callback(tasks.discard)
-
-    loop.add_signal_handler(signal.SIGHUP, hang_up)
-    if service.settings.watch_seconds:
-        tasks.add(loop.create_task(service.watch()))
-    try:
-        yield
-    finally:
-        loop.remove_signal_handler(signal.SIGHUP)
-        for task in tasks:
-            task.cancel()
-
-
 def prediction_log(settings: Settings) -> PredictionLog:
     """Return the log that the settings ask for; it opens nothing yet.
 
@@ -164,13 +138,29 @@ def from_environment() -> FastAPI:
 
 
 class Server(uvicorn.Server):
-    """uvicorn's, which says where it listens once it does."""
+    """uvicorn's, which says where it listens once it does, and takes a new model over on SIGHUP.
+
+    Of several workers uvicorn's parent gets that signal, and replaces them one after the other.
+    """
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._reloads: set[asyncio.Task[None]] = set()
 
     async def startup(self, sockets: list[Any] | None = None) -> None:
         """Start, and print the URL."""
         await super().startup(sockets)
         if self.started:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._hang_up)
             announce(self.servers[0].sockets[0])
+
+    def _hang_up(self) -> None:
+        self._reloads.add(task := asyncio.create_task(self._reload()))
+        task.add_done_callback(self._reloads.discard)
+
+    async def _reload(self) -> None:
+        with suppress(ServiceError):  # the service has logged it
+            await cast(FastAPI, self.config.app).state.service.reload()
 
 
 def announce(socket: Any) -> None:

@@ -155,7 +155,7 @@ class Service:
 
     async def watch(self) -> None:
         """Reload whenever the bundle's folder holds another one, until cancelled."""
-        while True:
+        while self.settings.watch_seconds:
             await asyncio.sleep(self.settings.watch_seconds)
             found = _identity(bundle_folder(self.settings.bundle))
             if found not in (None, self._seen):  # none: it is just being exchanged
