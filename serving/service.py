@@ -175,15 +175,18 @@ class Service:
     async def _load(self, folder: Path) -> tuple[Engine, dict[str, Any]]:
         policy = Policy.load(self.settings.policy)
         folder = folder.resolve()  # of a link, all of one bundle
-        # Each inference thread computes on its own: see batcher's measurements in the README.
-        bundle = await asyncio.to_thread(Bundle.load, folder, threads=1)
-        card, figures = folder / "MODEL_CARD.md", folder / "metrics.json"
-        papers = {
-            "manifest": bundle.manifest.model_dump(),
-            "policy": policy.model_dump(),
-            "card": card.read_text(encoding="utf-8") if card.exists() else None,
-            "metrics": json.loads(figures.read_bytes()) if figures.exists() else None,
-        }
+        try:
+            # Each inference thread computes alone: two batches at a time wait for no one.
+            bundle = await asyncio.to_thread(Bundle.load, folder, threads=1)
+            card, figures = folder / "MODEL_CARD.md", folder / "metrics.json"
+            papers = {
+                "manifest": bundle.manifest.model_dump(),
+                "policy": policy.model_dump(),
+                "card": card.read_text(encoding="utf-8") if card.exists() else None,
+                "metrics": json.loads(figures.read_bytes()) if figures.exists() else None,
+            }
+        except (OSError, ValueError) as error:
+            raise BundleError(f"{folder}: {error}") from None
         engine = Engine(
             bundle,
             policy,
