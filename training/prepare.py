@@ -11,7 +11,6 @@ The rules, in this order:
    nothing, the set that most rows give; where that ties, the text is dropped.
 3. A row whose words are nearly those of an earlier one (Jaccard similarity) is dropped. Held-out
    rows come first, then the sources in the order of sources.yaml: a test never loses to training.
-   Rows of one source that is only learned from may vary each other: that is what they teach.
 4. The split depends on the text's hash alone, so that adding a source moves no row from one split
    to another. Only sources that judge all three labels are in test; the other sources' share of the
    test goes to val, never to train. A source's `use` may keep it whole in train, or out of all
@@ -20,7 +19,6 @@ The rules, in this order:
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -122,15 +120,8 @@ def settle(label_sets: list[list[str]]) -> list[str] | None:
     return [label for label in LABELS if label in shared]
 
 
-def near_duplicates(
-    word_sets: list[set[str]], threshold: float, kin: Sequence[str | None] | None = None
-) -> list[int]:
+def near_duplicates(word_sets: list[set[str]], threshold: float) -> list[int]:
     """Return the positions of sets whose Jaccard similarity to an earlier, kept one is ≥ threshold.
-
-    Args:
-        word_sets: of each row.
-        threshold: of similarity.
-        kin: a name for each row; two rows of one name are not compared.
 
     Candidates come from prefix filtering (Bayardo, Ma and Srikant 2007, "Scaling up all pairs
     similarity search"): two sets that similar share one of their |s| − ⌈t·|s|⌉ + 1 rarest words.
@@ -150,8 +141,7 @@ def near_duplicates(
     order = np.lexsort((pairs.col, pairs.row))
     dropped: set[int] = set()
     for first, second in zip(pairs.row[order].tolist(), pairs.col[order].tolist(), strict=True):
-        related = kin is not None and kin[first] is not None and kin[first] == kin[second]
-        if first in dropped or second in dropped or related:
+        if first in dropped or second in dropped:
             continue
         one, other = word_sets[first], word_sets[second]
         if len(one & other) >= threshold * len(one | other):
@@ -191,8 +181,7 @@ def prepare(
     counts["conflicts"] = int(rows["labels"].isna().sum())
     rows = rows[rows["labels"].notna()].reset_index(drop=True)
 
-    kin = [name if sources[name].use == "train" else None for name in rows["source"]]
-    near = near_duplicates([set(row) for row in rows["words"]], params.near_duplicate, kin)
+    near = near_duplicates([set(row) for row in rows["words"]], params.near_duplicate)
     counts["near_duplicates"] = len(near)
     rows = rows.drop(index=near)
 

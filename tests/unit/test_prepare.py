@@ -46,22 +46,6 @@ def test_near_duplicates_lose_to_the_earlier_row(checkout: Path) -> None:
     assert counts["near_duplicates"] == 1
 
 
-def test_rows_that_are_only_learned_from_may_vary_each_other_but_nothing_judged(
-    checkout: Path,
-) -> None:
-    base = "one two three four five six seven eight nine"
-    raw("judged", [(base, "neither")])
-    pairs = [
-        (f"{base} ten", "hate"),
-        ("all of these are my dear old friends and I love them", "hate"),
-    ]
-    raw("pairs", [*pairs, ("all of these are my dear old friends and I hate them", "neither")])
-    learned = CSV.model_copy(update={"use": "train"})
-    splits, counts = prepare(PARAMS, {"judged": CSV, "pairs": learned})
-    assert counts["near_duplicates"] == 1
-    assert (splits["train"]["source"] == "pairs").sum() == 2
-
-
 def test_near_duplicates_equal_a_brute_force_search() -> None:
     import numpy as np
 
