@@ -8,7 +8,6 @@ engine is closed once nobody has it any more.
 """
 
 import asyncio
-import json
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -16,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal
+from typing import Literal
 
 from serving.batcher import Capacity, Priority
 from serving.bundle import MANIFEST, Bundle, BundleError, Manifest, read_manifest
@@ -66,9 +65,8 @@ class Service:
         """
         self.settings, self._threads, self.log = settings, threads, log
         self.metrics = Metrics()
-        self.active = 0  # requests in work
+        self.folder = bundle_folder(settings.bundle)  # of the bundle that answers
         self._engine: Engine | None = None
-        self._papers: dict[str, Any] = {}
         self._seen: tuple[int, int] | None = None  # the manifest that was read last
         self._users: dict[Engine, int] = {}  # requests that have an engine
         self._reloading = asyncio.Lock()
@@ -82,9 +80,9 @@ class Service:
         return self._engine
 
     @property
-    def papers(self) -> dict[str, Any]:
-        """What is served: manifest, policy, and the card and metrics that lie beside the bundle."""
-        return self._papers
+    def active(self) -> int:
+        """How many requests are in work."""
+        return sum(self._users.values())
 
     @property
     def not_ready(self) -> str | None:
@@ -106,14 +104,12 @@ class Service:
     def enter(self) -> Engine:
         """Count a request in; return the engine that it keeps until `leave`."""
         engine = self.engine
-        self.active += 1
         self._users[engine] = self._users.get(engine, 0) + 1
         self.metrics.active.set(self.active)
         return engine
 
     def leave(self, engine: Engine) -> None:
         """Count a request out."""
-        self.active -= 1
         self._users[engine] -= 1
         if not self._users[engine]:
             del self._users[engine]
@@ -121,7 +117,8 @@ class Service:
 
     async def start(self) -> None:
         """Load bundle and policy and replay the golden scores; BundleError, PolicyError."""
-        self._take_over(*await self._load(self._look()))
+        folder = self._look()
+        self._take_over(await self._load(folder), folder)
 
     async def reload(self) -> Manifest:
         """Let the bundle and the policy that lie there now answer; return what answers then.
@@ -135,13 +132,13 @@ class Service:
                 same = read_manifest(folder).version == old.bundle.manifest.version
                 if same and Policy.load(self.settings.policy) == old.policy:
                     return old.bundle.manifest
-                engine, papers = await self._load(folder)
+                engine = await self._load(folder)
             except (BundleError, PolicyError) as error:
                 raise self._refused(str(error)) from None
             if why := engine.not_ready:
                 await engine.close()
                 raise self._refused(f"{folder}: {why}")
-            self._take_over(engine, papers)
+            self._take_over(engine, folder)
             self._retiring.add(task := asyncio.create_task(self._retire(old)))
             task.add_done_callback(self._retiring.discard)
             self.metrics.swap("done")
@@ -170,23 +167,12 @@ class Service:
     def _look(self) -> Path:
         folder = bundle_folder(self.settings.bundle)
         self._seen = _identity(folder)  # before it is read: what comes meanwhile is new
-        return folder
+        return folder.resolve()  # of a link, all of one bundle
 
-    async def _load(self, folder: Path) -> tuple[Engine, dict[str, Any]]:
+    async def _load(self, folder: Path) -> Engine:
         policy = Policy.load(self.settings.policy)
-        folder = folder.resolve()  # of a link, all of one bundle
-        try:
-            # Each inference thread computes alone: two batches at a time wait for no one.
-            bundle = await asyncio.to_thread(Bundle.load, folder, threads=1)
-            card, figures = folder / "MODEL_CARD.md", folder / "metrics.json"
-            papers = {
-                "manifest": bundle.manifest.model_dump(),
-                "policy": policy.model_dump(),
-                "card": card.read_text(encoding="utf-8") if card.exists() else None,
-                "metrics": json.loads(figures.read_bytes()) if figures.exists() else None,
-            }
-        except (OSError, ValueError) as error:
-            raise BundleError(f"{folder}: {error}") from None
+        # Each inference thread computes alone: two batches at a time wait for no one.
+        bundle = await asyncio.to_thread(Bundle.load, folder, threads=1)
         engine = Engine(
             bundle,
             policy,
@@ -195,10 +181,10 @@ class Service:
             cache_size=self.settings.cache_size,
         )
         await engine.start()
-        return engine, papers
+        return engine
 
-    def _take_over(self, engine: Engine, papers: dict[str, Any]) -> None:
-        self._engine, self._papers = engine, papers
+    def _take_over(self, engine: Engine, folder: Path) -> None:
+        self._engine, self.folder = engine, folder
         ready = engine.not_ready is None
         self.metrics.model(engine.bundle.manifest, engine.policy.version, ready=ready)
 

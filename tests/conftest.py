@@ -15,9 +15,9 @@ ROOT = Path(__file__).resolve().parent.parent
 TINY_PARAMS = {
     "prepare": {"val_fraction": 0.2, "test_fraction": 0.2},
     "train": {
-        "epochs": 6,
+        "epochs": 8,
         "batch_size": 16,
-        "learning_rate": 0.003,
+        "learning_rate": 0.0015,  # at 0.003 it learns on some processors and diverges on others
         "checkpoint_steps": 25,
         "ema_decay": 0.9,
     },

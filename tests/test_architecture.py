@@ -26,6 +26,7 @@ LEAVES = {
     "releases",
     "text",
     "model",
+    "int8",
     "tracking",
     "plots",
     "report",

@@ -1,14 +1,8 @@
 """Stage 4: the fine-tuned checkpoint becomes a sealed int8 bundle in models/candidate/.
 
-The steps: ONNX through optimum; outlier channels set apart; static int8 of the MatMuls that have
-weights; int8 rows for the word embeddings; temperature and thresholds from validation data; golden
-examples; the manifest.
+The steps: ONNX through optimum; ranges of activations on texts of the train split; the int8 graph
+(`int8.py`); temperature and thresholds from validation data; golden examples; the manifest.
 models/fp32.onnx, the unquantised export, is kept beside it for `evaluate` and the benchmark.
-
-Why static: dynamic quantisation picks activation scales for each batch, so that a tweet's score
-would depend on its neighbours. Why only MatMuls with weights: the attention's products of two
-activations lose accuracy and gain no speed. Why min-max: percentile calibration fails on texts of
-unequal length.
 """
 
 import datetime
@@ -22,10 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime
 import pandas as pd
-from datasets import Dataset
-from onnx import helper, numpy_helper
+from safetensors.numpy import load_file
 from scipy.ndimage import uniform_filter
 from scipy.optimize import minimize_scalar
 from tokenizers import Tokenizer
@@ -44,6 +36,7 @@ from serving.bundle import (
 from training.config import ExportParams, TrainParams, load_params, load_profile, load_sources
 from training.errors import ArtifactError, run_stage
 from training.files import read_json, sha256, write_json
+from training.int8 import activation_ranges, int8_graph
 from training.labels import (
     balanced_macro_f1,
     classes_by_source,
@@ -57,8 +50,6 @@ CANDIDATE = Path("models/candidate")
 FP32 = Path("models/fp32.onnx")
 PROCESSED = Path("data/processed")
 SAMPLE = Path("data/sample/tweets.csv")
-EMBEDDING = "word_embeddings.weight"
-SPARED = "W_J"
 
 
 def export_onnx(checkpoint: Path, folder: Path, opset: int) -> Path:
@@ -70,130 +61,6 @@ def export_onnx(checkpoint: Path, folder: Path, opset: int) -> Path:
         no_post_process=True, library_name="transformers", framework="pt",
     )  # fmt: skip
     return folder / "model.onnx"
-
-
-def spare_outliers(model: Path, rows: list[list[int]], channels: int = 8) -> None:
-    """Take the few channels that would spoil int8's ranges out of the MatMuls after GELU, in place.
-
-    One or two of 1,536 channels, at [CLS], are many times as large as the rest, in the activations
-    and in the weights. As in LLM.int8() (Dettmers et al. 2022), x·W becomes min(x, c)·W₀ + x_J·W_J:
-    J are the largest channels, which stay fp32, W₀ is W with their rows zero, and c is the largest
-    value of the others on `rows`.
-    """
-    loaded = onnx.load(model)
-    graph = loaded.graph
-    weights = {initializer.name: initializer for initializer in graph.initializer}
-    nodes = [node for node in graph.node if node.op_type == "MatMul" and "ffn/lin2" in node.name]
-    watched = onnx.ModelProto()
-    watched.CopyFrom(loaded)
-    watched.graph.output.extend(onnx.ValueInfoProto(name=node.input[0]) for node in nodes)
-    session = onnxruntime.InferenceSession(watched.SerializeToString())
-    size = [np.zeros(1)] * len(nodes)
-    for row in rows:
-        ids = np.array([row])
-        outputs = session.run(None, {"input_ids": ids, "attention_mask": np.ones_like(ids)})[1:]
-        seen = [np.abs(output).max(axis=(0, 1)) for output in outputs]
-        size = [np.maximum(before, now) for before, now in zip(size, seen, strict=True)]
-    for node, largest in zip(nodes, size, strict=True):
-        x, (name, product) = node.input[0], (node.name, node.output[0])
-        order = np.argsort(largest)
-        spared, limit = np.sort(order[-channels:]), largest[order[-channels - 1]]
-        weight = numpy_helper.to_array(weights[node.input[1]]).copy()
-        constants = {"J": spared, "c": np.float32(limit), SPARED: weight[spared]}
-        for key, value in constants.items():
-            graph.initializer.append(numpy_helper.from_array(np.asarray(value), f"{name}/{key}"))
-        weight[spared] = 0
-        weights[node.input[1]].CopyFrom(numpy_helper.from_array(weight, node.input[1]))
-        node.input[0], node.output[0] = f"{name}/x", f"{name}/rest"
-        at = list(graph.node).index(node)
-        for op, inputs, output, options in [
-            ("Add", [f"{name}/rest", f"{name}/spared"], product, {}),
-            ("MatMul", [f"{name}/x_J", f"{name}/{SPARED}"], f"{name}/spared", {}),
-            ("Gather", [x, f"{name}/J"], f"{name}/x_J", {"axis": -1}),
-            ("Min", [x, f"{name}/c"], f"{name}/x", {}),
-        ]:
-            place = at + 1 if op == "Add" else at  # what the MatMul needs stands before it
-            graph.node.insert(
-                place, helper.make_node(op, inputs, [output], f"{name}/{op}", **options)
-            )
-    onnx.save(loaded, model)
-
-
-def quantise(model: Path, out: Path, rows: list[list[int]]) -> None:
-    """Write `model` with int8 weights to `out`, its activation ranges from `rows` of token ids.
-
-    One row a batch: padding would count as an activation.
-    """
-    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantizationMode, QuantType
-    from optimum.onnxruntime import ORTQuantizer
-    from optimum.onnxruntime.configuration import CalibrationConfig, QuantizationConfig
-
-    graph = onnx.load(model).graph
-    weights = {initializer.name for initializer in graph.initializer}
-    weighted = [
-        node.name
-        for node in graph.node
-        if node.op_type == "MatMul"
-        and node.input[1] in weights
-        and not node.input[1].endswith(SPARED)
-    ]
-    dataset = Dataset.from_dict({"input_ids": rows, "attention_mask": [[1] * len(r) for r in rows]})
-    quantizer = ORTQuantizer.from_pretrained(model.parent, file_name=model.name)
-    ranges = quantizer.fit(
-        dataset,
-        CalibrationConfig("tweets", "", "train", len(rows), CalibrationMethod.MinMax),
-        onnx_augmented_model_name=model.parent / "augmented.onnx",
-        operators_to_quantize=["MatMul"],
-        batch_size=1,
-    )
-    with tempfile.TemporaryDirectory(dir=model.parent) as scratch:
-        made = quantizer.quantize(
-            save_dir=scratch,
-            calibration_tensors_range=ranges,
-            quantization_config=QuantizationConfig(
-                is_static=True,
-                format=QuantFormat.QDQ,
-                mode=QuantizationMode.QLinearOps,
-                activations_dtype=QuantType.QUInt8,
-                weights_dtype=QuantType.QInt8,
-                weights_symmetric=True,
-                per_channel=True,
-                reduce_range=False,
-                nodes_to_quantize=weighted,
-                operators_to_quantize=["MatMul"],
-            ),
-        )
-        quantised = onnx.load(Path(made) / "model_quantized.onnx")
-    _quantise_embeddings(quantised.graph)
-    onnx.checker.check_model(quantised)
-    onnx.save(quantised, out)
-
-
-def _quantise_embeddings(graph: onnx.GraphProto) -> None:
-    """Store the word embeddings, half of the model's bytes, as int8 rows with a scale each.
-
-    ONNX Runtime would unpack a quantised table whole; here only the rows looked up are.
-    """
-    table = next(t for t in graph.initializer if t.name.endswith(EMBEDDING))
-    gather = next(node for node in graph.node if table.name in node.input)
-    values = numpy_helper.to_array(table)
-    scale = np.abs(values).max(axis=1, keepdims=True) / 127
-    scale[scale == 0] = 1  # a row of zeros, as the padding's
-    rounded = np.round(values / scale).astype(np.int8)
-    ids, looked_up = gather.input[1], gather.output[0]
-    added = [
-        helper.make_node("Gather", ["embedding_int8", ids], ["embedding_row"], name="EmbeddingRow"),
-        helper.make_node("Gather", ["embedding_scale", ids], ["row_scale"], name="EmbeddingScale"),
-        helper.make_node("Cast", ["embedding_row"], ["row_float"], to=onnx.TensorProto.FLOAT),
-        helper.make_node("Mul", ["row_float", "row_scale"], [looked_up], name="EmbeddingUnpack"),
-    ]
-    at = list(graph.node).index(gather)
-    for offset, node in enumerate(added):
-        graph.node.insert(at + offset, node)
-    graph.node.remove(gather)
-    graph.initializer.remove(table)
-    graph.initializer.append(numpy_helper.from_array(rounded, "embedding_int8"))
-    graph.initializer.append(numpy_helper.from_array(scale.astype(np.float32), "embedding_scale"))
 
 
 def fit_temperature(probabilities: npt.NDArray[Any], allowed: npt.NDArray[np.bool_]) -> float:
@@ -267,12 +134,13 @@ def export(
     shutil.copyfile(FINETUNED / "tokenizer.json", folder / "tokenizer.json")
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        plain = export_onnx(FINETUNED, Path(scratch), params.opset)
-        texts = splits["train"]["text"].head(params.calibration_rows).tolist()
-        rows = [encoding.ids for encoding in tokenizer.encode_batch(texts)]
-        shutil.copyfile(plain, FP32)
-        spare_outliers(plain, rows)
-        quantise(plain, folder / "model.onnx", rows)
+        shutil.copyfile(export_onnx(FINETUNED, Path(scratch), params.opset), FP32)
+    texts = splits["train"]["text"].head(params.calibration_rows).tolist()
+    rows = [encoding.ids for encoding in tokenizer.encode_batch(texts)]
+    ranges = activation_ranges(onnx.load(FP32), rows)
+    weights = load_file(FINETUNED / "model.safetensors")
+    config = read_json(FINETUNED / "config.json")
+    onnx.save(int8_graph(config, weights, ranges, params.opset), folder / "model.onnx")
 
     content: dict[str, Any] = manifest | {
         "schema_version": SCHEMA_VERSION,
@@ -285,7 +153,7 @@ def export(
         "files": {name: sha256(folder / name) for name in ("model.onnx", "tokenizer.json")},
         "golden": [],
         "golden_tolerance": params.golden_tolerance,
-        "quantisation": "static int8 (QDQ): MatMuls by channel, outliers apart; embeddings by row",
+        "quantisation": "static int8: weights by channel, outliers apart; embeddings by row",
         "opset": params.opset,
     }
     model = (folder / "model.onnx").read_bytes()

@@ -217,21 +217,3 @@ def test_int8_is_close_to_its_parent(trained: Path) -> None:
 def test_a_folder_can_be_moved(trained: Path, tmp_path: Path) -> None:
     shutil.copytree(trained / "models" / "candidate", tmp_path / "elsewhere")
     assert Bundle.load(tmp_path / "elsewhere").golden_error() < 1e-5
-
-
-def test_sparing_outliers_changes_no_score_where_it_was_fitted(
-    trained: Path, tmp_path: Path
-) -> None:
-    from training.export import spare_outliers
-
-    bundle = Bundle.load(trained / "models" / "candidate")
-    plain = (trained / "models/fp32.onnx").read_bytes()
-    model = tmp_path / "model.onnx"
-    model.write_bytes(plain)
-    spare_outliers(model, [row.ids for row in bundle.encode(TEXTS)])
-    assert model.read_bytes() != plain
-    before, after = (
-        Bundle(bundle.manifest, bundle.tokenizer, content).score(TEXTS)
-        for content in (plain, model.read_bytes())
-    )
-    assert np.abs(before - after).max() < 1e-5

@@ -501,7 +501,7 @@ def test_a_dead_inference_thread_makes_it_not_live(trained: Path, tmp_path: Path
             )
             await mortal.start()
             await service.engine.close()
-            service._take_over(mortal, {})
+            service._take_over(mortal, folder)
             assert (await http.get("/healthz")).status_code == 200
             assert (await http.post("/v1/predict", json={"texts": ["ok"]})).status_code == 200
             reply = await http.post("/v1/predict", json={"texts": ["word " * 500]})

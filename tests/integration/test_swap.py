@@ -144,6 +144,18 @@ def test_under_load_no_request_fails_and_each_names_the_model_that_answered(
     assert service.metric("tagger_swaps_total") == 6
 
 
+def test_a_card_that_is_written_after_its_bundle_is_shown(
+    serve: Serve, bundles: list[Path], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(bundles[0], tmp_path / "candidate")
+    card = folder / "MODEL_CARD.md"
+    card.unlink()
+    service = serve(folder)
+    assert service.http.get("/v1/model").json()["card"] is None
+    card.write_text("as the pipeline does")
+    assert service.http.get("/v1/model").json()["card"] == "as the pipeline does"
+
+
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_it_follows_the_folder_and_a_signal(
     serve: Serve, bundles: list[Path], link: Path, workers: str

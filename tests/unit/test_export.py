@@ -1,14 +1,10 @@
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 from serving.bundle import Thresholds, decide
-from training.export import _quantise_embeddings, choose_thresholds, fit_temperature
+from training.export import choose_thresholds, fit_temperature
 from training.labels import balanced_macro_f1
 
 RNG = np.random.default_rng(2)
@@ -67,31 +63,3 @@ def test_a_large_source_does_not_drown_a_small_one() -> None:
     assert balanced_macro_f1(scores, source, alike) == pytest.approx((2 * 0.9 + 0.5) / 3)
     finer = alike | {"small": np.arange(3)}
     assert balanced_macro_f1(scores, source, finer) == pytest.approx((0.9 + 0.5) / 2)
-
-
-def test_embedding_rows_survive_quantisation(tmp_path: Path) -> None:
-    table = RNG.normal(0, 0.05, (50, 16)).astype(np.float32)
-    table[0] = 0
-    table[1] *= 40  # a row of its own size keeps a scale of its own
-    graph = helper.make_graph(
-        [
-            helper.make_node(
-                "Gather", ["distilbert.embeddings.word_embeddings.weight", "ids"], ["rows"]
-            )
-        ],
-        "lookup",
-        [helper.make_tensor_value_info("ids", TensorProto.INT64, [None])],
-        [helper.make_tensor_value_info("rows", TensorProto.FLOAT, [None, 16])],
-        [numpy_helper.from_array(table, "distilbert.embeddings.word_embeddings.weight")],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    _quantise_embeddings(model.graph)
-    onnx.checker.check_model(model)
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
-    ids = np.arange(50, dtype=np.int64)
-    (rows,) = session.run(None, {"ids": ids})
-    allowed = np.abs(table).max(axis=1, keepdims=True) / 254 + 1e-7
-    assert (np.abs(rows - table) <= allowed).all()
-    assert not rows[0].any()
