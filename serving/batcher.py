@@ -25,6 +25,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 WINDOW = 256  # waiting items among which a batch's like sizes are sought
+OVERTAKING = 0.1  # seconds; by who came later than that, nobody of the same priority is overtaken
 OLDEST_EVERY = 8  # every so many batches begin with the oldest item of all, so that nobody starves
 STUCK_SECONDS = 60.0  # in one batch
 JOIN_SECONDS = 1.5  # for the batches that run when it closes
@@ -201,24 +202,32 @@ class Batcher(Generic[Item, Result]):
 
     def _work(self, me: int) -> None:
         batch: list[_Entry[Item, Result]] = []
+        ended = 0.0
         try:
-            while batch := self._take():
+            while True:
+                batch, idled = self._take()
+                if not batch:
+                    return
                 self._busy_since[me] = started = perf_counter()
                 queued = _first_seen(batch, started)
                 results = self._results(batch)
-                seconds = perf_counter() - started
+                # What lies between two batches slows who waits as the batches do.
+                since, ended = started if idled else ended, perf_counter()
                 self._busy_since[me] = None
-                self._report(batch, results, seconds, queued)
+                self._note_speed(batch, ended - since)
+                self._report(batch, results, ended - started, queued)
         except BaseException as error:  # a thread that ends in silence would leave callers waiting
             self._die(error, batch)
 
-    def _take(self) -> "list[_Entry[Item, Result]]":
-        """Wait for items and return a batch of them; nothing when closing and all is done."""
+    def _take(self) -> "tuple[list[_Entry[Item, Result]], bool]":
+        """Return a batch (nothing when closing and all is done), and whether it was waited for."""
+        idled = False
         with self._ready:
             while True:
                 batch = self._pick()
                 if batch or self._closing or self._died:
-                    return batch
+                    return batch, idled
+                idled = True
                 self._idle += 1
                 self._ready.wait()
                 self._idle -= 1
@@ -233,7 +242,8 @@ class Batcher(Generic[Item, Result]):
             priority = min(waiting, key=lambda p: self._queues[p][0].group.since)
         queue = self._queues[priority]
         window: list[_Entry[Item, Result]] = []
-        while queue and len(window) < WINDOW:
+        latest = queue[0].group.since + OVERTAKING
+        while queue and len(window) < WINDOW and queue[0].group.since <= latest:
             entry = queue.popleft()
             if entry.group.future.done():  # its caller left
                 self._tokens[priority] -= entry.size
@@ -265,6 +275,11 @@ class Batcher(Generic[Item, Result]):
                 return [error]
         return [result for entry in batch for result in self._results([entry])]
 
+    def _note_speed(self, batch: "list[_Entry[Item, Result]]", seconds: float) -> None:
+        speed = sum(entry.size for entry in batch) / seconds
+        # Not locked: two threads at once may lose one of many measurements.
+        self._speed += (speed - self._speed) * (SMOOTHING if self._speed else 1)
+
     def _report(
         self,
         batch: "list[_Entry[Item, Result]]",
@@ -274,9 +289,6 @@ class Batcher(Generic[Item, Result]):
     ) -> None:
         tokens = sum(entry.size for entry in batch)
         padded = len(batch) * max(entry.size for entry in batch)
-        speed = tokens / seconds
-        # Not locked: two threads at once may lose one of many measurements.
-        self._speed += (speed - self._speed) * (SMOOTHING if self._speed else 1)
         failed = any(isinstance(result, Exception) for result in results)
         report = BatchReport(len(batch), tokens, padded, seconds, queued, failed)
         self._tell(self._deliver, batch, results, report)

@@ -8,6 +8,7 @@ import pytest
 
 from serving.batcher import (
     OLDEST_EVERY,
+    OVERTAKING,
     Batcher,
     BatcherDeadError,
     BatchReport,
@@ -134,6 +135,54 @@ def test_priorities_go_first_and_nobody_starves() -> None:
             await asyncio.gather(first, low, normal, *high)
         # The oldest of all begins one batch in so many; else who matters most goes first.
         assert run.batches[1:] == [[10]] * (OLDEST_EVERY - 2) + [[1], [10], [10], [2]]
+
+    asyncio.run(body())
+
+
+def test_who_comes_much_later_overtakes_nobody() -> None:
+    async def body() -> None:
+        run = Runner()
+        run.gate.clear()
+        async with running(run, budget=20) as (batcher, _):
+            first = batcher.submit([20], Priority.HIGH)
+            await run.held()
+            early = [batcher.submit([size], Priority.HIGH) for size in (10, 1)]
+            soon = batcher.submit([9], Priority.HIGH)
+            await asyncio.sleep(OVERTAKING + 0.05)
+            late = batcher.submit([1], Priority.HIGH)
+            run.gate.set()
+            await asyncio.gather(first, *early, soon, late)
+        # 9 is likest to 10 and came soon after; of two that are alike, 1 waits for the one that
+        # came late in no batch.
+        assert run.batches == [[20], [9, 10], [1], [1]]
+
+    asyncio.run(body())
+
+
+def test_the_expected_wait_counts_what_lies_between_batches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = iter(range(1000))  # every look at it is a second later
+    monkeypatch.setattr("serving.batcher.perf_counter", lambda: float(next(clock)))
+
+    async def body() -> None:
+        run = Runner()
+        async with running(run, budget=10) as (batcher, _):
+            run.gate.clear()
+            first = batcher.submit([10], Priority.HIGH)
+            await run.held()
+            rest = [batcher.submit([10], Priority.HIGH) for _ in range(3)]
+            run.gate.set()
+            await asyncio.gather(first, *rest)
+            assert batcher.expected_wait(Priority.HIGH) == 0  # nothing waits
+            run.gate.clear()
+            held = batcher.submit([10], Priority.HIGH)
+            await run.held()
+            waits = batcher.submit([10], Priority.HIGH)
+            # The batches alone took a second each; whoever looks at the clock meanwhile, more.
+            assert batcher.expected_wait(Priority.HIGH) > 1.5
+            run.gate.set()
+            await asyncio.gather(held, waits)
 
     asyncio.run(body())
 
