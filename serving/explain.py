@@ -32,8 +32,12 @@ Masks = npt.NDArray[np.bool_]  # [masks, distinct words]; true keeps a word; row
 EXACT_WORDS = 8  # up to so many distinct words, all masks are scored
 KERNEL_WIDTH = 25.0  # LIME's, for cosine distances in percent
 STRENGTH = 1e6  # total weight against LIME's ridge of 1, which so shrinks nothing that one sees
-CHUNK_TOKENS = 128  # scored at one time: a tweet of somebody else waits for no more than that
-CALM = 0.25  # seconds in which nobody else asked: then several chunks are scored at one time
+LANES = 4  # chunks of masked texts that are with the engine at one time
+CALM_TOKENS = 256  # of a chunk
+CALM = 0.25  # seconds; if somebody else has asked since then, there is one small chunk at a time:
+SMALL_TOKENS = (
+    128  # a tweet of theirs finds an inference thread free, or waits for no more than this
+)
 PATIENCE = 10.0  # seconds that an explanation gives way to others before it is refused
 DIGITS = 6  # of what is answered
 
@@ -98,7 +102,6 @@ class Explainer:
         mask: str = "[MASK]",
         at_once: int = 2,
         waiting: int = 16,
-        lanes: int = 4,
         cache_size: int = 512,
     ) -> None:
         """Make an explainer.
@@ -107,12 +110,10 @@ class Explainer:
             mask: stands for a masked word.
             at_once: explanations in work.
             waiting: explanations that may wait for their turn; more are refused.
-            lanes: chunks of masked texts that are with the engine, of all explanations together;
-                one while others ask, so that an inference thread is left to them.
             cache_size: texts whose masked scores are kept, at 12 kB each for 1,000 masks.
         """
         self._mask = mask
-        self._turns, self._lanes = asyncio.Semaphore(at_once), asyncio.Semaphore(lanes)
+        self._turns, self._lanes = asyncio.Semaphore(at_once), asyncio.Semaphore(LANES)
         self._narrow = asyncio.Lock()
         self._room = at_once + waiting
         self._cache: OrderedDict[bytes, Array] = OrderedDict()
@@ -159,13 +160,14 @@ class Explainer:
             self._room += 1
 
     @asynccontextmanager
-    async def _lane(self, engine: Engine) -> AsyncIterator[None]:
+    async def _lane(self, engine: Engine) -> AsyncIterator[int]:
+        """Wait for a turn to score; yield how many tokens may be."""
         async with self._lanes:
             if engine.quiet_seconds > CALM:
-                yield
+                yield CALM_TOKENS
             else:
                 async with self._narrow:
-                    yield
+                    yield SMALL_TOKENS
 
     async def _scores(
         self, engine: Engine, question: Question, reading: Reading, masks: Masks
@@ -177,20 +179,24 @@ class Explainer:
         if key in self._cache:
             self._cache.move_to_end(key)
             return self._cache[key]
-        rows = max(1, CHUNK_TOKENS // reading.tokens)
         scores = np.empty((len(masks), len(LABELS)))
-        deadline = monotonic() + PATIENCE
+        deadline, begun = monotonic() + PATIENCE, 0
 
-        async def score(start: int) -> None:
-            async with self._lane(engine):
-                chunk = [masked(reading, row, self._mask) for row in masks[start : start + rows]]
-                found = await patiently(engine, chunk, deadline)
-            scores[start : start + rows] = [[row.scores[name] for name in LABELS] for row in found]
+        async def score() -> None:
+            nonlocal begun
+            while begun < len(masks):
+                async with self._lane(engine) as tokens:
+                    at = begun  # others may have begun more while this one waited
+                    begun += max(1, tokens // reading.tokens)
+                    chunk = [masked(reading, row, self._mask) for row in masks[at:begun]]
+                    found = await patiently(engine, chunk, deadline)
+                for to, row in enumerate(found, start=at):
+                    scores[to] = [row.scores[name] for name in LABELS]
 
         try:
             async with asyncio.TaskGroup() as group:
-                for start in range(0, len(masks), rows):
-                    group.create_task(score(start))
+                for _ in range(LANES):
+                    group.create_task(score())
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
         self._cache[key] = scores
