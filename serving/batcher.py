@@ -107,7 +107,7 @@ class Batcher(Generic[Item, Result]):
 
     def __init__(
         self,
-        run: Callable[[Sequence[Item]], Sequence[Result]],
+        run: Callable[[Sequence[Item], bool], Sequence[Result]],
         *,
         size: Callable[[Item], int],
         capacity: Capacity,
@@ -116,7 +116,8 @@ class Batcher(Generic[Item, Result]):
         """Make a batcher; `start` starts it.
 
         Args:
-            run: returns a result for each item of a batch; called in an inference thread.
+            run: returns a result for each item of a batch; called in an inference thread, and told
+                whether nothing else runs or waits.
             size: of an item, in tokens.
             capacity: threads, and what they take on.
             observe: is told of each batch, on the event loop.
@@ -205,12 +206,12 @@ class Batcher(Generic[Item, Result]):
         ended = 0.0
         try:
             while True:
-                batch, idled = self._take()
+                batch, idled, alone = self._take()
                 if not batch:
                     return
                 self._busy_since[me] = started = perf_counter()
                 queued = _first_seen(batch, started)
-                results = self._results(batch)
+                results = self._results(batch, alone)
                 # What lies between two batches slows who waits as the batches do.
                 since, ended = started if idled else ended, perf_counter()
                 self._busy_since[me] = None
@@ -219,14 +220,17 @@ class Batcher(Generic[Item, Result]):
         except BaseException as error:  # a thread that ends in silence would leave callers waiting
             self._die(error, batch)
 
-    def _take(self) -> "tuple[list[_Entry[Item, Result]], bool]":
-        """Return a batch (nothing when closing and all is done), and whether it was waited for."""
+    def _take(self) -> "tuple[list[_Entry[Item, Result]], bool, bool]":
+        """Return a batch (nothing when closing and all is done), whether it was waited for, and
+        whether nothing else runs or waits.
+        """
         idled = False
         with self._ready:
             while True:
                 batch = self._pick()
                 if batch or self._closing or self._died:
-                    return batch, idled
+                    alone = self._idle == len(self._threads) - 1 and not any(self._tokens)
+                    return batch, idled, alone
                 idled = True
                 self._idle += 1
                 self._ready.wait()
@@ -266,14 +270,16 @@ class Batcher(Generic[Item, Result]):
             self._tokens[priority] -= queue.popleft().size
         return bool(queue)
 
-    def _results(self, batch: "list[_Entry[Item, Result]]") -> "list[Result | Exception]":
+    def _results(
+        self, batch: "list[_Entry[Item, Result]]", alone: bool
+    ) -> "list[Result | Exception]":
         """Run a batch; if it fails, each item alone, so that a bad one harms no neighbour."""
         try:
-            return list(self._run([entry.item for entry in batch]))
+            return list(self._run([entry.item for entry in batch], alone))
         except Exception as error:
             if len(batch) == 1:
                 return [error]
-        return [result for entry in batch for result in self._results([entry])]
+        return [result for entry in batch for result in self._results([entry], alone)]
 
     def _note_speed(self, batch: "list[_Entry[Item, Result]]", seconds: float) -> None:
         speed = sum(entry.size for entry in batch) / seconds

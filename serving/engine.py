@@ -177,9 +177,9 @@ class Engine:
             found |= fresh
         return [found[key] for key in keys]
 
-    def _infer(self, batch: Sequence[Encoding]) -> list[Scored]:
+    def _infer(self, batch: Sequence[Encoding], alone: bool) -> list[Scored]:
         """Run in an inference thread."""
-        probabilities = self.bundle.infer(batch)
+        probabilities = self.bundle.infer(batch, wide=alone)
         labels = self.bundle.decide(probabilities)
         rounded = probabilities.astype(float).round(6).tolist()
         scored = []

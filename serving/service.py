@@ -171,8 +171,9 @@ class Service:
 
     async def _load(self, folder: Path) -> Engine:
         policy = Policy.load(self.settings.policy)
-        # Each inference thread computes alone: two batches at a time wait for no one.
-        bundle = await asyncio.to_thread(Bundle.load, folder, threads=1)
+        # Each inference thread computes alone, so that two batches at a time wait for no one; a
+        # batch that is the only one has all of them.
+        bundle = await asyncio.to_thread(Bundle.load, folder, threads=1, wide=self._threads)
         engine = Engine(
             bundle,
             policy,

@@ -45,13 +45,15 @@ LEET = {"a": "@4", "e": "3", "i": "1!", "o": "0", "s": r"$5"}
 _GAP = r"[ .\-_*]"
 
 # Oniguruma patterns, in order. Each begins with what is rarest in a tweet, not with a
-# look-behind, because the scan for a first character is what they cost.
+# look-behind, because the scan for a first character is what they cost. Signs beyond ASCII are
+# alternatives, not a class: the scan looks for an alternative's first byte, for a class it stops
+# at every character.
 _BEFORE_FOLDING = [
     (r"&amp;", "&"),
     (r"&(lt|gt|quot|nbsp|[lr]dquo|hellip|[mn]dash);", " "),
     (r"&(#8217|#8216|#0?39|[lr]squo|apos);", "'"),
     *(
-        (f"[{signs}]|&#({'|'.join(str(ord(sign)) for sign in signs)});", f" {word} ")
+        (f"{'|'.join(signs)}|&#({'|'.join(str(ord(sign)) for sign in signs)});", f" {word} ")
         for word, signs in EMOJI.items()
     ),
     (r"🇺🇸|&#127482;&#127480;", " american flag "),
@@ -61,12 +63,15 @@ _BEFORE_FOLDING = [
     (r"[\x00-\x1f\x7f-\x9f\ufffd]", " "),
 ]
 _AFTER_FOLDING = [
-    ("[‘’ʼ`´]", "'"),
+    ("‘|’|ʼ|`|´", "'"),
     (r"(https?://|www\.)\S+|\bt\.co/\S+", " url "),
     (r"\brt\b(?=\W*@)", " "),
     # A run of mentions is one: who is addressed says nothing, how many adds only tokens.
     (r"(?<!\w)(\.?@\w+[:,]?\s*)+", " @user "),
-    *((rf"[{signs}](?:(?<=[a-z].)|(?=[a-z]))", letter) for letter, signs in LOOK_ALIKES.items()),
+    *(
+        (rf"(?:{'|'.join(signs)})(?:(?<=[a-z].)|(?=[a-z]))", letter)
+        for letter, signs in LOOK_ALIKES.items()
+    ),
     *((rf"[{signs}](?<=[a-z].)(?=[a-z])", letter) for letter, signs in LEET.items()),
     # "sooooo" → "soo"
     (r"(.)(?=\1\1)", ""),

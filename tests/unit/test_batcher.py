@@ -24,11 +24,13 @@ class Runner:
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
+        self.alone: list[bool] = []
         self.gate = threading.Event()
         self.gate.set()
         self.entered = threading.Semaphore(0)
 
-    def __call__(self, items: Sequence[int]) -> list[int]:
+    def __call__(self, items: Sequence[int], alone: bool) -> list[int]:
+        self.alone.append(alone)
         self.entered.release()
         self.gate.wait(10)
         self.batches.append(list(items))
@@ -45,7 +47,7 @@ class Runner:
 
 @asynccontextmanager
 async def running(
-    run: Callable[[Sequence[int]], list[int]],
+    run: Callable[[Sequence[int], bool], list[int]],
     *,
     threads: int = 1,
     budget: int = 100,
@@ -86,6 +88,25 @@ def test_a_lonely_item_leaves_at_once() -> None:
             for _ in range(20):
                 await batcher.submit([1], Priority.HIGH)
             assert time.perf_counter() - started < 1
+
+    asyncio.run(body())
+
+
+def test_a_batch_is_told_whether_it_is_the_only_one() -> None:
+    async def body() -> None:
+        run = Runner()
+        async with running(run, threads=2, budget=10) as (batcher, _):
+            await asyncio.sleep(0.05)  # until both are idle
+            await batcher.submit([10], Priority.HIGH)
+            run.gate.clear()
+            lonely = batcher.submit([10], Priority.HIGH)
+            await run.held()
+            await run.held()
+            beside = [batcher.submit([10], Priority.HIGH) for _ in range(2)]
+            await run.held()  # the second thread has the first of them, and one waits
+            run.gate.set()
+            await asyncio.gather(lonely, *beside)
+        assert run.alone[:3] == [True, True, False]
 
     asyncio.run(body())
 
