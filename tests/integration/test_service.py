@@ -477,10 +477,10 @@ def test_several_workers_answer_and_add_up_their_metrics(serve: Serve) -> None:
 class MortalBundle(Bundle):
     """A bundle in whose hands a thread dies when a batch holds a text that is cut."""
 
-    def infer(self, batch: Sequence[Encoding]) -> Floats:
+    def infer(self, batch: Sequence[Encoding], *, wide: bool = False) -> Floats:
         if any(row.truncated for row in batch):
             raise SystemExit
-        return super().infer(batch)
+        return super().infer(batch, wide=wide)
 
 
 def test_a_dead_inference_thread_makes_it_not_live(trained: Path, tmp_path: Path) -> None:

@@ -37,10 +37,10 @@ class Notes:
 class MortalBundle(Bundle):
     """A bundle in whose hands a thread dies when a batch holds a text of many tokens."""
 
-    def infer(self, batch: Sequence[Encoding]) -> Floats:
+    def infer(self, batch: Sequence[Encoding], *, wide: bool = False) -> Floats:
         if any(row.truncated for row in batch):
             raise SystemExit
-        return super().infer(batch)
+        return super().infer(batch, wide=wide)
 
 
 @pytest.fixture(scope="module")
