@@ -25,7 +25,6 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 WINDOW = 256  # waiting items among which a batch's like sizes are sought
-OVERTAKING = 0.1  # seconds; by who came later than that, nobody of the same priority is overtaken
 OLDEST_EVERY = 8  # every so many batches begin with the oldest item of all, so that nobody starves
 STUCK_SECONDS = 60.0  # in one batch
 JOIN_SECONDS = 1.5  # for the batches that run when it closes
@@ -127,6 +126,9 @@ class Batcher(Generic[Item, Result]):
         self._ready = threading.Condition()
         self._queues: tuple[deque[_Entry[Item, Result]], ...] = tuple(deque() for _ in Priority)
         self._tokens = [0 for _ in Priority]  # waiting in each queue
+        # All that waited at this moment goes before what came later: in between, the likest sizes
+        # make the batches, and nobody waits for long because he is unlike the others.
+        self._round = [0.0 for _ in Priority]
         self._speed = 0.0  # tokens a second of one thread; 0: not yet measured
         self._idle = 0
         self._batches = 0
@@ -246,8 +248,9 @@ class Batcher(Generic[Item, Result]):
             priority = min(waiting, key=lambda p: self._queues[p][0].group.since)
         queue = self._queues[priority]
         window: list[_Entry[Item, Result]] = []
-        latest = queue[0].group.since + OVERTAKING
-        while queue and len(window) < WINDOW and queue[0].group.since <= latest:
+        if queue[0].group.since > self._round[priority]:
+            self._round[priority] = perf_counter()
+        while queue and len(window) < WINDOW and queue[0].group.since <= self._round[priority]:
             entry = queue.popleft()
             if entry.group.future.done():  # its caller left
                 self._tokens[priority] -= entry.size

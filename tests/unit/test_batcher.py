@@ -8,7 +8,6 @@ import pytest
 
 from serving.batcher import (
     OLDEST_EVERY,
-    OVERTAKING,
     Batcher,
     BatcherDeadError,
     BatchReport,
@@ -160,22 +159,28 @@ def test_priorities_go_first_and_nobody_starves() -> None:
     asyncio.run(body())
 
 
-def test_who_comes_much_later_overtakes_nobody() -> None:
+def test_who_comes_in_a_later_round_overtakes_nobody() -> None:
+    class StopsAtNine(Runner):
+        def __call__(self, items: Sequence[int], alone: bool) -> list[int]:
+            if 9 in items:
+                self.gate.clear()
+            return super().__call__(items, alone)
+
     async def body() -> None:
-        run = Runner()
+        run = StopsAtNine()
         run.gate.clear()
         async with running(run, budget=20) as (batcher, _):
-            first = batcher.submit([20], Priority.HIGH)
+            waiting = [batcher.submit([20], Priority.HIGH)]
             await run.held()
-            early = [batcher.submit([size], Priority.HIGH) for size in (10, 1)]
-            soon = batcher.submit([9], Priority.HIGH)
-            await asyncio.sleep(OVERTAKING + 0.05)
-            late = batcher.submit([1], Priority.HIGH)
+            waiting += [batcher.submit([size], Priority.HIGH) for size in (10, 1, 9, 3)]
             run.gate.set()
-            await asyncio.gather(first, *early, soon, late)
-        # 9 is likest to 10 and came soon after; of two that are alike, 1 waits for the one that
-        # came late in no batch.
-        assert run.batches == [[20], [9, 10], [1], [1]]
+            await run.held()
+            waiting += [batcher.submit([1], Priority.HIGH) for _ in range(2)]
+            run.gate.set()
+            await asyncio.gather(*waiting)
+        # In the round of four: 10 and what is likest to it, then the rest, although those who came
+        # later are liker to 1 than 3 is.
+        assert run.batches == [[20], [9, 10], [1, 3], [1, 1]]
 
     asyncio.run(body())
 

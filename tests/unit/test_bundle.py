@@ -45,6 +45,12 @@ def test_scores_are_probabilities_in_the_order_of_the_texts(folder: Path) -> Non
     assert len(np.unique(scores.round(4), axis=0)) > 3
 
 
+def test_a_wide_inference_gives_the_same_scores(folder: Path) -> None:
+    bundle = Bundle.load(folder, threads=1, wide=2)
+    encoded = bundle.encode(TEXTS)
+    assert np.array_equal(bundle.infer(encoded, wide=True), bundle.infer(encoded))
+
+
 def test_truncation_is_said(folder: Path) -> None:
     bundle = Bundle.load(folder)
     encoded = bundle.encode(TEXTS)
