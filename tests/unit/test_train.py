@@ -55,11 +55,12 @@ def test_offsets_learn_ahead_and_do_not_decay(trainer: LabelSetTrainer) -> None:
 def test_tokens_are_hidden_in_training_alone(trainer: LabelSetTrainer) -> None:
     trainer.hide = lambda ids: torch.full_like(ids, 7)
     inputs = batch(0)
-    for model, want in ((trainer.model.eval(), inputs["input_ids"]), (trainer.model.train(), None)):
-        read = torch.full_like(inputs["input_ids"], 7) if want is None else want
-        same = model(input_ids=read, attention_mask=inputs["attention_mask"]).logits
+    hidden = torch.full_like(inputs["input_ids"], 7)
+    for training, read in ((False, inputs["input_ids"]), (True, hidden)):
+        model = trainer.model.train(training)
+        want = model(input_ids=read, attention_mask=inputs["attention_mask"]).logits
         _, output = trainer.compute_loss(model, inputs, return_outputs=True)
-        assert torch.equal(output.logits, same)
+        assert torch.equal(output.logits, want)
 
 
 def test_the_share_that_is_hidden_differs_by_text_and_spares_the_frame() -> None:
