@@ -116,7 +116,8 @@ class Batcher(Generic[Item, Result]):
 
         Args:
             run: returns a result for each item of a batch; called in an inference thread, and told
-                whether nothing else runs or waits.
+                whether the machine is its own: nothing else runs or waits, and it is not of a low
+                priority.
             size: of an item, in tokens.
             capacity: threads, and what they take on.
             observe: is told of each batch, on the event loop.
@@ -224,24 +225,24 @@ class Batcher(Generic[Item, Result]):
 
     def _take(self) -> "tuple[list[_Entry[Item, Result]], bool, bool]":
         """Return a batch (nothing when closing and all is done), whether it was waited for, and
-        whether nothing else runs or waits.
+        whether the machine is its own.
         """
         idled = False
         with self._ready:
             while True:
-                batch = self._pick()
+                batch, priority = self._pick()
                 if batch or self._closing or self._died:
-                    alone = self._idle == len(self._threads) - 1 and not any(self._tokens)
-                    return batch, idled, alone
+                    others = self._idle < len(self._threads) - 1 or any(self._tokens)
+                    return batch, idled, not others and priority is not Priority.LOW
                 idled = True
                 self._idle += 1
                 self._ready.wait()
                 self._idle -= 1
 
-    def _pick(self) -> "list[_Entry[Item, Result]]":
+    def _pick(self) -> "tuple[list[_Entry[Item, Result]], Priority]":
         waiting = [priority for priority in Priority if self._skip_left(priority)]
         if not waiting:
-            return []
+            return [], Priority.LOW
         self._batches += 1
         priority = waiting[0]
         if self._batches % OLDEST_EVERY == 0:
@@ -264,7 +265,7 @@ class Batcher(Generic[Item, Result]):
         taken = set(chosen)
         queue.extendleft(window[at] for at in reversed(range(len(window))) if at not in taken)
         self._tokens[priority] -= sum(entry.size for entry in batch)
-        return batch
+        return batch, priority
 
     def _skip_left(self, priority: Priority) -> bool:
         """Drop whose caller left from the queue's head; say whether somebody waits."""

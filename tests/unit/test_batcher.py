@@ -105,7 +105,9 @@ def test_a_batch_is_told_whether_it_is_the_only_one() -> None:
             await run.held()  # the second thread has the first of them, and one waits
             run.gate.set()
             await asyncio.gather(lonely, *beside)
+            await batcher.submit([10], Priority.LOW)
         assert run.alone[:3] == [True, True, False]
+        assert not run.alone[-1]  # who matters more finds a thread free
 
     asyncio.run(body())
 
