@@ -13,6 +13,8 @@ beyond its size.
 """
 
 import asyncio
+import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -26,6 +28,7 @@ Result = TypeVar("Result")
 
 WINDOW = 256  # waiting items among which a batch's like sizes are sought
 OLDEST_EVERY = 8  # every so many batches begin with the oldest item of all, so that nobody starves
+NICE = 5  # of the inference threads
 STUCK_SECONDS = 60.0  # in one batch
 JOIN_SECONDS = 1.5  # for the batches that run when it closes
 SMOOTHING = 0.1  # weight of the newest batch in the measured speed
@@ -207,6 +210,9 @@ class Batcher(Generic[Item, Result]):
     def _work(self, me: int) -> None:
         batch: list[_Entry[Item, Result]] = []
         ended = 0.0
+        if sys.platform == "linux":  # elsewhere only whole processes have a priority
+            # The event loop goes first: it needs little, and all wait for it.
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
         try:
             while True:
                 batch, idled, alone = self._take()

@@ -158,7 +158,7 @@ class Load:
         coming: float | None = next(schedule, None)
         while True:
             now = time.perf_counter() - begin
-            while coming is not None and coming <= now:
+            while coming is not None and coming <= now < self.seconds:
                 waiting.append(coming)
                 coming = next(schedule, None)
             while waiting and self._idle and now < self.seconds:
@@ -169,7 +169,8 @@ class Load:
                 break
             if now >= self.seconds + DRAIN_S:
                 break
-            pause = DRAIN_S if coming is None else max(0.0, coming - now)
+            over = coming is None or now >= self.seconds
+            pause = DRAIN_S if over else max(0.0, coming - now)
             for descriptor, _ in self._poll.poll(min(pause, 0.25)):
                 connection = self._receive(descriptor, begin)
                 if connection is not None:
