@@ -56,7 +56,6 @@ class TrainParams(_Section):
     class_weights: Annotated[
         tuple[float, ...], Field(min_length=len(LABELS), max_length=len(LABELS))
     ]
-    hidden_share: Annotated[float, Field(ge=0, le=0.5)]
     ema_decay: Annotated[float, Field(ge=0, lt=1)]
     precision: Literal["auto", "bf16", "fp32"]
     threads: Annotated[int, Field(ge=0)]

@@ -113,17 +113,9 @@ class LabelSetTrainer(Trainer):  # type: ignore[misc]
     model: nn.Module
     model_wrapped: nn.Module
 
-    def __init__(
-        self,
-        *,
-        class_weights: torch.Tensor,
-        decay: float,
-        hide: Callable[[torch.Tensor], torch.Tensor],
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, *, class_weights: torch.Tensor, decay: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.class_weights = class_weights.to(self.args.device)
-        self.hide = hide
 
         def average(averaged: Any, current: Any, seen: Any) -> None:
             # Young averages forget faster, or the untrained head would weigh in for long.
@@ -141,8 +133,7 @@ class LabelSetTrainer(Trainer):  # type: ignore[misc]
         num_items_in_batch: torch.Tensor | None = None,
     ) -> Any:  # fmt: skip
         """Return the batch's loss."""
-        ids = self.hide(inputs["input_ids"]) if model.training else inputs["input_ids"]
-        output = model(input_ids=ids, attention_mask=inputs["attention_mask"])
+        output = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
         logits = output.logits
         if model.training:
             # The first source's stays zero: it is the one that the scores are calibrated to.
@@ -245,24 +236,6 @@ def _collator(pad: int) -> Callable[[list[dict[str, Any]]], dict[str, torch.Tens
     return collate
 
 
-def hider(tokenizer: Tokenizer, share: float) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return what puts [MASK] in the place of tokens, of each text another share: `share` on
-    average, twice that at most. What it learns from so never comes twice, and the texts that an
-    explanation asks about are none that it has not seen the like of.
-    """
-    mask = tokenizer.token_to_id("[MASK]")
-    kept = torch.tensor(
-        [at for at, token in tokenizer.get_added_tokens_decoder().items() if token.special]
-    )
-
-    def hide(ids: torch.Tensor) -> torch.Tensor:
-        shares = 2 * share * torch.rand(len(ids), 1, device=ids.device)
-        hidden = torch.rand(ids.shape, device=ids.device) < shares
-        return ids.masked_fill(hidden & ~torch.isin(ids, kept.to(ids.device)), mask)
-
-    return hide
-
-
 def _last_checkpoint(folder: Path) -> Path | None:
     """Return the newest sealed checkpoint, and remove those that were cut off."""
     sealed = []
@@ -303,7 +276,6 @@ def train(
     keeper.trainer = trainer = LabelSetTrainer(
         class_weights=torch.tensor(params.class_weights),
         decay=params.ema_decay,
-        hide=hider(tokenizer, params.hidden_share),
         model=model,
         args=TrainingArguments(
             output_dir=str(folder),

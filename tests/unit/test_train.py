@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import DistilBertConfig, DistilBertForSequenceClassification, TrainingArguments
 
-from training.model import label_set_loss, load_base
-from training.train import OFFSET_RATE, LabelSetTrainer, hider
+from training.model import label_set_loss
+from training.train import OFFSET_RATE, LabelSetTrainer
 
 
 @pytest.fixture
@@ -17,9 +17,7 @@ def trainer(tmp_path: Path) -> LabelSetTrainer:
     model = DistilBertForSequenceClassification(DistilBertConfig(num_labels=3, **sizes, **still))
     model.source_offsets = torch.nn.Parameter(torch.tensor([[9.0, 9, 0], [0, 3, 0]]))
     args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none")
-    return LabelSetTrainer(
-        class_weights=torch.ones(3), decay=0.0, hide=lambda ids: ids, model=model, args=args
-    )
+    return LabelSetTrainer(class_weights=torch.ones(3), decay=0.0, model=model, args=args)
 
 
 def batch(source: int) -> dict[str, torch.Tensor]:
@@ -50,27 +48,3 @@ def test_offsets_learn_ahead_and_do_not_decay(trainer: LabelSetTrainer) -> None:
     assert [(g["lr"], g["weight_decay"]) for g in ahead] == [(OFFSET_RATE * rate, 0.0)]
     assert sum(len(g["params"]) for g in groups) == len(list(trainer.model.parameters()))
     assert {g["lr"] for g in groups} == {rate, OFFSET_RATE * rate}
-
-
-def test_tokens_are_hidden_in_training_alone(trainer: LabelSetTrainer) -> None:
-    trainer.hide = lambda ids: torch.full_like(ids, 7)
-    inputs = batch(0)
-    hidden = torch.full_like(inputs["input_ids"], 7)
-    for training, read in ((False, inputs["input_ids"]), (True, hidden)):
-        model = trainer.model.train(training)
-        want = model(input_ids=read, attention_mask=inputs["attention_mask"]).logits
-        _, output = trainer.compute_loss(model, inputs, return_outputs=True)
-        assert torch.equal(output.logits, want)
-
-
-def test_the_share_that_is_hidden_differs_by_text_and_spares_the_frame() -> None:
-    _, tokenizer = load_base("minilm", dropout=0.0, max_tokens=64)
-    row = tokenizer.encode("a b c d e f g h i k l m n o p q r s t u").ids
-    ids = torch.tensor([[*row, 0, 0]] * 2000)
-    torch.manual_seed(1)
-    hidden = hider(tokenizer, 0.1)(ids) == tokenizer.token_to_id("[MASK]")
-    assert not hidden[:, [0, len(row) - 1, len(row), len(row) + 1]].any()
-    shares = hidden[:, 1 : len(row) - 1].float().mean(dim=1)
-    assert shares.mean() == pytest.approx(0.1, abs=0.01)
-    assert shares.std() > 0.08  # 0.067 if every text lost the same share
-    assert torch.equal(hider(tokenizer, 0.0)(ids), ids)
