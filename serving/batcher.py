@@ -87,10 +87,12 @@ class Capacity:
 class _Group(Generic[Result]):
     """The items of one caller."""
 
-    __slots__ = ("future", "left", "results", "since", "taken")
+    __slots__ = ("future", "left", "priority", "results", "since", "taken")
 
-    def __init__(self, future: "asyncio.Future[list[Result]]", count: int) -> None:
-        self.future = future
+    def __init__(
+        self, future: "asyncio.Future[list[Result]]", count: int, priority: Priority
+    ) -> None:
+        self.future, self.priority = future, priority
         self.results: list[Result | None] = [None] * count
         self.left = count
         self.since = perf_counter()
@@ -196,7 +198,7 @@ class Batcher(Generic[Item, Result]):
         if not items:
             future.set_result([])
             return future
-        group: _Group[Result] = _Group(future, len(items))
+        group: _Group[Result] = _Group(future, len(items), priority)
         entries = [_Entry(item, self._size(item), group, at) for at, item in enumerate(items)]
         with self._ready:
             if self._died or self._closing:
@@ -214,41 +216,39 @@ class Batcher(Generic[Item, Result]):
             # The event loop goes first: it needs little, and all wait for it.
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
         try:
-            while True:
-                batch, idled, alone = self._take()
-                if not batch:
-                    return
+            while batch := self._take():
                 self._busy_since[me] = started = perf_counter()
                 queued = _first_seen(batch, started)
-                results = self._results(batch, alone)
+                results = self._results(batch, self._is_alone(batch))
                 # What lies between two batches slows who waits as the batches do.
-                since, ended = started if idled else ended, perf_counter()
+                could_begin = max(ended, min(entry.group.since for entry in batch))
+                ended = perf_counter()
                 self._busy_since[me] = None
-                self._note_speed(batch, ended - since)
+                self._note_speed(batch, ended - could_begin)
                 self._report(batch, results, ended - started, queued)
         except BaseException as error:  # a thread that ends in silence would leave callers waiting
             self._die(error, batch)
 
-    def _take(self) -> "tuple[list[_Entry[Item, Result]], bool, bool]":
-        """Return a batch (nothing when closing and all is done), whether it was waited for, and
-        whether the machine is its own.
-        """
-        idled = False
+    def _take(self) -> "list[_Entry[Item, Result]]":
+        """Wait for items and return a batch of them; nothing when closing and all is done."""
         with self._ready:
             while True:
-                batch, priority = self._pick()
+                batch = self._pick()
                 if batch or self._closing or self._died:
-                    others = self._idle < len(self._threads) - 1 or any(self._tokens)
-                    return batch, idled, not others and priority is not Priority.LOW
-                idled = True
+                    return batch
                 self._idle += 1
                 self._ready.wait()
                 self._idle -= 1
 
-    def _pick(self) -> "tuple[list[_Entry[Item, Result]], Priority]":
+    def _is_alone(self, batch: "list[_Entry[Item, Result]]") -> bool:
+        """Say whether the machine is a batch's own. What matters little leaves room for others."""
+        others = self._idle < len(self._threads) - 1 or any(self._tokens)
+        return not others and batch[0].group.priority is not Priority.LOW
+
+    def _pick(self) -> "list[_Entry[Item, Result]]":
         waiting = [priority for priority in Priority if self._skip_left(priority)]
         if not waiting:
-            return [], Priority.LOW
+            return []
         self._batches += 1
         priority = waiting[0]
         if self._batches % OLDEST_EVERY == 0:
@@ -271,7 +271,7 @@ class Batcher(Generic[Item, Result]):
         taken = set(chosen)
         queue.extendleft(window[at] for at in reversed(range(len(window))) if at not in taken)
         self._tokens[priority] -= sum(entry.size for entry in batch)
-        return batch, priority
+        return batch
 
     def _skip_left(self, priority: Priority) -> bool:
         """Drop whose caller left from the queue's head; say whether somebody waits."""

@@ -109,7 +109,7 @@ class Bundle:
         self.manifest = manifest
         self.tokenizer = tokenizer
         self._session = _session(model, threads)
-        self._wide = _session(model, wide) if wide else self._session
+        self._wide = self._session if wide in {0, threads} else _session(model, wide)
         self._pad = tokenizer.token_to_id("[PAD]")
 
     @classmethod

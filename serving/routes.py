@@ -1,7 +1,6 @@
 """The routes: each reads a request, asks the service, and writes a reply. No logic lives here."""
 
 import asyncio
-import json
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -212,18 +211,7 @@ def unknown_prediction() -> ServiceError:
 @pages.get("/v1/model", response_model=ModelReply, responses=GET_ERRORS)
 async def model(request: Request) -> Json:
     """Say what is being served: manifest, policy, model card and its figures."""
-    service = service_of(request)
-    engine = service.engine
-    # Read anew each time: the pipeline writes both after the bundle, which serves at once.
-    card, figures = service.folder / "MODEL_CARD.md", service.folder / "metrics.json"
-    return Json(
-        {
-            "manifest": engine.bundle.manifest.model_dump(),
-            "policy": engine.policy.model_dump(),
-            "card": card.read_text(encoding="utf-8") if card.exists() else None,
-            "metrics": json.loads(figures.read_bytes()) if figures.exists() else None,
-        }
-    )
+    return Json(await service_of(request).papers())
 
 
 @pages.post(

@@ -8,6 +8,7 @@ engine is closed once nobody has it any more.
 """
 
 import asyncio
+import json
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
-from typing import Literal
+from typing import Any, Literal
 
 from serving.batcher import Capacity, Priority
 from serving.bundle import MANIFEST, Bundle, BundleError, Manifest, read_manifest
@@ -27,6 +28,7 @@ from serving.policy import Policy, PolicyError
 from serving.prediction_log import PredictionLog
 from serving.settings import Settings
 
+PAPERS = ("MODEL_CARD.md", "metrics.json")
 Door = Literal["native", "perspective", "openai", "huggingface"]
 
 log = logging.getLogger("serving.service")
@@ -114,6 +116,22 @@ class Service:
         if not self._users[engine]:
             del self._users[engine]
         self.metrics.active.set(self.active)
+
+    async def papers(self) -> dict[str, Any]:
+        """Return what answers: manifest and policy, and the card and figures that the pipeline
+        writes beside the bundle, after it; None where none of this version lie there.
+        """
+        engine, folder = self.engine, self.folder
+        manifest = engine.bundle.manifest
+        card, figures = await asyncio.to_thread(
+            lambda: [_paper(folder / name, manifest.version) for name in PAPERS]
+        )
+        return {
+            "manifest": manifest.model_dump(),
+            "policy": engine.policy.model_dump(),
+            "card": card,
+            "metrics": json.loads(figures) if figures else None,
+        }
 
     async def start(self) -> None:
         """Load bundle and policy and replay the golden scores; BundleError, PolicyError."""
@@ -283,3 +301,12 @@ def _identity(folder: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_ino, found.st_mtime_ns
+
+
+def _paper(path: Path, version: str) -> str | None:
+    """Return what is written about a bundle; each paper names the version that it is about."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    return text if version in text else None

@@ -219,7 +219,7 @@ class _Graph:
                 for source, name, matrix in zip((first, int8, int8), names, matrices, strict=True)
             )
             read = [query, key, value, "", "mask"]
-            mixed = self.node("MultiHeadAttention", read, f"{at}attention", FUSED, num_heads=heads)
+            mixed = self.node("MultiHeadAttention", read, f"{at}mixed", FUSED, num_heads=heads)
             x = self.cls(x)
         else:
             w = self.weight_int8(f"{at}attention.qkv", np.concatenate(matrices, axis=1))

@@ -95,18 +95,21 @@ def test_a_batch_is_told_whether_it_is_the_only_one() -> None:
     async def body() -> None:
         run = Runner()
         async with running(run, threads=2, budget=10) as (batcher, _):
-            await asyncio.sleep(0.05)  # until both are idle
-            await batcher.submit([10], Priority.HIGH)
+            for _ in range(2):
+                await asyncio.sleep(0.05)  # until both are idle
+                await batcher.submit([10], Priority.HIGH)
             run.gate.clear()
+            await asyncio.sleep(0.05)
             lonely = batcher.submit([10], Priority.HIGH)
-            await run.held()
-            await run.held()
+            for _ in range(3):
+                await run.held()
             beside = [batcher.submit([10], Priority.HIGH) for _ in range(2)]
             await run.held()  # the second thread has the first of them, and one waits
             run.gate.set()
             await asyncio.gather(lonely, *beside)
+            await asyncio.sleep(0.05)
             await batcher.submit([10], Priority.LOW)
-        assert run.alone[:3] == [True, True, False]
+        assert run.alone[:4] == [True, True, True, False]
         assert not run.alone[-1]  # who matters more finds a thread free
 
     asyncio.run(body())
