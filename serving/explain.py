@@ -32,12 +32,10 @@ Masks = npt.NDArray[np.bool_]  # [masks, distinct words]; true keeps a word; row
 EXACT_WORDS = 8  # up to so many distinct words, all masks are scored
 KERNEL_WIDTH = 25.0  # LIME's, for cosine distances in percent
 STRENGTH = 1e6  # total weight against LIME's ridge of 1, which so shrinks nothing that one sees
-LANES = 4  # chunks of masked texts that are with the engine at one time
-CALM_TOKENS = 256  # of a chunk
+LANES = 4  # chunks of masked texts that are with the engine at one time,
+CALM_TOKENS = 256  # of so many tokens
 CALM = 0.25  # seconds; if somebody else has asked since then, there is one small chunk at a time:
-SMALL_TOKENS = (
-    128  # a tweet of theirs finds an inference thread free, or waits for no more than this
-)
+SMALL_TOKENS = 128  # a tweet of theirs finds a thread free, or waits for no more than this
 PATIENCE = 10.0  # seconds that an explanation gives way to others before it is refused
 DIGITS = 6  # of what is answered
 

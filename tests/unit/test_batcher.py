@@ -64,6 +64,12 @@ async def running(
         await batcher.close()
 
 
+async def all_idle(batcher: Batcher[int, int]) -> None:
+    """Wait until every thread waits for work: it does so a moment after its last results."""
+    while batcher._idle < len(batcher._threads):
+        await asyncio.sleep(0.001)
+
+
 def test_results_come_in_the_order_of_the_items() -> None:
     async def body() -> None:
         run = Runner()
@@ -96,10 +102,10 @@ def test_a_batch_is_told_whether_it_is_the_only_one() -> None:
         run = Runner()
         async with running(run, threads=2, budget=10) as (batcher, _):
             for _ in range(2):
-                await asyncio.sleep(0.05)  # until both are idle
+                await all_idle(batcher)
                 await batcher.submit([10], Priority.HIGH)
+            await all_idle(batcher)
             run.gate.clear()
-            await asyncio.sleep(0.05)
             lonely = batcher.submit([10], Priority.HIGH)
             for _ in range(3):
                 await run.held()
@@ -107,7 +113,7 @@ def test_a_batch_is_told_whether_it_is_the_only_one() -> None:
             await run.held()  # the second thread has the first of them, and one waits
             run.gate.set()
             await asyncio.gather(lonely, *beside)
-            await asyncio.sleep(0.05)
+            await all_idle(batcher)
             await batcher.submit([10], Priority.LOW)
         assert run.alone[:4] == [True, True, True, False]
         assert not run.alone[-1]  # who matters more finds a thread free

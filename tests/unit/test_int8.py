@@ -14,7 +14,7 @@ from transformers import DistilBertConfig, DistilBertForSequenceClassification
 from training.errors import ArtifactError
 from training.export import export_onnx
 from training.files import read_json
-from training.int8 import LINEAR, activation_ranges, int8_graph
+from training.int8 import LINEAR, Range, activation_ranges, int8_graph
 
 ROWS = np.random.default_rng(3).integers(4, 200, (60, 12)).tolist()
 Scores = np.ndarray[Any, np.dtype[np.float32]]
@@ -30,8 +30,10 @@ def checkpoint(folder: Path, layers: int, activation: str) -> Path:
     with torch.no_grad():
         for weight in model.parameters():
             weight.mul_(6 if weight.dim() > 1 else 1)  # so that logits differ
-        # One inner channel far larger than the rest, as trained models have it.
-        model.distilbert.transformer.layer[0].ffn.lin1.bias[5] = 40
+        model.classifier.weight.mul_(4)
+        # Channels far larger than the rest, as trained models have them.
+        model.distilbert.transformer.layer[0].ffn.lin1.bias[5] = 100
+        model.distilbert.transformer.layer[0].sa_layer_norm.weight[7] = 20
     model.save_pretrained(folder)
     return folder
 
@@ -81,6 +83,48 @@ def test_weights_are_int8_and_no_activation_is_quantised_in_vain(
     read = [node for node in graph.node if node.op_type in {"QAttention", "MatMulIntegerToFloat"}]
     cut = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Slice"}
     assert {cut.get(node.input[0], node.input[0]) for node in read} == made
+
+
+def output(model: onnx.ModelProto, name: str) -> Scores:
+    """A tensor inside the model, for all words that there are."""
+    inside = onnx.ModelProto()
+    inside.CopyFrom(model)
+    inside.graph.output.append(onnx.ValueInfoProto(name=name))
+    ids = np.arange(200)[:, None]
+    session = onnxruntime.InferenceSession(inside.SerializeToString())
+    return np.asarray(session.run([name], {"input_ids": ids, "attention_mask": ids * 0 + 1})[0])
+
+
+def test_embedding_rows_survive(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path, 1, "gelu")
+    fp32 = onnx.load(export_onnx(folder, tmp_path / "onnx", 18))
+    weights = load_file(folder / "model.safetensors")
+    table = weights["distilbert.embeddings.word_embeddings.weight"]
+    table[0] = 0
+    table[1] *= 40  # a row of its own size keeps a scale of its own
+    ranges = activation_ranges(fp32, ROWS)
+    rows = output(int8_graph(read_json(folder / "config.json"), weights, ranges, 18), "word")[:, 0]
+    allowed = np.abs(table).max(axis=1, keepdims=True) / 254 + 1e-6
+    assert (np.abs(rows - table) <= allowed).all()
+    assert not rows[0].any()
+
+
+@pytest.mark.parametrize("read_by", ["0.lin1", "0.lin2"])
+def test_a_large_channel_costs_the_others_little(tmp_path: Path, read_by: str) -> None:
+    folder = checkpoint(tmp_path, 1, "gelu")
+    fp32 = onnx.load(export_onnx(folder, tmp_path / "onnx", 18))
+    weights, config = load_file(folder / "model.safetensors"), read_json(folder / "config.json")
+    ranges = activation_ranges(fp32, ROWS)
+    of, want = ranges[read_by], logits(fp32, ROWS)
+    size = np.sort(np.maximum(-of.low, of.high))
+    assert size[-1] > 4 * size[-2]
+
+    def error() -> float:
+        return float(np.abs(logits(int8_graph(config, weights, ranges, 18), ROWS) - want).mean())
+
+    found = error()
+    ranges[read_by] = Range(0 * of.low - size[-1], 0 * of.high + size[-1])  # which one is not told
+    assert error() > 1.5 * found
 
 
 def test_another_activation_is_refused(tmp_path: Path) -> None:
