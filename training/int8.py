@@ -7,7 +7,8 @@ depend on its neighbours. Weights have a scale for each output channel, activati
 tensor, from the smallest to the largest value seen (percentiles fail on texts of unequal length).
 Only products with weights are int8: the attention's, of two activations, lose accuracy and gain no
 speed. Channels that would spoil a tensor's range are smoothed where a layer norm made them, and set
-apart in the feed-forward.
+apart in the feed-forward. Padding is left out: tokens of all rows stand one after another, and only
+attention sees them in rows.
 
 Why it is built here and not made by a quantiser out of the exporter's graph: of the time that one
 took, a third went into integer products. The rest were outputs quantised to be dequantised at once,
@@ -102,9 +103,7 @@ def int8_graph(
         wanted = " or ".join(ACTIVATIONS)
         raise ArtifactError(f"train.base: its activation is {config['activation']}, not {wanted}")
     graph = _Graph(weights)
-    graph.constant("first", np.array([0]))
-    graph.constant("second", np.array([1]))
-    graph.node("Cast", ["attention_mask"], "mask", to=TensorProto.INT32)
+    graph.places()
     hidden = graph.embeddings()
     for layer in range(config["n_layers"]):
         of = {name: ranges[f"{layer}.{name}"] for name in LINEAR}
@@ -128,7 +127,10 @@ def int8_graph(
 
 
 class _Graph:
-    """Nodes and constants in the making. A node is called as its output is."""
+    """Nodes and constants in the making. A node is called as its output is.
+
+    Activations are [all rows' tokens, channels], without padding, unless said otherwise.
+    """
 
     def __init__(self, weights: Mapping[str, Floats]) -> None:
         self.weights = weights
@@ -190,20 +192,50 @@ class _Graph:
         parts = [total, self.weight(f"{name}.weight"), self.weight(f"{name}.bias")]
         return self.node("LayerNormalization", parts, name, axis=-1, epsilon=EPSILON)
 
+    def places(self) -> None:
+        """Find where each token stands: `at` in the padded rows laid end to end, and, of each place
+        in the rows, `slot` among the tokens. Padding's slots are of other tokens; `mask` hides it.
+        """
+        self.constant("all", np.array([-1]))
+        self.constant("0", np.array(0))
+        self.constant("1", np.array(1))
+        self.constant("axis 1", np.array([1]))
+        self.node("Cast", ["attention_mask"], "mask", to=TensorProto.INT32)
+        flat = self.node("Reshape", ["attention_mask", "all"], "mask/flat")
+        at = self.node("NonZero", [flat], "at/2d")
+        self.node("Reshape", [at, "all"], "at")
+        count = self.node("CumSum", [flat, "0"], "count")
+        slot = self.node("Sub", [count, "1"], "slot/flat")
+        shape = self.node("Shape", ["attention_mask"], "shape")
+        self.node("Reshape", [slot, shape], "slot")
+        self.node("Gather", ["slot", "0"], "slot/cls", axis=1)
+
+    def rows(self, x: str) -> str:
+        """Return [rows, tokens, channels]."""
+        return self.node("Gather", [x, "slot"], f"{x}/rows")
+
+    def tokens(self, x: str) -> str:
+        """Undo `rows`."""
+        x = self.node("Flatten", [x], f"{x}/padded", axis=2)
+        return self.node("Gather", [x, "at"], f"{x}/tokens")
+
     def cls(self, x: str) -> str:
-        """Cut [rows, tokens, channels] to the first token."""
-        return self.node("Slice", [x, "first", "second", "second"], f"{x}/cls")
+        """Keep each row's first token; [rows, channels]."""
+        return self.node("Gather", [x, "slot/cls"], f"{x}/cls")
 
     def embeddings(self) -> str:
+        ids = self.node("Reshape", ["input_ids", "all"], "ids/flat")
+        ids = self.node("Gather", [ids, "at"], "ids")
         # The table is half of the model's bytes: only the rows that are looked up are unpacked.
         values, scale = _rounded(self.weights["distilbert.embeddings.word_embeddings.weight"], 1)
-        row = self.node("Gather", [self.constant("words/int8", values), "input_ids"], "word/int8")
-        scales = self.node("Gather", [self.constant("words/s", scale), "input_ids"], "word/s")
+        row = self.node("Gather", [self.constant("words/int8", values), ids], "word/int8")
+        scales = self.node("Gather", [self.constant("words/s", scale), ids], "word/s")
         row = self.node("Cast", [row], "word/float", to=TensorProto.FLOAT)
         row = self.node("Mul", [row, scales], "word")
         positions = self.weight("distilbert.embeddings.position_embeddings.weight")
-        tokens = self.node("Shape", ["input_ids"], "tokens", start=1)
-        place = self.node("Slice", [positions, "first", tokens], "position")
+        length = self.node("Shape", ["input_ids"], "length", start=1)
+        nth = self.node("Mod", ["at", length], "nth")
+        place = self.node("Gather", [positions, nth], "position")
         return self.norm("distilbert.embeddings.LayerNorm", row, place)
 
     def attention(
@@ -218,15 +250,19 @@ class _Graph:
                 self.linear(source, name, matrix, name)
                 for source, name, matrix in zip((first, int8, int8), names, matrices, strict=True)
             )
-            read = [query, key, value, "", "mask"]
+            query = self.node("Unsqueeze", [query, "axis 1"], f"{query}/row")
+            read = [query, self.rows(key), self.rows(value), "", "mask"]
             mixed = self.node("MultiHeadAttention", read, f"{at}mixed", FUSED, num_heads=heads)
+            mixed = self.node("Squeeze", [mixed, "axis 1"], f"{at}mixed/cls")
             x = self.cls(x)
         else:
             w = self.weight_int8(f"{at}attention.qkv", np.concatenate(matrices, axis=1))
             biases = np.concatenate([self.weights[f"{name}.bias"] for name in names])
             bias = self.constant(f"{at}attention.qkv.bias", biases)
-            read = [int8.values, w.values, bias, int8.scale, w.scale, "mask", int8.zero, w.zero]
+            source = self.rows(int8.values)
+            read = [source, w.values, bias, int8.scale, w.scale, "mask", int8.zero, w.zero]
             mixed = self.node("QAttention", read, f"{at}mixed", FUSED, num_heads=heads)
+            mixed = self.tokens(mixed)
         of, name = ranges["out_lin"], f"{at}attention.out_lin"
         int8 = self.int8(mixed, of.low.min(), of.high.max())
         out = self.linear(int8, name, self.weights[f"{name}.weight"].T, name)
@@ -258,7 +294,6 @@ class _Graph:
         return self.norm(f"{at}output_layer_norm", out, x)
 
     def head(self, x: str) -> str:
-        x = self.node("Squeeze", [x, "second"], "cls")
         for name, output in (("pre_classifier", "inner"), ("classifier", "logits")):
             parts = [x, self.weight(f"{name}.weight"), self.weight(f"{name}.bias")]
             x = self.node("Gemm", parts, output, transB=1)
