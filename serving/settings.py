@@ -67,7 +67,7 @@ class Settings(BaseSettings):
     threads: int = _is(
         0, "threads", "that infer, in all workers; 0: what the container may use", ge=0, le=256
     )
-    batch_tokens: int = _is(512, "tokens", "of a micro-batch, padding included", ge=1, le=10**6)
+    batch_tokens: int = _is(256, "tokens", "of a micro-batch, padding included", ge=1, le=10**6)
     queue_seconds: float = _is(0.3, "seconds", "who would wait longer gets 429", gt=0, le=60)
     cache_size: int = _is(
         20_000, "texts", "whose scores are kept for when they come again; 0: none", ge=0, le=10**8
