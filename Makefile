@@ -10,7 +10,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
 .PHONY: help setup data train bundle serve promote rollback mlflow mongo test e2e clients chaos check \
-	bench explain-bench perspective-map format lock clean \
+	bench log-cost explain-bench perspective-map format lock clean \
 	gates image image-check docker-rehearsal deploy smoke-production sbom licences audit coverage \
 	pack unpack production-artifact summary comment
 
@@ -82,6 +82,9 @@ chaos: .venv/.dev ## Break things under load and count what was acknowledged and
 
 bench: $(TRAIN) ## Measure this service and its peers under load; ONLY=ours,infinity for some
 	python -m tests.bench --bundle $(BUNDLE_DIR) --only "$(ONLY)"
+
+log-cost: .venv/.dev ## Measure what the prediction log takes, without MongoDB and with one
+	python -m tests.chaos.cost --bundle $(BUNDLE_DIR)
 
 explain-bench: $(TRAIN) ## Judge explanations by people's reasons (HateXplain)
 	python -m tests.explain_bench --bundle $(BUNDLE_DIR)

@@ -3,9 +3,9 @@
     submit ──> three queues by priority ──> take: a run of like sizes ──> run(batch) ──> futures
 
 Nothing waits for a timer: an idle thread takes a lonely item at once, and while it works the next
-batch fills by itself. A batch is padded to its longest item, so its cost is rows times the longest
-size; `Capacity.batch_tokens` bounds that. It knows neither text nor HTTP, nor what an item is
-beyond its size.
+batch fills by itself. A batch is padded to its longest item, and padding is not free, so items of
+like sizes go together; `Capacity.batch_tokens` bounds rows times the longest size. It knows neither
+text nor HTTP, nor what an item is beyond its size.
 
     BatcherError
     ├── QueueFullError    who came now would wait too long
