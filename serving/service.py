@@ -8,6 +8,7 @@ engine is closed once nobody has it any more.
 """
 
 import asyncio
+import gc
 import json
 import logging
 from collections.abc import Callable, Sequence
@@ -137,6 +138,7 @@ class Service:
         """Load bundle and policy and replay the golden scores; BundleError, PolicyError."""
         folder = self._look()
         self._take_over(await self._load(folder), folder)
+        _settle()
 
     async def reload(self) -> Manifest:
         """Let the bundle and the policy that lie there now answer; return what answers then.
@@ -211,6 +213,8 @@ class Service:
         while engine in self._users:
             await asyncio.sleep(0.05)
         await engine.close()
+        del engine  # which else would be taken for what lives on
+        _settle()
 
     async def answer(
         self,
@@ -284,6 +288,15 @@ class Service:
                 raise ServiceError(Kind.TOO_LARGE, message, field=field(at))
             if not text or text.isspace():
                 raise ServiceError(Kind.INVALID, "The text is blank.", field=field(at))
+
+
+def _settle() -> None:
+    """Let the garbage collector forget what lives as long as the model; what is left of one before
+    it goes first. Else it walks through all of that again and again: a twentieth of the throughput.
+    """
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
 
 
 def bundle_folder(wanted: Path | None) -> Path:

@@ -1,11 +1,13 @@
 """A new model takes over while the service answers: nothing is lost, nothing is mixed."""
 
 import asyncio
+import gc
 import hashlib
 import json
 import shutil
 import signal
 import time
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -14,7 +16,10 @@ import httpx
 import numpy as np
 import pytest
 
+from serving.app import prediction_log
 from serving.bundle import Bundle, content_version, named
+from serving.service import Service
+from serving.settings import Settings
 from tests.served import Served
 
 KEY = "a-key-of-the-operator"
@@ -203,6 +208,27 @@ def test_a_bad_bundle_is_refused_and_the_old_one_goes_on(
     assert service.metric("tagger_swaps_total") == 3
     point(link, bundles[0])
     assert service.http.post("/v1/model/reload").status_code == 200  # the same: nothing to do
+
+
+def test_of_an_old_model_nothing_stays(bundles: list[Path], link: Path, tmp_path: Path) -> None:
+    settings = Settings(bundle=link, outbox=tmp_path / "outbox.db")
+
+    async def body() -> None:
+        service = Service(settings, threads=1, log=prediction_log(settings))
+        await service.start()
+        for number in (1, 0):
+            old = weakref.ref(service.engine)
+            assert gc.get_freeze_count() > 0  # the collector's own way would never find it
+            point(link, bundles[number])
+            assert (await service.reload()).version == version(bundles[number])
+            await asyncio.gather(*service._retiring)
+            assert old() is None
+        await service.close()
+
+    try:
+        asyncio.run(body())
+    finally:
+        gc.unfreeze()
 
 
 def test_reloading_needs_the_right(served: Served, serve: Serve) -> None:
