@@ -6,6 +6,7 @@ and scores, and nothing of HTTP, logs or metrics' names.
 """
 
 import asyncio
+import gc
 from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -187,6 +188,15 @@ class Engine:
             scores = dict(zip(LABELS, row, strict=True))
             scored.append(Scored(scores, LABELS[label], self.policy.judge(scores)))
         return scored
+
+
+def settle() -> None:
+    """Let the garbage collector forget what is alive now and will stay so. Else it walks through
+    all of that again and again: a twentieth of the throughput. What is garbage by now goes first.
+    """
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
 
 
 def _prediction(encoding: Encoding, scored: Scored) -> Prediction:

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from serving.batcher import Priority, QueueFullError
 from serving.bundle import LABELS, Bundle
-from serving.engine import Engine, Scored
+from serving.engine import Engine, Scored, settle
 from serving.errors import Kind, ServiceError
 from serving.words import Word, distinct, split
 
@@ -113,6 +113,7 @@ class Explainer:
         self._mask = mask
         self._turns, self._lanes = asyncio.Semaphore(at_once), asyncio.Semaphore(LANES)
         self._narrow = asyncio.Lock()
+        self._settled = False
         self._room = at_once + waiting
         self._cache: OrderedDict[bytes, Array] = OrderedDict()
         self._cache_size = cache_size
@@ -134,6 +135,9 @@ class Explainer:
             if label is None:
                 label = LABELS[engine.bundle.decide(scores[:1].astype(np.float32))[0]]
             weights, r2 = await asyncio.to_thread(fit, masks, scores[:, LABELS.index(label)])
+            if not self._settled:
+                self._settled = True
+                settle()  # LIME's libraries have just come, and stay
         manifest = engine.bundle.manifest
         return Explanation(
             label=label,

@@ -8,7 +8,6 @@ engine is closed once nobody has it any more.
 """
 
 import asyncio
-import gc
 import json
 import logging
 from collections.abc import Callable, Sequence
@@ -21,7 +20,7 @@ from typing import Any, Literal
 
 from serving.batcher import Capacity, Priority
 from serving.bundle import MANIFEST, Bundle, BundleError, Manifest, read_manifest
-from serving.engine import Engine, Prediction
+from serving.engine import Engine, Prediction, settle
 from serving.errors import Kind, ServiceError
 from serving.ids import new_ids
 from serving.metrics import Metrics
@@ -138,7 +137,7 @@ class Service:
         """Load bundle and policy and replay the golden scores; BundleError, PolicyError."""
         folder = self._look()
         self._take_over(await self._load(folder), folder)
-        _settle()
+        settle()
 
     async def reload(self) -> Manifest:
         """Let the bundle and the policy that lie there now answer; return what answers then.
@@ -214,7 +213,7 @@ class Service:
             await asyncio.sleep(0.05)
         await engine.close()
         del engine  # which else would be taken for what lives on
-        _settle()
+        settle()
 
     async def answer(
         self,
@@ -288,15 +287,6 @@ class Service:
                 raise ServiceError(Kind.TOO_LARGE, message, field=field(at))
             if not text or text.isspace():
                 raise ServiceError(Kind.INVALID, "The text is blank.", field=field(at))
-
-
-def _settle() -> None:
-    """Let the garbage collector forget what lives as long as the model; what is left of one before
-    it goes first. Else it walks through all of that again and again: a twentieth of the throughput.
-    """
-    gc.unfreeze()
-    gc.collect()
-    gc.freeze()
 
 
 def bundle_folder(wanted: Path | None) -> Path:
