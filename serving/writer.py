@@ -56,6 +56,7 @@ class Writer(Generic[Row]):
         self._jobs: list[_Job[Row]] = []
         self._wake = threading.Condition()
         self._open = False
+        self._told = False  # the thread that something waits
         self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
 
     def start(self) -> None:
@@ -98,9 +99,16 @@ class Writer(Generic[Row]):
             if not self._open:
                 raise OutboxError(f"{self._path}: it is closed")
             self._jobs.append(job)
+        if not self._told:  # by then, all who were judged in one batch are here to share a commit
+            self._told = True
+            self._loop.call_soon(self._tell)
+        # A caller who leaves takes his future along, not his rows: they may be half way to the disk.
+        return await job.done
+
+    def _tell(self) -> None:
+        self._told = False
+        with self._wake:
             self._wake.notify()
-        # A caller who leaves does not take his rows along: they may be half way to the disk.
-        return await asyncio.shield(job.done)
 
     def _run(self) -> None:
         with contextlib.ExitStack() as stack:
