@@ -102,7 +102,7 @@ class Writer(Generic[Row]):
         if not self._told:  # by then, all who were judged in one batch are here to share a commit
             self._told = True
             self._loop.call_soon(self._tell)
-        # A caller who leaves takes his future along, not his rows: they may be half way to the disk.
+        # Who leaves takes his future along, not his rows: they may be half way to the disk.
         return await job.done
 
     def _tell(self) -> None:
