@@ -6,11 +6,11 @@ and scores, and nothing of HTTP, logs or metrics' names.
 """
 
 import asyncio
-import gc
 from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 from typing import Protocol
 
@@ -72,7 +72,7 @@ class Engine:
         self.bundle, self.policy, self._observer = bundle, policy, observer
         self.not_ready: str | None = "its golden scores have not been replayed yet"
         self._batcher: Batcher[Encoding, Scored] = Batcher(
-            self._infer,
+            partial(_infer, bundle, policy),  # not a method: without a cycle, a closed engine goes
             size=lambda row: len(row.ids),
             capacity=capacity,
             observe=observer.batch,
@@ -178,25 +178,17 @@ class Engine:
             found |= fresh
         return [found[key] for key in keys]
 
-    def _infer(self, batch: Sequence[Encoding], alone: bool) -> list[Scored]:
-        """Run in an inference thread."""
-        probabilities = self.bundle.infer(batch, wide=alone)
-        labels = self.bundle.decide(probabilities)
-        rounded = probabilities.astype(float).round(6).tolist()
-        scored = []
-        for row, label in zip(rounded, labels.tolist(), strict=True):
-            scores = dict(zip(LABELS, row, strict=True))
-            scored.append(Scored(scores, LABELS[label], self.policy.judge(scores)))
-        return scored
 
-
-def settle() -> None:
-    """Let the garbage collector forget what is alive now and will stay so. Else it walks through
-    all of that again and again: a twentieth of the throughput. What is garbage by now goes first.
-    """
-    gc.unfreeze()
-    gc.collect()
-    gc.freeze()
+def _infer(bundle: Bundle, policy: Policy, batch: Sequence[Encoding], alone: bool) -> list[Scored]:
+    """Run in an inference thread."""
+    probabilities = bundle.infer(batch, wide=alone)
+    labels = bundle.decide(probabilities)
+    rounded = probabilities.astype(float).round(6).tolist()
+    scored = []
+    for row, label in zip(rounded, labels.tolist(), strict=True):
+        scores = dict(zip(LABELS, row, strict=True))
+        scored.append(Scored(scores, LABELS[label], policy.judge(scores)))
+    return scored
 
 
 def _prediction(encoding: Encoding, scored: Scored) -> Prediction:

@@ -9,20 +9,23 @@ an explanation is a function of model, text and parameters alone. It knows no HT
 """
 
 import asyncio
+import gc
 import hashlib
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from time import monotonic
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from serving.batcher import Priority, QueueFullError
 from serving.bundle import LABELS, Bundle
-from serving.engine import Engine, Scored, settle
+from serving.engine import Engine, Scored
 from serving.errors import Kind, ServiceError
 from serving.words import Word, distinct, split
 
@@ -113,7 +116,6 @@ class Explainer:
         self._mask = mask
         self._turns, self._lanes = asyncio.Semaphore(at_once), asyncio.Semaphore(LANES)
         self._narrow = asyncio.Lock()
-        self._settled = False
         self._room = at_once + waiting
         self._cache: OrderedDict[bytes, Array] = OrderedDict()
         self._cache_size = cache_size
@@ -135,9 +137,6 @@ class Explainer:
             if label is None:
                 label = LABELS[engine.bundle.decide(scores[:1].astype(np.float32))[0]]
             weights, r2 = await asyncio.to_thread(fit, masks, scores[:, LABELS.index(label)])
-            if not self._settled:
-                self._settled = True
-                settle()  # LIME's libraries have just come, and stay
         manifest = engine.bundle.manifest
         return Explanation(
             label=label,
@@ -275,13 +274,10 @@ def proximity(masks: Masks) -> Array:
 
 def fit(masks: Masks, scores: Array) -> tuple[Array, float | None]:
     """Return each word's weight and R² of LIME's line through the scores of masked texts."""
-    # 100 MB and a second or two, which only who asks for an explanation shall pay.
-    from lime.lime_base import LimeBase  # type: ignore[import-untyped]
-
     words = masks.shape[1]
     if not words:
         return np.zeros(0), None
-    core = LimeBase(kernel_fn=lambda _: proximity(masks), random_state=0)
+    core = _lime()(kernel_fn=lambda _: proximity(masks), random_state=0)
     _, ranked, r2, _ = core.explain_instance_with_data(
         masks.astype(np.float64), scores[:, None], None, 0, words, feature_selection="none"
     )
@@ -289,6 +285,17 @@ def fit(masks: Masks, scores: Array) -> tuple[Array, float | None]:
     for at, weight in ranked:
         weights[at] = round(float(weight), DIGITS)
     return weights, round(float(r2), DIGITS)
+
+
+@cache
+def _lime() -> Any:
+    """Import LIME's core: 100 MB and a second or two, which only who asks for an explanation shall
+    pay. The garbage collector shall not walk through it again and again.
+    """
+    from lime.lime_base import LimeBase  # type: ignore[import-untyped]
+
+    gc.freeze()
+    return LimeBase
 
 
 def heaviest(

@@ -8,6 +8,7 @@ engine is closed once nobody has it any more.
 """
 
 import asyncio
+import gc
 import json
 import logging
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ from typing import Any, Literal
 
 from serving.batcher import Capacity, Priority
 from serving.bundle import MANIFEST, Bundle, BundleError, Manifest, read_manifest
-from serving.engine import Engine, Prediction, settle
+from serving.engine import Engine, Prediction
 from serving.errors import Kind, ServiceError
 from serving.ids import new_ids
 from serving.metrics import Metrics
@@ -137,7 +138,10 @@ class Service:
         """Load bundle and policy and replay the golden scores; BundleError, PolicyError."""
         folder = self._look()
         self._take_over(await self._load(folder), folder)
-        settle()
+        # What is alive now stays. Else the collector walks through all of it again and again: a
+        # twentieth of the throughput.
+        gc.collect()
+        gc.freeze()
 
     async def reload(self) -> Manifest:
         """Let the bundle and the policy that lie there now answer; return what answers then.
@@ -212,8 +216,6 @@ class Service:
         while engine in self._users:
             await asyncio.sleep(0.05)
         await engine.close()
-        del engine  # which else would be taken for what lives on
-        settle()
 
     async def answer(
         self,

@@ -1,7 +1,7 @@
 """The load generator: a process of its own that sends requests and times the replies.
 
 It is told what to do in one JSON object on standard input and answers with one on standard output.
-Requests are whole bytes before the clock starts; one thread waits on epoll and reads of a reply its
+Requests are whole bytes before the clock starts; one thread asks epoll and reads of a reply its
 status and length. It knows neither what it asks nor whom. Two loads:
 
     closed   every connection sends its next request when the reply to the last is in

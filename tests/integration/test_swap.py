@@ -218,7 +218,7 @@ def test_of_an_old_model_nothing_stays(bundles: list[Path], link: Path, tmp_path
         await service.start()
         for number in (1, 0):
             old = weakref.ref(service.engine)
-            assert gc.get_freeze_count() > 0  # the collector's own way would never find it
+            assert gc.get_freeze_count() > 0  # the collector would never find it
             point(link, bundles[number])
             assert (await service.reload()).version == version(bundles[number])
             await asyncio.gather(*service._retiring)
