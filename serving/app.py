@@ -202,7 +202,8 @@ def main() -> None:
         forwarded_allow_ips=list(settings.trusted_proxies),
         timeout_graceful_shutdown=ceil(settings.drain_seconds),
         timeout_keep_alive=75,
-        timeout_worker_healthcheck=30,
+        # A worker that dies between two looks is missed for so long, and SIGTERM with it.
+        timeout_worker_healthcheck=10,
         backlog=2048,
     )
     if settings.workers == 1:

@@ -85,6 +85,7 @@ class Metrics:
         self._swaps = Counter("tagger_swaps", "New models, by outcome", ["outcome"], registry=r)
         self._served: Gauge | None = None
         self._by_route: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
+        self._by_kind: dict[str, Counter] = {}
 
     def log(self, stats: LogStats) -> None:
         """Note how the prediction log does."""
@@ -132,7 +133,9 @@ class Metrics:
 
     def refused(self, kind: str) -> None:
         """Count a refusal or failure."""
-        self._refusals.labels(kind).inc()
+        if kind not in self._by_kind:
+            self._by_kind[kind] = self._refusals.labels(kind)
+        self._by_kind[kind].inc()
 
     def left(self) -> None:
         """Count a caller who hung up."""

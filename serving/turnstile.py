@@ -16,6 +16,8 @@ from serving.errors import ServiceError, as_service_error
 from serving.gate import Dialect, Headers, RightOf, dialect_of, every_reply, refusal, request_id_of
 from serving.service import Service
 
+MAX_WRITTEN = 256  # refusals that are kept as they go out
+ID = "{id}"  # where a request's id goes
 STATE = "turnstile"  # the key in ASGI's lifespan state
 HEADS = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
@@ -29,6 +31,7 @@ class Refuser:
         self, service: Service, right_of: RightOf, dialects: Mapping[str, Dialect]
     ) -> None:
         self._service, self._right_of, self._dialects = service, right_of, dialects
+        self._written: dict[tuple[object, ...], tuple[int, bytes, bytes]] = {}
 
     def __call__(self, path: str, headers: Headers) -> list[bytes] | None:
         """Return status line, headers and body for a POST; None lets it pass."""
@@ -41,19 +44,24 @@ class Refuser:
             return None
         if refused is None or self._right_of(path) is None:
             return None
-        return self._write(refused, path, headers, began)
-
-    def _write(
-        self, refused: ServiceError, path: str, headers: Headers, began: float
-    ) -> list[bytes]:
-        status, own, body = refusal(refused, dialect_of(self._dialects, path))
-        parts = [HEADS[status]]
-        for name, value in [*own, *every_reply(request_id_of(headers), own)]:
-            parts += [name, b": ", value, b"\r\n"]
+        # Within a second all refusals of a path are alike but for the request's id.
+        kind = path, refused.kind, refused.message, refused.headers.get("retry-after")
+        if kind not in self._written:
+            if len(self._written) >= MAX_WRITTEN:
+                self._written.clear()
+            self._written[kind] = self._write(refused, path)
+        status, before, after = self._written[kind]
         metrics = self._service.metrics
         metrics.refused(refused.kind.label)
         metrics.request(path, status, perf_counter() - began)
-        return [*parts, b"\r\n", body]
+        return [HEADS[status], before, request_id_of(headers).encode(), after]
+
+    def _write(self, refused: ServiceError, path: str) -> tuple[int, bytes, bytes]:
+        """Return a refusal's status, and its headers and body before and after the request's id."""
+        status, own, body = refusal(refused, dialect_of(self._dialects, path))
+        parts = [(name + b": " + value + b"\r\n") for name, value in [*own, *every_reply(ID, own)]]
+        before, _, after = b"".join([*parts, b"\r\n", body]).partition(ID.encode())
+        return status, before, after
 
 
 class Turnstile(HttpToolsProtocol):

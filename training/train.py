@@ -10,6 +10,9 @@ rate that falls to zero would do, without the last steps' closeness to single ro
 Corpora differ in how much of each label they hold, because they were collected differently. Each
 source but the first has an offset on the logits, learned with the rest and used in training only:
 it takes up that corpus's prior, so that the scores keep the first one's.
+
+Tried and left out, on validation, three runs against three: Davidson's counts of votes, taught as
+shares beside the majority's label. Behaviour .81 to .85, but average precision of hate .44 to .42.
 """
 
 import hashlib
