@@ -94,7 +94,13 @@ def create_app(settings: Settings) -> FastAPI:
     docs.describe(app, settings)
     for kind in (HTTPException, RequestValidationError):
         app.add_exception_handler(kind, _to_the_gate)
-    app.add_middleware(Gate, service=service, right_of=doors.right_of, dialects=doors.DIALECTS)
+    app.add_middleware(
+        Gate,
+        service=service,
+        right_of=doors.right_of,
+        dialects=doors.DIALECTS,
+        direct=routes.direct(routes.api, doors.api),
+    )
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,

@@ -57,6 +57,7 @@ class Gate:
         service: Service,
         right_of: RightOf,
         dialects: Mapping[str, Dialect],
+        direct: Mapping[str, ASGIApp],
     ) -> None:
         """Wrap an app.
 
@@ -65,10 +66,11 @@ class Gate:
             service: whether it is ready, and how much waits.
             right_of: what a path asks for; None: open to all, even when not ready.
             dialects: by path; others speak ours.
+            direct: by path, what answers a POST in the app's stead.
         """
         settings = service.settings
         self._app, self._service = app, service
-        self._right_of, self._dialects = right_of, dialects
+        self._right_of, self._dialects, self._direct = right_of, dialects, direct
         self._keys = Keyring(settings.api_keys)
         self._rate = RateLimit(settings.requests_per_minute)
         self._max_bytes, self._body_seconds = settings.max_bytes, settings.body_seconds
@@ -82,9 +84,11 @@ class Gate:
         visit = _Visit(scope, receive, send, self._max_bytes, self._body_seconds)
         try:
             self._admit(scope, visit)
+            app = self._app
             if scope["method"] == "POST":  # what is merely looked up takes no place
                 visit.engine = scope["state"]["engine"] = self._service.enter()
-            await self._app(scope, visit.receive, visit.send)
+                app = self._direct.get(scope["path"], app)
+            await app(scope, visit.receive, visit.send)
         except asyncio.CancelledError:
             if not visit.hung_up:
                 raise

@@ -4,6 +4,7 @@ With several worker processes the values lie in files that all of them write and
 `prometheus_client` does so when PROMETHEUS_MULTIPROC_DIR is set before it is imported.
 """
 
+import functools
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -84,8 +85,8 @@ class Metrics:
         )
         self._swaps = Counter("tagger_swaps", "New models, by outcome", ["outcome"], registry=r)
         self._served: Gauge | None = None
-        self._by_route: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
-        self._by_kind: dict[str, Counter] = {}
+        # Looking labels up takes longer than counting.
+        self._of = functools.cache(lambda metric, *labels: metric.labels(*labels))
 
     def log(self, stats: LogStats) -> None:
         """Note how the prediction log does."""
@@ -116,7 +117,7 @@ class Metrics:
     def predicted(self, predictions: Iterable[Prediction], door: str) -> None:
         """Count what was answered."""
         for row in predictions:
-            self._predictions.labels(row.label, row.action, door).inc()
+            self._of(self._predictions, row.label, row.action, door).inc()
 
     def stored(self, seconds: float) -> None:
         """Note how long the prediction log took."""
@@ -124,18 +125,12 @@ class Metrics:
 
     def request(self, route: str, status: int, seconds: float) -> None:
         """Note one whole request."""
-        found = self._by_route.get((route, status))
-        if found is None:  # looking labels up takes longer than counting
-            found = self._requests.labels(route, str(status)), self._seconds.labels(route)
-            self._by_route[route, status] = found
-        found[0].inc()
-        found[1].observe(seconds)
+        self._of(self._requests, route, status).inc()
+        self._of(self._seconds, route).observe(seconds)
 
     def refused(self, kind: str) -> None:
         """Count a refusal or failure."""
-        if kind not in self._by_kind:
-            self._by_kind[kind] = self._refusals.labels(kind)
-        self._by_kind[kind].inc()
+        self._of(self._refusals, kind).inc()
 
     def left(self) -> None:
         """Count a caller who hung up."""

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
 from pydantic import TypeAdapter
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving import lime_page
 from serving.errors import Kind, ServiceError
@@ -70,6 +71,13 @@ class LeanRoute(APIRoute):
     bytes. FastAPI's own way costs 35 µs more a request; the document is the same.
     """
 
+    async def direct(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request for this path, past FastAPI's routers and handlers of exceptions: their
+        ten coroutines take a third of the event loop's time, for what these routes do not have.
+        """
+        response = await self._answer(Request(scope, receive))
+        await response(scope, receive, send)
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return what answers a request."""
         if self.body_field is None:
@@ -87,7 +95,15 @@ class LeanRoute(APIRoute):
             reply = await endpoint(request, body)
             return reply if isinstance(reply, Response) else Json(reply)
 
+        self._answer = answer
         return answer
+
+
+def direct(*routers: APIRouter) -> dict[str, ASGIApp]:
+    """Return what answers a POST, by path."""
+    routes = (route for router in routers for route in router.routes)
+    lean = (route for route in routes if isinstance(route, LeanRoute) and route.body_field)
+    return {route.path: route.direct for route in lean}
 
 
 api = APIRouter(route_class=LeanRoute)

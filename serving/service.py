@@ -30,6 +30,7 @@ from serving.prediction_log import PredictionLog
 from serving.settings import Settings
 
 PAPERS = ("MODEL_CARD.md", "metrics.json")
+COLLECT_AFTER = 20_000  # new objects; at Python's 700 it is the requests that wait, never garbage
 Door = Literal["native", "perspective", "openai", "huggingface"]
 
 log = logging.getLogger("serving.service")
@@ -142,6 +143,7 @@ class Service:
         # twentieth of the throughput.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(COLLECT_AFTER)
 
     async def reload(self) -> Manifest:
         """Let the bundle and the policy that lie there now answer; return what answers then.

@@ -61,9 +61,6 @@ _BEFORE_FOLDING = [
     # Zero-width and direction marks, soft hyphens, variation selectors, skin tones; then controls.
     ("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufe00-\ufe0f\ufeff\U0001f3fb-\U0001f3ff]", ""),
     (r"[\x00-\x1f\x7f-\x9f\ufffd]", " "),
-    # "#BuildTheWall" → "#Build The Wall": the vocabulary has the words. A match goes on where the
-    # last one ended (\G), and inserts a space behind what it has seen (\K).
-    (r"(?:#|\G(?<=\w))\w*?(?:[a-z0-9](?=[A-Z])|[A-Z](?=[A-Z][a-z]))\K", " "),
 ]
 _AFTER_FOLDING = [
     ("‘|’|ʼ|`|´", "'"),

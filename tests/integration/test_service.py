@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
+from serving import doors, routes
 from serving.app import create_app
 from serving.batcher import Capacity
 from serving.bundle import LABELS, Bundle, Encoding, Floats, content_version
@@ -42,6 +43,14 @@ def problem(reply: httpx.Response) -> dict[str, str]:
 def request(body: bytes, *headers: str, path: str = "/v1/predict") -> bytes:
     head = [f"POST {path} HTTP/1.1", "host: x", "content-type: application/json", *headers]
     return "\r\n".join([*head, f"content-length: {len(body)}", "", ""]).encode() + body
+
+
+def test_every_route_with_a_body_is_answered_past_the_routers(served: Served) -> None:
+    paths = served.http.get("/openapi.json").json()["paths"]
+    with_body = {
+        path for path, methods in paths.items() if "requestBody" in methods.get("post", {})
+    }
+    assert with_body == set(routes.direct(routes.api, doors.api))
 
 
 def test_a_prediction_says_all_that_the_contract_names(served: Served) -> None:
