@@ -4,8 +4,9 @@
 
 Nothing waits for a timer: an idle thread takes a lonely item at once, and while it works the next
 batch fills by itself. A batch is padded to its longest item, and padding is not free, so items of
-like sizes go together; `Capacity.batch_tokens` bounds rows times the longest size. It knows neither
-text nor HTTP, nor what an item is beyond its size.
+like sizes go together; `Capacity.batch_tokens` bounds rows times the longest size. Each batch begins
+with who has waited longest, so that nobody waits for ever because he is unlike the others. It knows
+neither text nor HTTP, nor what an item is beyond its size.
 
     BatcherError
     ├── QueueFullError    who came now would wait too long
@@ -132,9 +133,6 @@ class Batcher(Generic[Item, Result]):
         self._ready = threading.Condition()
         self._queues: tuple[deque[_Entry[Item, Result]], ...] = tuple(deque() for _ in Priority)
         self._tokens = [0 for _ in Priority]  # waiting in each queue
-        # All that waited at this moment goes before what came later: in between, the likest sizes
-        # make the batches, and nobody waits for long because he is unlike the others.
-        self._round = [0.0 for _ in Priority]
         self._speed = 0.0  # tokens a second of one thread; 0: not yet measured
         self._idle = 0
         self._batches = 0
@@ -255,9 +253,7 @@ class Batcher(Generic[Item, Result]):
             priority = min(waiting, key=lambda p: self._queues[p][0].group.since)
         queue = self._queues[priority]
         window: list[_Entry[Item, Result]] = []
-        if queue[0].group.since > self._round[priority]:
-            self._round[priority] = perf_counter()
-        while queue and len(window) < WINDOW and queue[0].group.since <= self._round[priority]:
+        while queue and len(window) < WINDOW:
             entry = queue.popleft()
             if entry.group.future.done():  # its caller left
                 self._tokens[priority] -= entry.size

@@ -170,28 +170,17 @@ def test_priorities_go_first_and_nobody_starves() -> None:
     asyncio.run(body())
 
 
-def test_who_comes_in_a_later_round_overtakes_nobody() -> None:
-    class StopsAtNine(Runner):
-        def __call__(self, items: Sequence[int], alone: bool) -> list[int]:
-            if 9 in items:
-                self.gate.clear()
-            return super().__call__(items, alone)
-
+def test_the_oldest_begins_the_next_batch_and_the_likest_go_with_it() -> None:
     async def body() -> None:
-        run = StopsAtNine()
+        run = Runner()
         run.gate.clear()
         async with running(run, budget=20) as (batcher, _):
             waiting = [batcher.submit([20], Priority.HIGH)]
             await run.held()
-            waiting += [batcher.submit([size], Priority.HIGH) for size in (10, 1, 9, 3)]
-            run.gate.set()
-            await run.held()
-            waiting += [batcher.submit([1], Priority.HIGH) for _ in range(2)]
+            waiting += [batcher.submit([size], Priority.HIGH) for size in (3, 10, 9, 3)]
             run.gate.set()
             await asyncio.gather(*waiting)
-        # In the round of four: 10 and what is likest to it, then the rest, although those who came
-        # later are liker to 1 than 3 is.
-        assert run.batches == [[20], [9, 10], [1, 3], [1, 1]]
+        assert run.batches == [[20], [3, 3], [9, 10]]
 
     asyncio.run(body())
 
