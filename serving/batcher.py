@@ -4,9 +4,9 @@
 
 Nothing waits for a timer: an idle thread takes a lonely item at once, and while it works the next
 batch fills by itself. A batch is padded to its longest item, and padding is not free, so items of
-like sizes go together; `Capacity.batch_tokens` bounds rows times the longest size. Each batch begins
-with who has waited longest, so that nobody waits for ever because he is unlike the others. It knows
-neither text nor HTTP, nor what an item is beyond its size.
+like sizes go together; `Capacity.batch_tokens` bounds rows times the longest size. Each batch
+begins with who has waited longest, so that nobody is passed over for being unlike the others. It
+knows neither text nor HTTP, nor what an item is beyond its size.
 
     BatcherError
     ├── QueueFullError    who came now would wait too long
