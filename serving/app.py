@@ -58,6 +58,8 @@ def create_app(settings: Settings) -> FastAPI:
     kept = prediction_log(settings)
     service = Service(settings, threads=max(1, threads // settings.workers), log=kept)
 
+    direct = routes.direct(routes.api, doors.api)
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
         await kept.start()
@@ -66,7 +68,7 @@ def create_app(settings: Settings) -> FastAPI:
             if service.not_ready:
                 log.error("not ready: %s", service.not_ready)
             # Browsers of other origins need headers that only the whole way adds.
-            refuser = Refuser(service, doors.right_of, doors.DIALECTS)
+            refuser = Refuser(service, direct, doors.DIALECTS)
             watching = asyncio.create_task(service.watch())
             yield {STATE: None if settings.cors_origins else refuser}
             watching.cancel()
@@ -99,7 +101,7 @@ def create_app(settings: Settings) -> FastAPI:
         service=service,
         right_of=doors.right_of,
         dialects=doors.DIALECTS,
-        direct=routes.direct(routes.api, doors.api),
+        direct=direct,
     )
     if settings.cors_origins:
         app.add_middleware(

@@ -6,17 +6,16 @@ short cut and no more: whatever is unusual about a request goes the whole way to
 the same. It knows what a refusal is made of from the app, through ASGI's lifespan state.
 """
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from http import HTTPStatus
 from time import perf_counter
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from serving.errors import ServiceError, as_service_error
-from serving.gate import Dialect, Headers, RightOf, dialect_of, every_reply, refusal, request_id_of
+from serving.gate import Dialect, Headers, dialect_of, every_reply, refusal, request_id_of
 from serving.service import Service
 
-MAX_WRITTEN = 256  # refusals that are kept as they go out
 ID = "{id}"  # where a request's id goes
 STATE = "turnstile"  # the key in ASGI's lifespan state
 HEADS = {
@@ -28,9 +27,10 @@ class Refuser:
     """Makes whole refusals for a service that is too busy."""
 
     def __init__(
-        self, service: Service, right_of: RightOf, dialects: Mapping[str, Dialect]
+        self, service: Service, paths: Container[str], dialects: Mapping[str, Dialect]
     ) -> None:
-        self._service, self._right_of, self._dialects = service, right_of, dialects
+        # A bounded number of paths: each becomes a metric's label.
+        self._service, self._paths, self._dialects = service, paths, dialects
         self._written: dict[tuple[object, ...], tuple[int, bytes, bytes]] = {}
 
     def __call__(self, path: str, headers: Headers) -> list[bytes] | None:
@@ -42,13 +42,11 @@ class Refuser:
             refused = as_service_error(error)
         else:
             return None
-        if refused is None or self._right_of(path) is None:
+        if refused is None or path not in self._paths:
             return None
         # Within a second all refusals of a path are alike but for the request's id.
         kind = path, refused.kind, refused.message, refused.headers.get("retry-after")
         if kind not in self._written:
-            if len(self._written) >= MAX_WRITTEN:
-                self._written.clear()
             self._written[kind] = self._write(refused, path)
         status, before, after = self._written[kind]
         metrics = self._service.metrics
@@ -59,7 +57,7 @@ class Refuser:
     def _write(self, refused: ServiceError, path: str) -> tuple[int, bytes, bytes]:
         """Return a refusal's status, and its headers and body before and after the request's id."""
         status, own, body = refusal(refused, dialect_of(self._dialects, path))
-        parts = [(name + b": " + value + b"\r\n") for name, value in [*own, *every_reply(ID, own)]]
+        parts = [name + b": " + value + b"\r\n" for name, value in [*own, *every_reply(ID, own)]]
         before, _, after = b"".join([*parts, b"\r\n", body]).partition(ID.encode())
         return status, before, after
 
