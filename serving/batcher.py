@@ -21,6 +21,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from math import ceil
 from time import perf_counter
 from typing import Generic, TypeVar
 
@@ -32,7 +33,7 @@ OLDEST_EVERY = 8  # every so many batches begin with the oldest item of all, so 
 NICE = 5  # of the inference threads
 STUCK_SECONDS = 60.0  # in one batch
 JOIN_SECONDS = 1.5  # for the batches that run when it closes
-SMOOTHING = 0.1  # weight of the newest batch in the measured speed
+SMOOTHING = 0.1  # weight of the newest batch in the measured speed and size
 
 
 class Priority(IntEnum):
@@ -51,7 +52,7 @@ class QueueFullError(BatcherError):
     """The wait would be too long; `wait` is it, in seconds."""
 
     def __init__(self, wait: float) -> None:
-        super().__init__(f"the wait would be {wait:.1f} s")
+        super().__init__(f"the wait would be {ceil(wait)} s")
         self.wait = wait
 
 
@@ -134,6 +135,7 @@ class Batcher(Generic[Item, Result]):
         self._queues: tuple[deque[_Entry[Item, Result]], ...] = tuple(deque() for _ in Priority)
         self._tokens = [0 for _ in Priority]  # waiting in each queue
         self._speed = 0.0  # tokens a second of one thread; 0: not yet measured
+        self._usual_size = 0.0  # of an item, in tokens
         self._idle = 0
         self._batches = 0
         self._closing = False
@@ -172,14 +174,19 @@ class Batcher(Generic[Item, Result]):
         """How much waits, padding not counted."""
         return sum(self._tokens)
 
-    def expected_wait(self, priority: Priority) -> float:
-        """Return the seconds until an item that came now would begin; 0 if that is not known."""
-        ahead = sum(self._tokens[: priority + 1])
-        return ahead / (self._speed * len(self._threads)) if self._speed else 0.0
+    def expected_wait(self, priority: Priority, coming: int = 0) -> float:
+        """Return the seconds until an item that came now would begin; 0 if that is not known.
 
-    def check(self, priority: Priority) -> None:
-        """Raise QueueFullError if who came now would wait too long."""
-        wait = self.expected_wait(priority)
+        `coming` more items, of the usual size, are on their way here.
+        """
+        if not self._speed:
+            return 0.0
+        ahead = sum(self._tokens[: priority + 1]) + coming * self._usual_size
+        return ahead / (self._speed * len(self._threads))
+
+    def check(self, priority: Priority, coming: int = 0) -> None:
+        """Raise QueueFullError if who came now would wait too long; see `expected_wait`."""
+        wait = self.expected_wait(priority, coming)
         if wait > self._max_wait:
             raise QueueFullError(wait)
 
@@ -288,9 +295,11 @@ class Batcher(Generic[Item, Result]):
         return [result for entry in batch for result in self._results([entry], alone)]
 
     def _note_speed(self, batch: "list[_Entry[Item, Result]]", seconds: float) -> None:
-        speed = sum(entry.size for entry in batch) / seconds
+        tokens = sum(entry.size for entry in batch)
+        weight = SMOOTHING if self._speed else 1
         # Not locked: two threads at once may lose one of many measurements.
-        self._speed += (speed - self._speed) * (SMOOTHING if self._speed else 1)
+        self._usual_size += (tokens / len(batch) - self._usual_size) * weight
+        self._speed += (tokens / seconds - self._speed) * weight
 
     def _report(
         self,

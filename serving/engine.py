@@ -124,9 +124,11 @@ class Engine:
         """How many texts' scores are kept."""
         return len(self._cache.rows) if self._cache else 0
 
-    def check(self, priority: Priority = Priority.HIGH) -> None:
-        """Raise QueueFullError if a text that came now would wait too long; costs a microsecond."""
-        self._batcher.check(priority)
+    def check(self, priority: Priority = Priority.HIGH, coming: int = 0) -> None:
+        """Raise QueueFullError if a text that came now, after others that are on their way, would
+        wait too long; costs a microsecond.
+        """
+        self._batcher.check(priority, coming)
 
     async def score(self, texts: Sequence[str], priority: Priority | None = None) -> list[Scored]:
         """Return the scores of each text, in order.

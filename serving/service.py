@@ -98,12 +98,15 @@ class Service:
         """Whether it works, or will; if not, only a new process helps."""
         return self._engine is None or self._engine.alive
 
-    def check_room(self) -> None:
-        """Raise ServiceError or QueueFullError if a request that came now had better not wait."""
-        if self.active >= self.settings.max_requests:
+    def check_room(self, coming: int = 0) -> None:
+        """Raise ServiceError or QueueFullError if a request that came now had better not wait.
+
+        `coming` others have been let in and have not been entered yet.
+        """
+        if self.active + coming >= self.settings.max_requests:
             message = "Too many requests are in work already."
             raise ServiceError(Kind.OVERLOADED, message, retry_after=1)
-        self.engine.check()
+        self.engine.check(coming=coming)
 
     def enter(self) -> Engine:
         """Count a request in; return the engine that it keeps until `leave`."""

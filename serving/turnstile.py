@@ -6,12 +6,15 @@ short cut and no more: whatever is unusual about a request goes the whole way to
 the same. It knows what a refusal is made of from the app, through ASGI's lifespan state.
 """
 
+import asyncio
 from collections.abc import Container, Mapping
 from http import HTTPStatus
 from time import perf_counter
+from typing import NamedTuple
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from serving.batcher import QueueFullError
 from serving.errors import ServiceError, as_service_error
 from serving.gate import Dialect, Headers, dialect_of, every_reply, refusal, request_id_of
 from serving.service import Service
@@ -23,6 +26,15 @@ HEADS = {
 }
 
 
+class _Written(NamedTuple):
+    """A refusal, of a kind of error: its headers and body before and after the request's id."""
+
+    kind: str
+    status: int
+    before: bytes
+    after: bytes
+
+
 class Refuser:
     """Makes whole refusals for a service that is too busy."""
 
@@ -31,35 +43,44 @@ class Refuser:
     ) -> None:
         # A bounded number of paths: each becomes a metric's label.
         self._service, self._paths, self._dialects = service, paths, dialects
-        self._written: dict[tuple[object, ...], tuple[int, bytes, bytes]] = {}
+        self._written: dict[tuple[str, str], _Written] = {}
+        self._coming = 0  # let in, and not begun yet: the event loop first reads from all sockets
 
     def __call__(self, path: str, headers: Headers) -> list[bytes] | None:
         """Return status line, headers and body for a POST; None lets it pass."""
         began = perf_counter()
+        if path not in self._paths:
+            return None
         try:
-            self._service.check_room()
-        except Exception as error:
-            refused = as_service_error(error)
+            self._service.check_room(self._coming)
+        except (ServiceError, QueueFullError) as error:
+            # Errors of the same words (whole seconds) are refused alike, but for the request's id.
+            written = self._written.get((path, str(error))) or self._write(error, path)
         else:
+            if not self._coming:
+                asyncio.get_running_loop().call_soon(self._begun)
+            self._coming += 1
             return None
-        if refused is None or path not in self._paths:
-            return None
-        # Within a second all refusals of a path are alike but for the request's id.
-        kind = path, refused.kind, refused.message, refused.headers.get("retry-after")
-        if kind not in self._written:
-            self._written[kind] = self._write(refused, path)
-        status, before, after = self._written[kind]
         metrics = self._service.metrics
-        metrics.refused(refused.kind.label)
-        metrics.request(path, status, perf_counter() - began)
-        return [HEADS[status], before, request_id_of(headers).encode(), after]
+        metrics.refused(written.kind)
+        metrics.request(path, written.status, perf_counter() - began)
+        return [
+            HEADS[written.status], written.before, request_id_of(headers).encode(), written.after
+        ]  # fmt: skip
 
-    def _write(self, refused: ServiceError, path: str) -> tuple[int, bytes, bytes]:
-        """Return a refusal's status, and its headers and body before and after the request's id."""
+    def _begun(self) -> None:
+        """All that was let in begins with this turn of the event loop."""
+        self._coming = 0
+
+    def _write(self, error: ServiceError | QueueFullError, path: str) -> "_Written":
+        refused = as_service_error(error)
+        assert refused is not None
         status, own, body = refusal(refused, dialect_of(self._dialects, path))
         parts = [name + b": " + value + b"\r\n" for name, value in [*own, *every_reply(ID, own)]]
         before, _, after = b"".join([*parts, b"\r\n", body]).partition(ID.encode())
-        return status, before, after
+        written = _Written(refused.kind.label, status, before, after)
+        self._written[path, str(error)] = written
+        return written
 
 
 class Turnstile(HttpToolsProtocol):

@@ -206,7 +206,8 @@ def test_the_expected_wait_counts_what_lies_between_batches(
             await run.held()
             waits = batcher.submit([10], Priority.HIGH)
             # The batches alone took a second each; whoever looks at the clock meanwhile, more.
-            assert batcher.expected_wait(Priority.HIGH) > 1.5
+            assert (wait := batcher.expected_wait(Priority.HIGH)) > 1.5
+            assert batcher.expected_wait(Priority.HIGH, coming=2) == pytest.approx(3 * wait)
             run.gate.set()
             await asyncio.gather(held, waits)
 
