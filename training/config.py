@@ -102,8 +102,6 @@ class Source(_Section):
     hub: Hub | None = None
     text: str = "text"
     label: str = "label"
-    votes: dict[Label, list[str]] = {}
-    repeat: Count = 1
     labels: dict[str | int, Annotated[list[Label], Field(min_length=1)]]
 
     @model_validator(mode="after")

@@ -121,23 +121,16 @@ def _tokenizer(base: str | Path, max_tokens: int) -> Tokenizer:
 
 
 def label_set_loss(
-    logits: torch.Tensor,
-    allowed: torch.Tensor,
-    votes: torch.Tensor,
-    class_weights: torch.Tensor,
+    logits: torch.Tensor, allowed: torch.Tensor, class_weights: torch.Tensor
 ) -> torch.Tensor:
-    """Return the weighted mean of −(1 − Σ_k v_k) log Σ_{k∈allowed} p_k − Σ_k v_k log p_k.
-
-    Without votes and with one label a row that is cross-entropy.
+    """Return the weighted mean of −log Σ_{k∈allowed} p_k; with one label a row, cross-entropy.
 
     Args:
         logits: [rows, labels].
         allowed: [rows, labels], true where the row's label set has the label.
-        votes: [rows, labels], the share of a row's loss that asks for the label alone.
         class_weights: [labels]; a row weighs the mean of what its labels weigh.
     """
     log_p = nn.functional.log_softmax(logits.float(), dim=-1)
-    by_set = -log_p.masked_fill(~allowed, -torch.inf).logsumexp(dim=-1)
-    loss = (1 - votes.sum(dim=-1)) * by_set - (votes * log_p).sum(dim=-1)
+    loss = -log_p.masked_fill(~allowed, -torch.inf).logsumexp(dim=-1)
     weights = (allowed * class_weights).sum(dim=-1) / allowed.sum(dim=-1)
     return (loss * weights).sum() / weights.sum()

@@ -2,15 +2,12 @@
 
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import torch
 from transformers import DistilBertConfig, DistilBertForSequenceClassification, TrainingArguments
 
-from training.config import Source
-from training.labels import LABELS
 from training.model import label_set_loss
-from training.train import OFFSET_RATE, LabelSetTrainer, shown
+from training.train import OFFSET_RATE, LabelSetTrainer
 
 
 @pytest.fixture
@@ -28,7 +25,6 @@ def batch(source: int) -> dict[str, torch.Tensor]:
         "input_ids": torch.tensor([[2, 5, 3]]),
         "attention_mask": torch.ones(1, 3, dtype=torch.long),
         "allowed": torch.tensor([[True, False, False]]),
-        "votes": torch.tensor([[0.25, 0.25, 0]]),
         "source": torch.tensor([source]),
     }
 
@@ -40,9 +36,8 @@ def test_all_sources_but_the_first_have_an_offset_in_training_only(
     inputs = batch(source)
     model = trainer.model.eval()
     plain, output = trainer.compute_loss(model, inputs, return_outputs=True)
-    wanted = inputs["allowed"], inputs["votes"], torch.ones(3)
-    assert plain == label_set_loss(output.logits, *wanted)
-    shifted = label_set_loss(output.logits + torch.tensor(offset), *wanted)
+    assert plain == label_set_loss(output.logits, inputs["allowed"], torch.ones(3))
+    shifted = label_set_loss(output.logits + torch.tensor(offset), inputs["allowed"], torch.ones(3))
     assert trainer.compute_loss(model.train(), inputs) == shifted
 
 
@@ -53,13 +48,3 @@ def test_offsets_learn_ahead_and_do_not_decay(trainer: LabelSetTrainer) -> None:
     assert [(g["lr"], g["weight_decay"]) for g in ahead] == [(OFFSET_RATE * rate, 0.0)]
     assert sum(len(g["params"]) for g in groups) == len(list(trainer.model.parameters()))
     assert {g["lr"] for g in groups} == {rate, OFFSET_RATE * rate}
-
-
-def test_a_source_is_shown_as_often_as_it_says() -> None:
-    labels = {label: [label] for label in LABELS}
-    sources = {
-        "often": Source(path="a.csv", labels=labels, repeat=3),
-        "once": Source(path="b.csv", labels=labels),
-    }
-    rows = pd.DataFrame({"text": ["a", "b", "c"], "source": ["once", "often", "once"]}, [5, 2, 9])
-    assert shown(rows, sources)["text"].tolist() == ["a", "b", "b", "b", "c"]
