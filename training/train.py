@@ -12,10 +12,10 @@ source but the first has an offset on the logits, learned with the rest and used
 it takes up that corpus's prior, so that the scores keep the first one's.
 
 Tried on validation and left out, for what they give is no more than luck, which is worth .01:
-"#BuildTheWall" read as words; and Davidson's counts of votes as half of the target with the contrast
-sets shown twice. Of the latter, two runs with and two without: behaviour .85 and .85 against .82 and
-.84, OLID's file .77 and .77 against .75 and .77, Davidson .759 and .753 against .757 and .759, average
-precision of hate .46 and .41 against .44 and .44.
+"#BuildTheWall" read as words; and Davidson's counts of votes as half of the target, with contrast
+sets shown twice. Of the latter, two runs with and two without: behaviour .85 and .85 against .82
+and .84, OLID's file .77 and .77 against .75 and .77, Davidson .759 and .753 against .757 and .759,
+average precision of hate .46 and .41 against .44 and .44.
 """
 
 import hashlib
