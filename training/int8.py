@@ -37,6 +37,10 @@ ACTIVATIONS = {"gelu": ("Gelu", FUSED), "relu": ("Relu", "")}
 SMOOTHING = 0.7  # share of a channel's size that goes from the activation to the weight
 SPARED = 8  # channels of each feed-forward's inner layer that stay fp32
 EPSILON = 1e-12  # of DistilBERT's layer norms
+# Added to padding's scores. Padding repeats its row's last token, so it weighs exp(MASKED) of that
+# token's weight, which no float32 notices. The usual -10,000 leaves numbers below 1e-38, at which
+# processors are slow: they took a quarter of the time of a batch of unlike lengths.
+MASKED = -50.0
 
 
 class Range(NamedTuple):
@@ -194,7 +198,7 @@ class _Graph:
 
     def places(self) -> None:
         """Find where each token stands: `at` in the padded rows laid end to end, and, of each place
-        in the rows, `slot` among the tokens. Padding's slots are of other tokens; `mask` hides it.
+        in the rows, `slot` among the tokens: padding's is its row's last token, which `mask` hides.
         """
         self.constant("all", np.array([-1]))
         self.constant("0", np.array(0))
@@ -244,6 +248,7 @@ class _Graph:
         names = [f"{at}attention.{part}_lin" for part in "qkv"]
         matrices = [self.weights[f"{name}.weight"].T for name in names]
         int8, matrices = self.smoothed(x, ranges["q_lin"], matrices)
+        how = {"num_heads": heads, "mask_filter_value": MASKED}
         if only_cls:
             first = _Int8(self.cls(int8.values), int8.scale, int8.zero)
             query, key, value = (
@@ -252,7 +257,7 @@ class _Graph:
             )
             query = self.node("Unsqueeze", [query, "axis 1"], f"{query}/row")
             read = [query, self.rows(key), self.rows(value), "", "mask"]
-            mixed = self.node("MultiHeadAttention", read, f"{at}mixed", FUSED, num_heads=heads)
+            mixed = self.node("MultiHeadAttention", read, f"{at}mixed", FUSED, **how)
             mixed = self.node("Squeeze", [mixed, "axis 1"], f"{at}mixed/cls")
             x = self.cls(x)
         else:
@@ -261,7 +266,7 @@ class _Graph:
             bias = self.constant(f"{at}attention.qkv.bias", biases)
             source = self.rows(int8.values)
             read = [source, w.values, bias, int8.scale, w.scale, "mask", int8.zero, w.zero]
-            mixed = self.node("QAttention", read, f"{at}mixed", FUSED, num_heads=heads)
+            mixed = self.node("QAttention", read, f"{at}mixed", FUSED, **how)
             mixed = self.tokens(mixed)
         of, name = ranges["out_lin"], f"{at}attention.out_lin"
         int8 = self.int8(mixed, of.low.min(), of.high.max())

@@ -14,7 +14,7 @@ from transformers import DistilBertConfig, DistilBertForSequenceClassification
 from training.errors import ArtifactError
 from training.export import export_onnx
 from training.files import read_json
-from training.int8 import LINEAR, Range, activation_ranges, int8_graph
+from training.int8 import LINEAR, MASKED, Range, activation_ranges, int8_graph
 
 ROWS = np.random.default_rng(3).integers(4, 200, (60, 12)).tolist()
 ALL = np.arange(200)[:, None]  # words, alone
@@ -81,6 +81,17 @@ def test_padding_and_neighbours_change_nothing(models: tuple[onnx.ModelProto, ..
     assert logits(models[1], ids, mask)[0] == pytest.approx(alone[0], abs=1e-5)
     inner = output(models[1], "distilbert.embeddings.LayerNorm", ids, mask)
     assert inner.shape == (12 + 20 + 3, 48)  # and none is spent on padding
+
+
+def test_padding_weighs_nothing_that_a_processor_is_slow_at(
+    models: tuple[onnx.ModelProto, ...],
+) -> None:
+    floats, weight = np.finfo(np.float32), np.exp(np.float32(MASKED))
+    assert floats.tiny * 1e12 < weight < floats.eps / 1e12
+    attention = [node for node in models[1].graph.node if "Attention" in node.op_type]
+    values = [{a.name: onnx.helper.get_attribute_value(a) for a in n.attribute} for n in attention]
+    assert attention
+    assert all(found["mask_filter_value"] == MASKED for found in values)
 
 
 def test_weights_are_int8_and_no_activation_is_quantised_in_vain(
