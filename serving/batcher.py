@@ -267,8 +267,6 @@ class Batcher(Generic[Item, Result]):
             else:
                 window.append(entry)
         budget = self._budget
-        if priority is Priority.LOW:  # who matters more may come meanwhile, and waits for it
-            budget //= 2
         if self._idle:  # threads that have nothing to do shall have their share of it
             budget = min(budget, -(-self._tokens[priority] // (self._idle + 1)))
         chosen = alike([entry.size for entry in window], budget)
