@@ -134,8 +134,8 @@ class Batcher(Generic[Item, Result]):
         self._ready = threading.Condition()
         self._queues: tuple[deque[_Entry[Item, Result]], ...] = tuple(deque() for _ in Priority)
         self._tokens = [0 for _ in Priority]  # waiting in each queue
-        self._speed = 0.0  # tokens a second of one thread; 0: not yet measured
-        self._usual_size = 0.0  # of an item, in tokens
+        # Tokens a second of one thread, and an item's usual size in tokens; 0: not yet measured.
+        self._pace = 0.0, 0.0
         self._idle = 0
         self._batches = 0
         self._closing = False
@@ -179,10 +179,9 @@ class Batcher(Generic[Item, Result]):
 
         `coming` more items, of the usual size, are on their way here.
         """
-        if not self._speed:
-            return 0.0
-        ahead = sum(self._tokens[: priority + 1]) + coming * self._usual_size
-        return ahead / (self._speed * len(self._threads))
+        speed, usual_size = self._pace
+        ahead = sum(self._tokens[: priority + 1]) + coming * usual_size
+        return ahead / (speed * len(self._threads)) if speed else 0.0
 
     def check(self, priority: Priority, coming: int = 0) -> None:
         """Raise QueueFullError if who came now would wait too long; see `expected_wait`."""
@@ -296,10 +295,13 @@ class Batcher(Generic[Item, Result]):
 
     def _note_speed(self, batch: "list[_Entry[Item, Result]]", seconds: float) -> None:
         tokens = sum(entry.size for entry in batch)
-        weight = SMOOTHING if self._speed else 1
-        # Not locked: two threads at once may lose one of many measurements.
-        self._usual_size += (tokens / len(batch) - self._usual_size) * weight
-        self._speed += (tokens / seconds - self._speed) * weight
+        speed, size = self._pace
+        weight = SMOOTHING if speed else 1
+        # Not locked, but written as one: two threads at once may lose one of many measurements.
+        self._pace = (
+            speed + (tokens / seconds - speed) * weight,
+            size + (tokens / len(batch) - size) * weight,
+        )
 
     def _report(
         self,
