@@ -72,7 +72,7 @@ class Refuser:
         """All that was let in begins with this turn of the event loop."""
         self._coming = 0
 
-    def _write(self, error: ServiceError | QueueFullError, path: str) -> "_Written":
+    def _write(self, error: ServiceError | QueueFullError, path: str) -> _Written:
         refused = as_service_error(error)
         assert refused is not None
         status, own, body = refusal(refused, dialect_of(self._dialects, path))
