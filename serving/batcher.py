@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from math import ceil
+from math import ceil, inf
 from time import perf_counter
 from typing import Generic, TypeVar
 
@@ -31,6 +31,7 @@ Result = TypeVar("Result")
 WINDOW = 256  # waiting items among which a batch's like sizes are sought
 OLDEST_EVERY = 8  # every so many batches begin with the oldest item of all, so that nobody starves
 NICE = 5  # of the inference threads
+LULL = 0.1  # seconds without low priority: before, more of it will come while a batch runs
 STUCK_SECONDS = 60.0  # in one batch
 JOIN_SECONDS = 1.5  # for the batches that run when it closes
 SMOOTHING = 0.1  # weight of the newest batch in the measured speed and size
@@ -123,8 +124,8 @@ class Batcher(Generic[Item, Result]):
 
         Args:
             run: returns a result for each item of a batch; called in an inference thread, and told
-                whether the machine is its own: nothing else runs or waits, and it is not of a low
-                priority.
+                whether the machine is its own: nothing else runs or waits, and nothing of a low
+                priority has run of late.
             size: of an item, in tokens.
             capacity: threads, and what they take on.
             observe: is told of each batch, on the event loop.
@@ -136,6 +137,7 @@ class Batcher(Generic[Item, Result]):
         self._tokens = [0 for _ in Priority]  # waiting in each queue
         # Tokens a second of one thread, and an item's usual size in tokens; 0: not yet measured.
         self._pace = 0.0, 0.0
+        self._low_began = -inf  # the last batch of low priority
         self._idle = 0
         self._batches = 0
         self._closing = False
@@ -247,7 +249,7 @@ class Batcher(Generic[Item, Result]):
     def _is_alone(self, batch: "list[_Entry[Item, Result]]") -> bool:
         """Say whether the machine is a batch's own. What matters little leaves room for others."""
         others = self._idle < len(self._threads) - 1 or any(self._tokens)
-        return not others and batch[0].group.priority is not Priority.LOW
+        return not others and perf_counter() - self._low_began > LULL
 
     def _pick(self) -> "list[_Entry[Item, Result]]":
         waiting = [priority for priority in Priority if self._skip_left(priority)]
@@ -266,7 +268,9 @@ class Batcher(Generic[Item, Result]):
             else:
                 window.append(entry)
         budget = self._budget
-        if self._idle:  # threads that have nothing to do shall have their share of it
+        if priority is Priority.LOW:  # in one thread: who matters more finds another free
+            self._low_began = perf_counter()
+        elif self._idle:  # threads that have nothing to do shall have their share of it
             budget = min(budget, -(-self._tokens[priority] // (self._idle + 1)))
         chosen = alike([entry.size for entry in window], budget)
         batch = [window[at] for at in chosen]

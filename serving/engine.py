@@ -154,7 +154,9 @@ class Engine:
     async def _encode(self, texts: Sequence[str]) -> list[Encoding]:
         started = perf_counter()
         if sum(map(len, texts)) <= INLINE_CHARS:
-            encoded = self.bundle.encode(texts)
+            # One by one: for several, the tokenizer wakes threads of its own, and on busy cores
+            # the event loop would wait for them.
+            encoded = [row for text in texts for row in self.bundle.encode([text])]
         else:
             encoded = await asyncio.to_thread(self.bundle.encode, texts)
         self._observer.tokenised(perf_counter() - started)

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from serving.batcher import (
+    LULL,
     OLDEST_EVERY,
     Batcher,
     BatcherDeadError,
@@ -114,9 +115,14 @@ def test_a_batch_is_told_whether_it_is_the_only_one() -> None:
             run.gate.set()
             await asyncio.gather(lonely, *beside)
             await all_idle(batcher)
-            await batcher.submit([10], Priority.LOW)
+            for priority in (Priority.LOW, Priority.HIGH):
+                await batcher.submit([10], priority)
+                await all_idle(batcher)
+            await asyncio.sleep(LULL)
+            await batcher.submit([10], Priority.HIGH)
         assert run.alone[:4] == [True, True, True, False]
-        assert not run.alone[-1]  # who matters more finds a thread free
+        # Who matters more finds a thread free; and where low priority just was, it will be again.
+        assert run.alone[-3:] == [False, False, True]
 
     asyncio.run(body())
 
@@ -147,7 +153,9 @@ def test_idle_threads_share_what_waits() -> None:
             await run.held()
             run.gate.set()
             await done
-        assert sorted(len(batch) for batch in run.batches) == [4, 4]
+            await all_idle(batcher)
+            await batcher.submit([5] * 8, Priority.LOW)  # who matters more finds a thread free
+        assert sorted(len(batch) for batch in run.batches) == [4, 4, 8]
 
     asyncio.run(body())
 

@@ -133,19 +133,23 @@ def test_without_a_cache_every_text_is_inferred(folder: Path, policy: Policy) ->
 
 def test_long_lists_are_tokenised_off_the_event_loop(folder: Path, policy: Policy) -> None:
     threads: list[str] = []
+    at_once: list[int] = []
 
     class Watched(Bundle):
         def encode(self, texts: Sequence[str]) -> list[Encoding]:
             threads.append(threading.current_thread().name)
+            at_once.append(len(texts))
             return super().encode(texts)
 
     async def body() -> None:
         async with running(Watched.load(folder), policy) as (engine, _):
             threads.clear()
-            await engine.score(["ok"])
-            await engine.score(["x" * (INLINE_CHARS + 1)])
-        assert threads[0] == threading.main_thread().name
-        assert threads[1] != threads[0]
+            at_once.clear()
+            await engine.score(["ok", "yes"])
+            await engine.score(["x" * INLINE_CHARS, "no"])
+        assert threads[:2] == [threading.main_thread().name] * 2
+        assert threads[2] != threads[0]
+        assert at_once == [1, 1, 2]  # it waits for no thread of the tokenizer's
 
     asyncio.run(body())
 
