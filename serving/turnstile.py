@@ -9,7 +9,7 @@ the same. It knows what a refusal is made of from the app, through ASGI's lifesp
 import asyncio
 from collections.abc import Container, Mapping
 from http import HTTPStatus
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import NamedTuple
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -19,6 +19,7 @@ from serving.errors import ServiceError, as_service_error
 from serving.gate import Dialect, Headers, dialect_of, every_reply, refusal, request_id_of
 from serving.service import Service
 
+REST = 0.005  # seconds at most: `Refuser._rest`
 ID = "{id}"  # where a request's id goes
 STATE = "turnstile"  # the key in ASGI's lifespan state
 HEADS = {
@@ -44,6 +45,7 @@ class Refuser:
         # A bounded number of paths: each becomes a metric's label.
         self._service, self._paths, self._dialects = service, paths, dialects
         self._written: dict[tuple[str, str], _Written] = {}
+        self._rests = False
         self._coming = 0  # let in, and not begun yet: the event loop first reads from all sockets
 
     def __call__(self, path: str, headers: Headers) -> list[bytes] | None:
@@ -54,6 +56,9 @@ class Refuser:
         try:
             self._service.check_room(self._coming)
         except (ServiceError, QueueFullError) as error:
+            if isinstance(error, QueueFullError) and not self._rests:
+                self._rests = True
+                asyncio.get_running_loop().call_soon(self._rest, min(REST, error.wait / 100))
             # Errors of the same words (whole seconds) are refused alike, but for the request's id.
             written = self._written.get((path, str(error))) or self._write(error, path)
         else:
@@ -67,6 +72,14 @@ class Refuser:
         return [
             HEADS[written.status], written.before, request_id_of(headers).encode(), written.after
         ]  # fmt: skip
+
+    def _rest(self, seconds: float) -> None:
+        """Let the event loop rest for a hundredth of what everybody waits anyway. Else each request
+        wakes it and takes a processor from inference, which has enough to do; after a rest it
+        deals with many at once.
+        """
+        sleep(seconds)
+        self._rests = False
 
     def _begun(self) -> None:
         """All that was let in begins with this turn of the event loop."""

@@ -2,9 +2,12 @@
 
 import asyncio
 
+import pytest
+
+from serving import turnstile
 from serving.batcher import QueueFullError
 from serving.metrics import Metrics
-from serving.turnstile import Refuser
+from serving.turnstile import REST, Refuser
 
 HEADERS = [(b"host", b"x")]
 
@@ -34,6 +37,24 @@ def test_who_is_let_in_counts_before_it_waits() -> None:
     asyncio.run(body())
     counted = service.metrics.render().decode()
     assert 'tagger_refusals_total{kind="overloaded"} 6.0' in counted
+
+
+def test_the_event_loop_rests_once_a_turn_while_it_refuses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rests: list[float] = []
+    monkeypatch.setattr(turnstile, "sleep", rests.append)
+    refuser = Refuser(TwoPlaces(), {"/v1/predict"}, {})  # type: ignore[arg-type]
+
+    async def body() -> None:
+        for requests, rested in ((2, 0), (5, 1), (1, 1), (3, 2)):
+            for _ in range(requests):
+                refuser("/v1/predict", HEADERS)
+            await asyncio.sleep(0)
+            assert len(rests) == rested
+
+    asyncio.run(body())
+    assert rests == [REST] * 2
 
 
 def test_a_stranger_makes_no_metrics() -> None:
