@@ -28,7 +28,7 @@ from typing import Any
 from tests.bench.wire import first_reply
 
 DRAIN_S = 15.0
-TICK_S = 0.001  # of the open load: waking for each reply would take from the server's processors
+TICK_S = 0.003  # of the open load: waking for each reply would take from the server's processors
 
 
 @dataclass(slots=True)
