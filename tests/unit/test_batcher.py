@@ -208,6 +208,8 @@ def test_the_expected_wait_counts_what_lies_between_batches(
             rest = [batcher.submit([10], Priority.HIGH) for _ in range(3)]
             run.gate.set()
             await asyncio.gather(first, *rest)
+            for _ in rest:
+                await run.held()  # each batch is noted once
             assert batcher.expected_wait(Priority.HIGH) == 0  # nothing waits
             run.gate.clear()
             held = batcher.submit([10], Priority.HIGH)
