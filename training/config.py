@@ -102,6 +102,8 @@ class Source(_Section):
     hub: Hub | None = None
     text: str = "text"
     label: str = "label"
+    votes: dict[Label, list[str]] = {}
+    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     labels: dict[str | int, Annotated[list[Label], Field(min_length=1)]]
 
     @model_validator(mode="after")

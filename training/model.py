@@ -121,16 +121,23 @@ def _tokenizer(base: str | Path, max_tokens: int) -> Tokenizer:
 
 
 def label_set_loss(
-    logits: torch.Tensor, allowed: torch.Tensor, class_weights: torch.Tensor
+    logits: torch.Tensor,
+    allowed: torch.Tensor,
+    votes: torch.Tensor,
+    weights: torch.Tensor,
 ) -> torch.Tensor:
-    """Return the weighted mean of −log Σ_{k∈allowed} p_k; with one label a row, cross-entropy.
+    """Return the weighted mean of −log Σ_{k∈allowed} p_k, or with votes of −Σ_k v_k log p_k.
+
+    With one label a row the former is cross-entropy; the latter is cross-entropy with how people
+    differ (Peterson et al. 2019).
 
     Args:
         logits: [rows, labels].
         allowed: [rows, labels], true where the row's label set has the label.
-        class_weights: [labels]; a row weighs the mean of what its labels weigh.
+        votes: [rows, labels], the share of annotators who gave the label, or zeros.
+        weights: [rows].
     """
     log_p = nn.functional.log_softmax(logits.float(), dim=-1)
-    loss = -log_p.masked_fill(~allowed, -torch.inf).logsumexp(dim=-1)
-    weights = (allowed * class_weights).sum(dim=-1) / allowed.sum(dim=-1)
+    by_set = log_p.masked_fill(~allowed, -torch.inf).logsumexp(dim=-1)
+    loss = -torch.where(votes.any(dim=-1), (votes * log_p).sum(dim=-1), by_set)
     return (loss * weights).sum() / weights.sum()

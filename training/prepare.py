@@ -1,14 +1,16 @@
 """Stage 1: read the sources, drop duplicates, settle conflicts, split by a stable hash.
 
 Writes data/processed/{train,val,test,heldout}.parquet, each with the columns `id` (hash of the
-normalised text), `text` (as the source has it), `labels` (list of names) and `source`; counts go to
+normalised text), `text` (as the source has it), `labels` (list of names), `votes` (how many
+annotators gave each of LABELS; zeros if that is not known) and `source`; counts go to
 reports/prepare.json.
 
 The rules, in this order:
 1. Two rows are the same text if their words are equal after normalisation, without mentions, URLs
    and retweet marks.
 2. Rows of one text are one row. Its label set is what all their sets share; where they share
-   nothing, the set that most rows give; where that ties, the text is dropped.
+   nothing, the set that most rows give; where that ties, the text is dropped. Its votes are the
+   first row's, if as many are for its label as for any other.
 3. A row whose words are nearly those of an earlier one (Jaccard similarity) is dropped. Held-out
    rows come first, then the sources in the order of sources.yaml: a test never loses to training.
 4. The split depends on the text's hash alone, so that adding a source moves no row from one split
@@ -22,6 +24,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from scipy import sparse
 
@@ -43,7 +46,7 @@ SPLITS = ("train", "val", "test", "heldout")
 
 
 def read_source(name: str, source: Source) -> pd.DataFrame:
-    """Return a source's rows as `text`, `labels`, `source`; DataError names file and row."""
+    """Return a source's `text`, `labels`, `votes`, `source`; DataError names file and row."""
     files = raw_files(name)
     if files is None:
         raise DataError(f"data/raw/{name}: missing; run `make data`")
@@ -82,7 +85,29 @@ def read_source(name: str, source: Source) -> pd.DataFrame:
             f"{path}: row {row + 1}: unknown label {frame[source.label].iloc[row]!r}; "
             f"sources.yaml knows {', '.join(allowed)}"
         )
-    return pd.DataFrame({"text": texts.to_numpy(), "labels": labels.to_numpy(), "source": name})
+    return pd.DataFrame(
+        {
+            "text": texts.to_numpy(),
+            "labels": labels.to_numpy(),
+            "votes": _votes(path, frame, source).tolist(),
+            "source": name,
+        }
+    )
+
+
+def _votes(path: Path, frame: pd.DataFrame, source: Source) -> npt.NDArray[np.float64]:
+    votes = np.zeros((len(frame), len(LABELS)))
+    for label, names in source.votes.items():
+        found = [name for name in names if name in frame.columns]
+        if not found:
+            raise DataError(f"{path}: no column {' or '.join(names)}, which votes names")
+        counts = pd.to_numeric(frame[found[0]], errors="coerce")
+        if not (counts >= 0).all():
+            row = int(np.argmin(counts >= 0))
+            value = frame[found[0]].iloc[row]
+            raise DataError(f"{path}: row {row + 1}: {found[0]}: {value!r} is not a count")
+        votes[:, LABELS.index(label)] = counts
+    return votes
 
 
 def _parallel(path: Path, label_path: Path | None, source: Source) -> pd.DataFrame:
@@ -118,6 +143,12 @@ def settle(label_sets: list[list[str]]) -> list[str] | None:
             return None
         shared = set(ranked[0][0])
     return [label for label in LABELS if label in shared]
+
+
+def agreeing(votes: list[float], labels: list[str]) -> list[float]:
+    """Return votes, or zeros where they are for another label than the row's (rule 2)."""
+    settled = len(labels) == 1 and votes[LABELS.index(labels[0])] == max(votes)
+    return votes if settled else [0.0] * len(LABELS)
 
 
 def near_duplicates(word_sets: list[set[str]], threshold: float) -> list[int]:
@@ -180,6 +211,9 @@ def prepare(
     rows["labels"] = rows["id"].map(settled)
     counts["conflicts"] = int(rows["labels"].isna().sum())
     rows = rows[rows["labels"].notna()].reset_index(drop=True)
+    rows["votes"] = [
+        agreeing(votes, labels) for votes, labels in zip(rows["votes"], rows["labels"], strict=True)
+    ]
 
     near = near_duplicates([set(row) for row in rows["words"]], params.near_duplicate)
     counts["near_duplicates"] = len(near)
@@ -196,7 +230,7 @@ def prepare(
     # By id: the files do not depend on the order of what was read.
     rows = rows.sort_values("id")
     splits = {
-        split: rows.loc[rows["split"] == split, ["id", "text", "labels", "source"]]
+        split: rows.loc[rows["split"] == split, ["id", "text", "labels", "votes", "source"]]
         for split in SPLITS
     }
     counts["kept"] = {split: _by_source(frame) for split, frame in splits.items()}

@@ -24,7 +24,7 @@ PROCESSED = Path("data/processed")
 REFERENCE = Path("data/raw/reference.parquet")
 RULES = Path("reports/rules.json")
 DRIFT = Path("reports/drift")
-COLUMNS = ("id", "text", "labels", "source")
+COLUMNS = ("id", "text", "labels", "votes", "source")
 LEARNED = ("train", "val", "test")
 
 
@@ -52,12 +52,21 @@ def _is_label_set(value: object) -> bool:
     return 0 < len(found) == len(set(map(str, found))) and set(map(str, found)) <= set(LABELS)
 
 
+def _are_votes(value: object) -> bool:
+    try:
+        votes = [float(each) for each in value]  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        return False
+    return len(votes) == len(LABELS) and all(0 <= each < float("inf") for each in votes)
+
+
 # Rule, column, and whether a value keeps it.
 ROW_RULES: list[tuple[str, str, Callable[[Any], bool]]] = [
     ("an id is 16 hex digits", "id", lambda v: isinstance(v, str) and len(v) == 16),
     ("a text is a string", "text", lambda v: isinstance(v, str)),
     ("a text is not empty", "text", lambda v: not isinstance(v, str) or bool(v.strip())),
     (f"labels are a set of {', '.join(LABELS)}", "labels", _is_label_set),
+    ("votes are a count of each label", "votes", _are_votes),
     ("a source is named", "source", lambda v: isinstance(v, str) and bool(v)),
 ]
 

@@ -59,24 +59,38 @@ def test_a_wrong_base_is_named(tmp_path: Path, make: str) -> None:
     assert "\n" not in str(error.value)
 
 
+NO_VOTES = torch.zeros(1, 3)
+
+
 def test_loss_with_one_label_is_cross_entropy() -> None:
     torch.manual_seed(0)
     logits, truth = torch.randn(20, 3), torch.randint(0, 3, (20,))
     allowed = torch.nn.functional.one_hot(truth, 3).bool()
     weights = torch.tensor([3.0, 1.0, 0.5])
-    ours = label_set_loss(logits, allowed, weights)
+    ours = label_set_loss(logits, allowed, NO_VOTES, weights[truth])
     assert torch.allclose(ours, cross_entropy(logits, truth, weight=weights), atol=1e-6)
 
 
 def test_loss_of_a_set_is_that_of_its_summed_probability() -> None:
     logits = torch.tensor([[1.0, 2.0, -1.0]])
     probabilities = logits.softmax(-1)[0]
-    loss = label_set_loss(logits, torch.tensor([[False, True, True]]), torch.ones(3))
+    loss = label_set_loss(logits, torch.tensor([[False, True, True]]), NO_VOTES, torch.ones(1))
     assert torch.allclose(loss, -(probabilities[1] + probabilities[2]).log())
 
 
 def test_a_set_of_all_labels_teaches_nothing() -> None:
     logits = torch.randn(1, 3, requires_grad=True)
-    label_set_loss(logits, torch.ones(1, 3, dtype=torch.bool), torch.ones(3)).backward()
+    everything = torch.ones(1, 3, dtype=torch.bool)
+    label_set_loss(logits, everything, NO_VOTES, torch.ones(1)).backward()
     assert logits.grad is not None
     assert logits.grad.abs().max() < 1e-6
+
+
+def test_votes_are_the_target_of_rows_that_have_them() -> None:
+    logits = torch.zeros(2, 3, requires_grad=True)
+    hate = torch.tensor([[True, False, False]] * 2)
+    votes, weights = torch.tensor([[0.7, 0.3, 0.0], [0, 0, 0]]), torch.tensor([3.0, 1.0])
+    label_set_loss(logits, hate, votes, weights).backward()
+    target = torch.tensor([[0.7, 0.3, 0.0], [1.0, 0.0, 0.0]])  # from even probabilities
+    assert logits.grad is not None
+    assert torch.allclose(logits.grad, weights[:, None] / 4 * (1 / 3 - target))

@@ -37,6 +37,43 @@ def test_retweets_are_one_row(checkout: Path) -> None:
     assert counts["duplicates"] == 1
 
 
+def test_votes_stay_with_the_label_that_they_are_for(checkout: Path) -> None:
+    source = CSV.model_copy(
+        update={"votes": {"hate": ["h", "hate_count"], "offensive": ["o"], "neither": ["n"]}}
+    )
+    Path("data/raw").mkdir(parents=True)
+    Path("data/raw/a.csv").write_text(
+        "text,label,hate_count,o,n\n"
+        "first of them,hate,2,1,0\n"
+        "the second one,neither,1,2,0\n"  # for another label
+        "here comes a third,offensive,0,3,3\n"
+    )
+    raw("b", [("somebody else wrote this", "hate")])
+    splits, _ = prepare(PARAMS, {"a": source, "b": CSV})
+    kept = pd.concat(splits.values()).set_index("text")["votes"]
+    assert kept.map(list).to_dict() == {
+        "first of them": [2, 1, 0],
+        "the second one": [0, 0, 0],
+        "here comes a third": [0, 3, 3],
+        "somebody else wrote this": [0, 0, 0],
+    }
+
+
+@pytest.mark.parametrize(
+    ("header", "problem"),
+    [
+        ("text,label,h,n", "no column o, which votes names"),
+        ("text,label,h,o", "'x' is not a count"),
+    ],
+)
+def test_votes_that_cannot_be_read(checkout: Path, header: str, problem: str) -> None:
+    source = CSV.model_copy(update={"votes": {"hate": ["h"], "offensive": ["o"]}})
+    Path("data/raw").mkdir(parents=True)
+    Path("data/raw/a.csv").write_text(f"{header}\nsome words,hate,1,x\n")
+    with pytest.raises(DataError, match=problem):
+        read_source("a", source)
+
+
 def test_near_duplicates_lose_to_the_earlier_row(checkout: Path) -> None:
     base = "one two three four five six seven eight nine"
     raw("a", [(base, "neither"), (f"{base} ten", "hate"), ("nothing alike here", "hate")])

@@ -2,12 +2,17 @@
 
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from transformers import DistilBertConfig, DistilBertForSequenceClassification, TrainingArguments
 
+from training.config import TrainParams, load_params
 from training.model import label_set_loss
-from training.train import OFFSET_RATE, LabelSetTrainer
+from training.train import OFFSET_RATE, LabelSetTrainer, _encode
 
 
 @pytest.fixture
@@ -17,7 +22,7 @@ def trainer(tmp_path: Path) -> LabelSetTrainer:
     model = DistilBertForSequenceClassification(DistilBertConfig(num_labels=3, **sizes, **still))
     model.source_offsets = torch.nn.Parameter(torch.tensor([[9.0, 9, 0], [0, 3, 0]]))
     args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none")
-    return LabelSetTrainer(class_weights=torch.ones(3), decay=0.0, model=model, args=args)
+    return LabelSetTrainer(decay=0.0, model=model, args=args)
 
 
 def batch(source: int) -> dict[str, torch.Tensor]:
@@ -25,6 +30,8 @@ def batch(source: int) -> dict[str, torch.Tensor]:
         "input_ids": torch.tensor([[2, 5, 3]]),
         "attention_mask": torch.ones(1, 3, dtype=torch.long),
         "allowed": torch.tensor([[True, False, False]]),
+        "votes": torch.tensor([[0.25, 0.25, 0]]),
+        "weight": torch.ones(1),
         "source": torch.tensor([source]),
     }
 
@@ -36,8 +43,9 @@ def test_all_sources_but_the_first_have_an_offset_in_training_only(
     inputs = batch(source)
     model = trainer.model.eval()
     plain, output = trainer.compute_loss(model, inputs, return_outputs=True)
-    assert plain == label_set_loss(output.logits, inputs["allowed"], torch.ones(3))
-    shifted = label_set_loss(output.logits + torch.tensor(offset), inputs["allowed"], torch.ones(3))
+    wanted = inputs["allowed"], inputs["votes"], inputs["weight"]
+    assert plain == label_set_loss(output.logits, *wanted)
+    shifted = label_set_loss(output.logits + torch.tensor(offset), *wanted)
     assert trainer.compute_loss(model.train(), inputs) == shifted
 
 
@@ -48,3 +56,22 @@ def test_offsets_learn_ahead_and_do_not_decay(trainer: LabelSetTrainer) -> None:
     assert [(g["lr"], g["weight_decay"]) for g in ahead] == [(OFFSET_RATE * rate, 0.0)]
     assert sum(len(g["params"]) for g in groups) == len(list(trainer.model.parameters()))
     assert {g["lr"] for g in groups} == {rate, OFFSET_RATE * rate}
+
+
+def test_a_row_weighs_what_its_classes_and_its_source_weigh() -> None:
+    tokenizer = Tokenizer(WordLevel({"[UNK]": 0}, "[UNK]"))
+    params = load_params("train", TrainParams).model_copy(update={"class_weights": [3, 1, 2]})
+    rows = pd.DataFrame(
+        {
+            "text": ["a", "b", "c"],
+            "labels": [["hate"], ["hate", "offensive"], ["neither"]],
+            "votes": [[2.0, 1.0, 0.0], [0.0] * 3, [0.0] * 3],
+            "source": ["often", "once", "often"],
+        }
+    )
+    encoded = _encode(rows, tokenizer, {"once": 1.0, "often": 2.5}, params)
+    assert encoded["weight"] == pytest.approx([7.5, 2, 5])
+    assert encoded["source"] == [1, 0, 1]
+    assert np.array(encoded["votes"]) == pytest.approx(
+        np.array([[2 / 3, 1 / 3, 0], [0] * 3, [0] * 3])
+    )

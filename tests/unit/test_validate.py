@@ -18,6 +18,7 @@ def frame(prefix: str, rows: int = 30) -> pd.DataFrame:
             "id": [f"{prefix}{at:015x}" for at in range(rows)],
             "text": [f"text {prefix} number {at} with some words" for at in range(rows)],
             "labels": [[LABELS[at % 3]] for at in range(rows)],
+            "votes": [[0.0, 2.0, 1.0]] * rows,
             "source": "own",
         }
     )
@@ -45,6 +46,7 @@ def broken(
     [
         ("text", "  ", "'a text is not empty', for example id 0000000000000003"),
         ("text", 5, "'a text is a string'"),
+        ("votes", [1.0, 2.0], "'votes are a count of each label'"),
         ("labels", ["spam"], "'labels are a set of hate, offensive, neither'"),
         ("labels", [], "labels are a set"),
         ("labels", ["hate", "hate"], "labels are a set"),
