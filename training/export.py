@@ -18,7 +18,6 @@ import numpy.typing as npt
 import onnx
 import pandas as pd
 from safetensors.numpy import load_file
-from scipy.ndimage import uniform_filter
 from scipy.optimize import minimize_scalar
 from tokenizers import Tokenizer
 
@@ -50,6 +49,7 @@ CANDIDATE = Path("models/candidate")
 FP32 = Path("models/fp32.onnx")
 PROCESSED = Path("data/processed")
 SAMPLE = Path("data/sample/tweets.csv")
+LUCK = 0.003  # a difference in macro-F1 on validation that says little about other rows
 
 
 def export_onnx(checkpoint: Path, folder: Path, opset: int) -> Path:
@@ -87,8 +87,12 @@ def choose_thresholds(
     classes: dict[str, npt.NDArray[np.int64]],
 ) -> Thresholds:
     """Return the thresholds with the best balanced macro-F1, each source by its own classes: a
-    threshold bought with one corpus would be paid for by the others. What counts is the mean of a
-    grid point and its neighbours, for a lone peak is luck.
+    threshold bought with one corpus would be paid for by the others.
+
+    They are the mean over a grid, each point weighing e^(macro-F1 / LUCK), for the best point alone
+    is mostly luck. Of 144 models, chosen on a half of validation and judged on the other, macro-F1
+    of Davidson, HatEval and OLID is .747, .757, .767 so; .745, .757, .765 by the best point; and a
+    third of its spread is left in where `toxic` lies.
 
     Args:
         scores: [rows, labels] calibrated probabilities.
@@ -102,16 +106,11 @@ def choose_thresholds(
         by_source = macro_f1_by_source(chosen, allowed, source, classes)
         return balanced_macro_f1(by_source, source, classes)
 
-    grid = [
-        [
-            Thresholds(hate=round(float(hate), 2), toxic=round(float(toxic), 2))
-            for toxic in np.arange(0.3, 0.81, 0.05)
-        ]
-        for hate in np.arange(0.1, 0.71, 0.02)
-    ]
-    found = uniform_filter([[quality(one) for one in row] for row in grid], 3, mode="nearest")
-    at, then = np.unravel_index(found.argmax(), found.shape)
-    return grid[at][then]
+    hates, toxics = np.arange(0.1, 0.71, 0.02), np.arange(0.3, 0.81, 0.05)
+    grid = np.stack(np.meshgrid(hates, toxics), axis=-1).reshape(-1, 2).round(2)
+    found = np.array([quality(Thresholds(hate=hate, toxic=toxic)) for hate, toxic in grid])
+    hate, toxic = np.average(grid, axis=0, weights=np.exp((found - found.max()) / LUCK))
+    return Thresholds(hate=round(float(hate), 2), toxic=round(float(toxic), 2))
 
 
 def _golden(bundle: Bundle, sample: Path, count: int) -> list[dict[str, Any]]:
