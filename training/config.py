@@ -53,6 +53,7 @@ class TrainParams(_Section):
     weight_decay: Annotated[float, Field(ge=0)]
     max_grad_norm: Annotated[float, Field(gt=0)]
     dropout: Annotated[float, Field(ge=0, lt=1)]
+    encoder_dropout: Annotated[float, Field(ge=0, lt=1)]
     class_weights: Annotated[
         tuple[float, ...], Field(min_length=len(LABELS), max_length=len(LABELS))
     ]

@@ -75,7 +75,7 @@ def distilbert_from_bert(bert: BertModel) -> DistilBertModel:
 
 
 def load_base(
-    base: str, *, dropout: float, max_tokens: int
+    base: str, *, dropout: float, encoder_dropout: float, max_tokens: int
 ) -> tuple[DistilBertForSequenceClassification, Tokenizer]:
     """Return a classifier on the base weights with a fresh head, and its normalising tokenizer.
 
@@ -83,6 +83,8 @@ def load_base(
     """
     head = {
         "seq_classif_dropout": dropout,
+        "dropout": encoder_dropout,
+        "attention_dropout": encoder_dropout,
         "num_labels": len(LABELS),
         "id2label": dict(enumerate(LABELS)),
         "label2id": {label: at for at, label in enumerate(LABELS)},

@@ -30,7 +30,7 @@ def test_the_conversion_keeps_the_hidden_states() -> None:
 
 
 def test_the_default_base_normalises_and_truncates() -> None:
-    model, tokenizer = load_base("minilm", dropout=0.2, max_tokens=16)
+    model, tokenizer = load_base("minilm", dropout=0.2, encoder_dropout=0.0, max_tokens=16)
     assert list(model.config.id2label.values()) == list(LABELS)
     one, other = (tokenizer.encode(text).ids for text in ("You IDIOT 😂", "you id1ot &#128514;"))
     assert one == other
@@ -38,7 +38,9 @@ def test_the_default_base_normalises_and_truncates() -> None:
 
 
 def test_a_distilbert_folder_is_the_same_path(tmp_path: Path) -> None:
-    model, tokenizer = load_base(str(tiny_base(tmp_path)), dropout=0.1, max_tokens=16)
+    model, tokenizer = load_base(
+        str(tiny_base(tmp_path)), dropout=0.1, encoder_dropout=0.0, max_tokens=16
+    )
     assert model.config.dim == 64
     assert model.config.seq_classif_dropout == 0.1
     assert tokenizer.encode("hello").ids
@@ -55,7 +57,7 @@ def test_a_wrong_base_is_named(tmp_path: Path, make: str) -> None:
     elif make == "empty":
         base.mkdir()
     with pytest.raises(ArtifactError, match=r"train\.base: got ") as error:
-        load_base(str(base), dropout=0.1, max_tokens=16)
+        load_base(str(base), dropout=0.1, encoder_dropout=0.0, max_tokens=16)
     assert "\n" not in str(error.value)
 
 
