@@ -24,6 +24,9 @@ had no part in the thresholds, and the behavioural suite's pass rate:
     half votes                  .747     .418     .762    .767    .83
     half votes, no dropout      .748     .420     .762    .769    .85
     half votes, both weights    .755     .435     .745    .768    .85
+
+Contrast sets that weigh 2 teach that "I don't hate them" is not hate, and too much of it: of "none
+of them is worth a thing" half was missed. With as many hateful denials among them they weigh 1.5.
 """
 
 import hashlib
