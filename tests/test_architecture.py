@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -169,3 +170,15 @@ def test_modules_do_nothing_when_imported(path: Path) -> None:
         is_docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
         is_main = isinstance(node, ast.If) and ast.unparse(node.test) in GUARDS
         assert isinstance(node, allowed) or is_docstring or is_main, ast.unparse(node)
+
+
+@pytest.mark.parametrize("package", ["serving", "training"])
+def test_an_installed_package_has_all_its_files(package: str) -> None:
+    """What is not Python comes along only if pyproject.toml names it."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    patterns = settings["tool"]["setuptools"]["package-data"][package]
+    named = {path for pattern in patterns for path in (ROOT / package).glob(pattern)}
+    files = {path for path in (ROOT / package).rglob("*") if path.is_file()}
+    data = {path for path in files if path.suffix not in {".py", ".pyc"}}
+    assert data
+    assert data <= named
