@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import DistilBertConfig, DistilBertForSequenceClassification, TrainingArguments
 
-from training.config import TrainParams, load_params
+from training.config import TrainParams
 from training.model import label_set_loss
 from training.train import OFFSET_RATE, LabelSetTrainer, _encode
 
@@ -60,7 +60,7 @@ def test_offsets_learn_ahead_and_do_not_decay(trainer: LabelSetTrainer) -> None:
 
 def test_a_row_weighs_what_its_classes_and_its_source_weigh() -> None:
     tokenizer = Tokenizer(WordLevel({"[UNK]": 0}, "[UNK]"))
-    params = load_params("train", TrainParams).model_copy(update={"class_weights": [3, 1, 2]})
+    params = TrainParams.model_construct(class_weights=(3.0, 1.0, 2.0))
     rows = pd.DataFrame(
         {
             "text": ["a", "b", "c"],
