@@ -13,8 +13,8 @@ it takes up that corpus's prior, so that the scores keep the first one's.
 
 Where it is known how many annotators gave which label, their shares are the target. That, the
 weights of the sources and no dropout in the encoder were chosen by the means of nine to twelve runs
-each (on a GPU), for two runs of one recipe differ by .01. Macro-F1 on validation, of a half that
-had no part in the thresholds, and the behavioural suite's pass rate:
+each (on a GPU; not of all together), for two runs of one recipe differ by .01. Macro-F1 on
+validation, of a half that had no part in the thresholds, and the behavioural suite's pass rate:
 
                               Davidson  hate F1  HatEval  OLID  behaviour
     labels, weights of one      .743     .407     .759    .768    .82
@@ -26,7 +26,7 @@ had no part in the thresholds, and the behavioural suite's pass rate:
     half votes, both weights    .755     .435     .745    .768    .85
 
 Contrast sets that weigh 2 teach that "I don't hate them" is not hate, and too much of it: of "none
-of them is worth a thing" half was missed. With as many hateful denials among them they weigh 1.5.
+of them is worth a thing" half was missed. With sixty more hateful denials they weigh 1.5.
 """
 
 import hashlib
@@ -261,6 +261,13 @@ def _collator(pad: int) -> Callable[[list[dict[str, Any]]], dict[str, torch.Tens
     return collate
 
 
+def checkpoint_folder(params: TrainParams, sources: Mapping[str, Source], data_sha: str) -> Path:
+    """Return where this training's checkpoints lie; another's must not be gone on with."""
+    weights = {name: source.weight for name, source in sources.items()}
+    asked = f"{params.model_dump_json()}{weights}{data_sha}"
+    return CHECKPOINTS / hashlib.sha256(asked.encode()).hexdigest()[:12]
+
+
 def _last_checkpoint(folder: Path) -> Path | None:
     """Return the newest sealed checkpoint, and remove those that were cut off."""
     sealed = []
@@ -380,16 +387,14 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
     data_sha = "-".join(sha256(path)[:16] for path in files.values())
-    weights = {f"weight.{name}": source.weight for name, source in sources.items()}
-    asked = f"{params.model_dump_json()}{weights}{data_sha}"
-    folder = CHECKPOINTS / hashlib.sha256(asked.encode()).hexdigest()[:12]
+    folder = checkpoint_folder(params, sources, data_sha)
     run_file = folder / "run.json"
     run_id = read_json(run_file)["run_id"] if run_file.exists() else None
     with tracked_run(run_id) as run_id:
         write_json(run_file, {"run_id": run_id, "data_sha": data_sha})
         mlflow.set_tags({"git_sha": git_sha(), "data_sha": data_sha} | load_profile().model_dump())
-        named = {f"train.{key}": value for key, value in params.model_dump().items()}
-        mlflow.log_params(named | weights)
+        mlflow.log_params({f"train.{key}": value for key, value in params.model_dump().items()})
+        mlflow.log_params({f"weight.{name}": source.weight for name, source in sources.items()})
         model, tokenizer, history = train(params, frames, sources, folder)
 
     with whole(FINETUNED / "tokenizer.json") as scratch:

@@ -139,10 +139,8 @@ def test_an_unreadable_checkpoint_is_named(tmp_path: Path, monkeypatch: pytest.M
     params = train.load_params("train", train.TrainParams)
     files = [train.PROCESSED / f"{split}.parquet" for split in ("train", "val")]
     data_sha = "-".join(train.sha256(path)[:16] for path in files)
-    by_source = {f"weight.{name}": source.weight for name, source in train.load_sources().items()}
-    asked = f"{params.model_dump_json()}{by_source}{data_sha}"
-    identity = train.hashlib.sha256(asked.encode()).hexdigest()[:12]
-    spoiled = checkout / "models/checkpoints" / identity / "checkpoint-5"
+    folder = train.checkpoint_folder(params, train.load_sources(), data_sha)
+    spoiled = checkout / folder / "checkpoint-5"
     spoiled.mkdir(parents=True)
     (spoiled / "average.pt").write_bytes(b"nonsense")
     ended = stage("train", checkout)
