@@ -27,6 +27,12 @@ validation, of a half that had no part in the thresholds, and the behavioural su
 
 Contrast sets that weigh 2 teach that "I don't hate them" is not hate, and too much of it: of "none
 of them is worth a thing" half was missed. With sixty more hateful denials they weigh 1.5.
+
+What was tried beyond that, by macro-F1 on validation at the thresholds that `export` would choose.
+How fast the offsets learn trades Davidson for HatEval: at 0, 20 and 45 times the learning rate, a
+run each, .741, .760, .765 of the one and .772, .761, .712 of the other. The averaged weights'
+scores as a second target cost a third more time, and two runs each say: Davidson -.005, HatEval
++.001, OLID +.002. The mean scores of nine models, nine times the work, add .005, .008 and .004.
 """
 
 import hashlib
