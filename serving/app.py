@@ -1,14 +1,14 @@
-"""The app: wires settings, service, gate and routes together, and runs them.
+"""The app: connects settings, model, log, middleware and routes, and runs the server.
 
-`python -m serving.app` serves with the environment's settings until SIGTERM: then it stops
-accepting, finishes what it accepted, and ends.
+    serve -> uvicorn (LoadSheddingProtocol) -> RequestMiddleware -> routes -> Classifier
+
+The server runs until SIGTERM: then it stops accepting, finishes the accepted requests, and exits.
 """
 
 import asyncio
 import logging
 import os
 import signal
-import sys
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -25,56 +25,57 @@ from starlette.requests import Request
 from starlette.responses import Response
 from uvicorn.supervisors import Multiprocess
 
-from serving import docs, doors, logs, metrics, routes, static
+from serving.api import openapi, operations, v1
+from serving.api.routing import route_table
 from serving.bundle import BundleError, read_manifest
-from serving.cpu import cpu_limit
-from serving.drain import ArchiveRefusedError
+from serving.classifier import Classifier
+from serving.compat import compatible_apis
 from serving.errors import ServiceError
-from serving.explain import Explainer
-from serving.gate import Gate
-from serving.outbox import Outbox
-from serving.perspective import Attributes, AttributesError
-from serving.policy import Policy, PolicyError
-from serving.prediction_log import PredictionLog
-from serving.service import Service, bundle_folder
+from serving.explain.explainer import Explainer
+from serving.inference.cpu import cpu_limit
+from serving.inference.policy import Policy
+from serving.middleware.load_shedding import STATE, LoadShedder, LoadSheddingProtocol
+from serving.middleware.request import RequestMiddleware
+from serving.model_manager import ModelManager, bundle_folder
+from serving.observability import json_logging, metrics
+from serving.prediction_log.archive import ArchiveRefusedError
+from serving.prediction_log.log import PredictionLog
+from serving.prediction_log.outbox import Outbox
+from serving.prediction_log.sqlite_writer import OutboxError
 from serving.settings import Settings, SettingsError, load_settings
-from serving.turnstile import STATE, Refuser, Turnstile
-from serving.writer import OutboxError
+from serving.ui import pages
 
-CANNOT_START = (
-    SettingsError,
-    BundleError,
-    PolicyError,
-    AttributesError,
-    OutboxError,
-    ArchiveRefusedError,
-)
+CANNOT_START = (SettingsError, BundleError, OutboxError, ArchiveRefusedError)
+
 log = logging.getLogger("serving.app")
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """Return the app; it loads its model when it starts."""
-    threads = settings.threads or cpu_limit()
-    kept = prediction_log(settings)
-    service = Service(settings, threads=max(1, threads // settings.workers), log=kept)
+    """Return the app; it loads its model when it starts.
 
-    direct = routes.direct(routes.api, doors.api)
+    Raises:
+        SettingsError: a file that a setting names cannot be used.
+    """
+    threads = settings.threads or cpu_limit()
+    app_metrics = metrics.Metrics()
+    models = ModelManager(settings, app_metrics, threads=max(1, threads // settings.workers))
+    prediction_log = create_log(settings)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
-        await kept.start()
+        await prediction_log.start()
         try:
-            await service.start()
-            if service.not_ready:
-                log.error("not ready: %s", service.not_ready)
-            # Browsers of other origins need headers that only the whole way adds.
-            refuser = Refuser(service, direct, doors.DIALECTS)
-            watching = asyncio.create_task(service.watch())
-            yield {STATE: None if settings.cors_origins else refuser}
-            watching.cancel()
-            await service.close()
+            await models.start()
+            if models.not_ready:
+                log.error("not ready: %s", models.not_ready)
+            # Browsers of other origins need headers that only the CORS middleware adds.
+            shedder = LoadShedder(models, app_metrics, routes)
+            watch = asyncio.create_task(models.watch())
+            yield {STATE: None if settings.cors_origins else shedder}
+            watch.cancel()
+            await models.close()
         finally:
-            await kept.close()
+            await prediction_log.close()
 
     app = FastAPI(
         title="Tweet Tagger",
@@ -85,23 +86,34 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
-    app.state.service = service
-    app.state.attributes = Attributes.load(settings.perspective)
+    app.state.models = models
+    app.state.classifier = Classifier(settings, app_metrics, prediction_log)
     app.state.explainer = Explainer()
-    app.include_router(routes.api)
-    app.include_router(doors.api)
-    app.include_router(routes.pages)
-    app.include_router(static.router())
-    app.include_router(docs.router)
-    docs.describe(app, settings)
-    for kind in (HTTPException, RequestValidationError):
-        app.add_exception_handler(kind, _to_the_gate)
+    apis = list(compatible_apis())
+    routers = [v1.router, operations.router, pages.router(), openapi.router]
+    routers += [api.router for api in apis]
+    for router in routers:
+        app.include_router(router)
+    for api in apis:
+        if hasattr(api, "configure"):
+            api.configure(app, settings)
+    openapi.describe(app, settings)
+    routes = route_table([app.router, *routers])
+    _add_middleware(app, settings, models, app_metrics, routes)
+    return app
+
+
+def _add_middleware(
+    app: FastAPI,
+    settings: Settings,
+    models: ModelManager,
+    app_metrics: metrics.Metrics,
+    routes: Any,
+) -> None:
+    for exception in (HTTPException, RequestValidationError):
+        app.add_exception_handler(exception, _raise)
     app.add_middleware(
-        Gate,
-        service=service,
-        right_of=doors.right_of,
-        dialects=doors.DIALECTS,
-        direct=direct,
+        RequestMiddleware, admission=models, metrics=app_metrics, routes=routes, settings=settings
     )
     if settings.cors_origins:
         app.add_middleware(
@@ -111,44 +123,43 @@ def create_app(settings: Settings) -> FastAPI:
             allow_headers=["authorization", "content-type", "x-api-key", "x-request-id"],
             expose_headers=["x-request-id", "retry-after"],
         )
-    return app
 
 
-def prediction_log(settings: Settings) -> PredictionLog:
-    """Return the log that the settings ask for; it opens nothing yet.
+async def _raise(_: Request, error: Exception) -> Response:
+    """Pass an error on to the request middleware, which renders it in the route's format."""
+    raise error
+
+
+def create_log(settings: Settings) -> PredictionLog:
+    """Return the prediction log of these settings; it opens nothing yet.
 
     Raises:
         ArchiveRefusedError: MONGODB_URI is malformed.
     """
     archive = None
     if settings.mongodb_uri:
-        from serving.mongo import MongoArchive  # its driver takes a fifth of the start
+        from serving.prediction_log.mongo import MongoArchive  # its driver takes a fifth of a start
 
         ttl = timedelta(days=settings.mongodb_ttl_days)
         archive = MongoArchive(settings.mongodb_uri.get_secret_value(), ttl=ttl or None)
     outbox = Outbox(settings.outbox, max_bytes=settings.outbox_mb * 10**6, ring=archive is None)
     max_age = timedelta(days=settings.outbox_days) or None
-    return PredictionLog(outbox, archive, text=settings.log_text, max_age=max_age)
-
-
-async def _to_the_gate(_: Request, error: Exception) -> Response:
-    """Let an error go on to the gate, which knows how to tell of it."""
-    raise error
+    return PredictionLog(outbox, archive, text=settings.store_text, max_age=max_age)
 
 
 def from_environment() -> FastAPI:
     """Return the app of a worker process."""
     settings = load_settings()
-    logs.configure(settings.log_level)
+    json_logging.configure(settings.log_level)
     if settings.prometheus_multiproc_dir:
         metrics.forget_dead_workers(settings.prometheus_multiproc_dir)
     return create_app(settings)
 
 
 class Server(uvicorn.Server):
-    """uvicorn's, which says where it listens once it does, and takes a new model over on SIGHUP.
+    """uvicorn's server; it prints its URL once it listens, and reloads the model on SIGHUP.
 
-    Of several workers uvicorn's parent gets that signal, and replaces them one after the other.
+    With several workers uvicorn's parent process gets that signal and replaces them one by one.
     """
 
     def __init__(self, config: uvicorn.Config) -> None:
@@ -159,72 +170,72 @@ class Server(uvicorn.Server):
         """Start, and print the URL."""
         await super().startup(sockets)
         if self.started:
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._hang_up)
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._on_hangup)
             announce(self.servers[0].sockets[0])
 
-    def _hang_up(self) -> None:
+    def _on_hangup(self) -> None:
         self._reloads.add(task := asyncio.create_task(self._reload()))
         task.add_done_callback(self._reloads.discard)
 
     async def _reload(self) -> None:
-        with suppress(ServiceError):  # the service has logged it
-            await cast(FastAPI, self.config.app).state.service.reload()
+        with suppress(ServiceError):  # the model manager has logged it
+            await cast(FastAPI, self.config.app).state.models.reload()
 
 
 def announce(socket: Any) -> None:
-    """Print where a socket listens."""
+    """Print the URL of a listening socket."""
     host, port = socket.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     print(f"Tweet Tagger on http://{shown}:{port}  (try /docs)", flush=True)
 
 
-async def _try(settings: Settings) -> None:
-    """Raise what would keep the log from working."""
-    await prediction_log(settings).check()
+async def _check_log(settings: Settings) -> None:
+    """Raise what would keep the prediction log from working."""
+    await create_log(settings).check()
 
 
-def main() -> None:
-    """Serve until told to stop."""
-    try:
-        settings = load_settings()
-        read_manifest(bundle_folder(settings.bundle))
-        Policy.load(settings.policy)
-        Attributes.load(settings.perspective)
-        logs.configure(settings.log_level)
-        asyncio.run(_try(settings))
-    except CANNOT_START as error:
-        sys.exit(str(error))
+def serve(settings: Settings) -> None:
+    """Serve until SIGTERM.
+
+    Raises:
+        SettingsError, BundleError, OutboxError, ArchiveRefusedError: the service cannot start.
+    """
+    read_manifest(bundle_folder(settings.bundle))
+    Policy.load(settings.policy)
+    json_logging.configure(settings.log_level)
+    asyncio.run(_check_log(settings))
+    app = create_app(settings)
     config = uvicorn.Config(
-        "serving.app:from_environment" if settings.workers > 1 else create_app(settings),
+        "serving.app:from_environment" if settings.workers > 1 else app,
         factory=settings.workers > 1,
         host=settings.host,
         port=settings.port,
         workers=settings.workers,
         loop="uvloop",
-        http=Turnstile,
+        http=LoadSheddingProtocol,
         ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
         proxy_headers=True,
         forwarded_allow_ips=list(settings.trusted_proxies),
-        timeout_graceful_shutdown=ceil(settings.drain_seconds),
+        timeout_graceful_shutdown=ceil(settings.shutdown_grace_seconds),
         timeout_keep_alive=75,
-        # A worker that dies between two looks is missed for so long, and SIGTERM with it.
+        # How long a worker that hangs, and SIGTERM to it, may go unnoticed.
         timeout_worker_healthcheck=10,
         backlog=2048,
     )
     if settings.workers == 1:
         Server(config).run()
-        return
+    else:
+        _serve_workers(config)
+
+
+def _serve_workers(config: uvicorn.Config) -> None:
     with tempfile.TemporaryDirectory(prefix="tagger-metrics-") as folder:
         # The workers inherit it, and prometheus_client looks there.
         os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", folder)
         socket = config.bind_socket()
-        socket.listen(config.backlog)  # who comes before the workers are ready waits
+        socket.listen(config.backlog)  # connections that come before the workers are ready wait
         announce(socket)
         Multiprocess(config, [socket]).run()
-
-
-if __name__ == "__main__":
-    main()

@@ -1,25 +1,27 @@
-"""What can go wrong in an answer, and the one place that maps it to a status.
+"""Every error that a caller can get, and the one place that maps exceptions to a status.
 
-    ServiceError(kind, message, field, …)
+    ServiceError(code, message, field, …)
     └── MissingKeyError
 
-Whatever else is raised becomes one of these in `as_service_error`, or is a bug of ours (500).
+`as_service_error` turns every other exception into one of these; what it does not know is a bug of
+ours (500). An `ErrorFormat` renders a ServiceError in the shape that an API's clients expect.
 """
 
+from collections.abc import Callable
 from enum import Enum
 from math import ceil
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
-from serving.batcher import BatcherDeadError, QueueFullError
-from serving.prediction_log import LogError
+from serving.inference.batcher import BatcherDeadError, QueueFullError
+from serving.prediction_log.log import LogError
 
 
-class Kind(Enum):
-    """A kind of error: its `type` in the reply, and its status."""
+class ErrorCode(Enum):
+    """What went wrong: `type` in the reply, and the HTTP status."""
 
     BAD_REQUEST = ("bad_request", 400)
     UNAUTHENTICATED = ("unauthenticated", 401)
@@ -36,83 +38,95 @@ class Kind(Enum):
     INTERNAL = ("internal", 500)
     UNAVAILABLE = ("unavailable", 503)
 
-    def __init__(self, label: str, status: int) -> None:
-        self.label, self.status = label, status
+    def __init__(self, type_: str, status: int) -> None:
+        self.type, self.status = type_, status
 
 
 class ServiceError(Exception):
-    """An error that the caller is told of."""
+    """An error that is reported to the caller."""
 
     def __init__(
         self,
-        kind: Kind,
+        code: ErrorCode,
         message: str,
         *,
         field: str | None = None,
         retry_after: float | None = None,
         headers: dict[str, str] | None = None,
     ) -> None:
-        """Make an error.
+        """Create an error.
 
         Args:
-            kind: decides type and status.
+            code: decides type and status.
             message: one sentence for the caller, without the caller's text in it.
-            field: what part of the request it is about, as `texts[3]`.
-            retry_after: seconds until it may work.
-            headers: more headers of the reply.
+            field: the part of the request that is wrong, such as `texts[3]`.
+            retry_after: seconds until a retry may succeed.
+            headers: further headers of the reply.
         """
         super().__init__(message)
-        self.kind, self.message, self.field = kind, message, field
+        self.code, self.message, self.field = code, message, field
         self.headers = dict(headers or {})
         if retry_after is not None:
             self.headers["retry-after"] = str(max(1, ceil(retry_after)))
 
 
 class MissingKeyError(ServiceError):
-    """A key is needed, and none came: some dialects answer otherwise than to a wrong one."""
+    """The request has no API key. Some APIs report this differently from a wrong key."""
 
     def __init__(self, headers: dict[str, str]) -> None:
-        message = "A valid key is needed: Authorization: Bearer …"
-        super().__init__(Kind.UNAUTHENTICATED, message, headers=headers)
+        message = "Missing API key: send the header Authorization: Bearer …"
+        super().__init__(ErrorCode.UNAUTHENTICATED, message, headers=headers)
 
 
-def native(error: ServiceError) -> tuple[int, dict[str, Any]]:
-    """Return status and body of an error in our own shape."""
-    content = {"type": error.kind.label, "message": error.message}
+class ErrorFormat(NamedTuple):
+    """How an API's clients expect errors (status and body), and where they put their key."""
+
+    render: Callable[[ServiceError], tuple[int, Any]]
+    key_in_query: bool = False
+
+
+def render_error(error: ServiceError) -> tuple[int, dict[str, Any]]:
+    """Return status and body of an error in this service's own format."""
+    content = {"type": error.code.type, "message": error.message}
     if error.field is not None:
         content["field"] = error.field
-    return error.kind.status, {"error": content}
+    return error.code.status, {"error": content}
+
+
+NATIVE = ErrorFormat(render_error)
 
 
 def as_service_error(error: Exception) -> ServiceError | None:
-    """Return what the caller is told of an error; None if it is a bug of ours."""
+    """Return the error that the caller gets for an exception; None if it is a bug of ours."""
     if isinstance(error, ServiceError):
         return error
     if isinstance(error, QueueFullError):
         return ServiceError(
-            Kind.OVERLOADED, "Too much waits already; try again later.", retry_after=error.wait
+            ErrorCode.OVERLOADED, "Server overloaded, retry later", retry_after=error.wait
         )
     if isinstance(error, BatcherDeadError | LogError):
         # A LogError's own text names hosts and files.
-        kept = isinstance(error, LogError)
-        message = "The prediction log cannot do it now" if kept else "The model does not answer"
-        return ServiceError(Kind.UNAVAILABLE, f"{message}; try again later.", retry_after=5)
+        part = "prediction log" if isinstance(error, LogError) else "model"
+        message = f"The {part} is unavailable, retry later"
+        return ServiceError(ErrorCode.UNAVAILABLE, message, retry_after=5)
     if isinstance(error, ValidationError | RequestValidationError):
         return _invalid(error)
     if isinstance(error, HTTPException):
-        kind = next((k for k in Kind if k.status == error.status_code), Kind.BAD_REQUEST)
-        return ServiceError(kind, str(error.detail), headers=dict(error.headers or {}))
+        known = (code for code in ErrorCode if code.status == error.status_code)
+        code = next(known, ErrorCode.BAD_REQUEST)
+        return ServiceError(code, str(error.detail), headers=dict(error.headers or {}))
     return None
 
 
 def _invalid(error: ValidationError | RequestValidationError) -> ServiceError:
     first = error.errors()[0]
     if first["type"] == "json_invalid":
-        return ServiceError(Kind.BAD_REQUEST, f"The body is not JSON: {first['ctx']['error']}.")
+        message = f"The request body is not valid JSON: {first['ctx']['error']}"
+        return ServiceError(ErrorCode.BAD_REQUEST, message)
     field = ""
     for part in first["loc"]:
         field += f"[{part}]" if isinstance(part, int) else f".{part}" if field else str(part)
     message = "Unknown field" if first["type"] == "extra_forbidden" else first["msg"]
     # A field's name is the caller's own text: it may be long, and hold what UTF-8 cannot.
     shown = field[:100].encode("utf-8", "replace").decode()
-    return ServiceError(Kind.INVALID, f"{message}.", field=shown or None)
+    return ServiceError(ErrorCode.INVALID, message, field=shown or None)

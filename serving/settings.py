@@ -1,30 +1,34 @@
 """The settings: what an operator may change, read from the environment and from nowhere else.
 
-`python -m serving.settings` prints the table that the README shows. A wrong value stops the start
-with its key, what was found and what is wanted.
+A setting may name a YAML file, which `load_config` reads. A wrong value stops the start; the
+message has the key, the value found and the value wanted. `table` is the source of
+docs/configuration.md.
 """
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
+import yaml
 from annotated_types import Ge, Gt, Le
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from serving.keys import ApiKey
+from serving.auth import ApiKey
 
 SECRET = {"api_keys", "mongodb_uri"}
-KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+Config = TypeVar("Config", bound=BaseModel)
 
 
 class SettingsError(Exception):
-    """The environment holds values that cannot be used; the text has a line for each."""
+    """A setting, or a file that it names, has unusable values; the text has a line for each."""
 
 
 def _split(value: object) -> object:
-    """Return the parts of a value that has commas or spaces between them."""
+    """Return the parts of a value that are separated by commas or spaces."""
     return tuple(re.findall(r"[^,\s]+", value)) if isinstance(value, str) else value
 
 
@@ -40,121 +44,150 @@ Origins = Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], *Severa
 Keys = Annotated[tuple[Annotated[ApiKey, BeforeValidator(ApiKey.parse)], ...], *Several]
 
 
-def _is(default: object, unit: str, description: str, **limits: float) -> Any:
+def _setting(default: object, unit: str, description: str, **limits: float) -> Any:
     keywords: dict[str, Any] = {**limits, "json_schema_extra": {"unit": unit}}
     return Field(default, description=description, **keywords)
 
 
 class Settings(BaseSettings):
-    """One field a setting; its name in capitals is the environment's key."""
+    """One field is one setting; its name in capitals is the environment variable."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
 
-    host: str = _is("127.0.0.1", "address", "where to listen")
-    port: int = _is(8000, "port", "where to listen; 0 takes a free one", ge=0, le=65535)
-    workers: int = _is(1, "processes", "that answer, each with a model of its own", ge=1, le=64)
-    bundle: Path | None = _is(
-        None, "folder", "the model; unset: models/production, else models/candidate"
+    host: str = _setting("127.0.0.1", "address", "Address to listen on")
+    port: int = _setting(8000, "port", "Port to listen on; 0 takes a free one", ge=0, le=65535)
+    workers: int = _setting(
+        1, "processes", "Worker processes, each with its own copy of the model", ge=1, le=64
     )
-    watch_seconds: float = _is(
-        2.0, "seconds", "between looks for a new bundle in that folder; 0: none", ge=0, le=86_400
+    bundle: Path | None = _setting(
+        None, "folder", "Model bundle; unset: models/production, else models/candidate"
     )
-    policy: Path = _is(Path("configs/policy.yaml"), "file", "toxicity bands and actions")
-    perspective: Path = _is(
+    watch_seconds: float = _setting(
+        2.0, "seconds", "Interval of the check for a new bundle; 0 turns it off", ge=0, le=86_400
+    )
+    policy: Path = _setting(
+        Path("configs/policy.yaml"), "file", "Toxicity bands and moderation actions"
+    )
+    perspective: Path = _setting(
         Path("configs/perspective.yaml"), "file", "Perspective's attributes in terms of our labels"
     )
 
-    threads: int = _is(
-        0, "threads", "that infer, in all workers; 0: what the container may use", ge=0, le=256
+    threads: int = _setting(
+        0, "threads", "Inference threads of all workers; 0: the container's limit", ge=0, le=256
     )
-    batch_tokens: int = _is(256, "tokens", "of a micro-batch, padding included", ge=1, le=10**6)
-    queue_seconds: float = _is(0.3, "seconds", "who would wait longer gets 429", gt=0, le=60)
-    cache_size: int = _is(
-        20_000, "texts", "whose scores are kept for when they come again; 0: none", ge=0, le=10**8
+    batch_tokens: int = _setting(
+        256, "tokens", "Size limit of a micro-batch, padding included", ge=1, le=10**6
     )
-
-    max_texts: int = _is(256, "texts", "of a request", ge=1, le=100_000)
-    max_chars: int = _is(10_000, "characters", "of a text", ge=1, le=10**6)
-    max_bytes: int = _is(1_000_000, "bytes", "of a request's body", ge=100, le=10**9)
-    max_requests: int = _is(
-        1024, "requests", "at one time in a worker; more get 429", ge=1, le=100_000
+    max_queue_seconds: float = _setting(
+        0.3, "seconds", "Longest expected wait in the queue; above it requests get 429", gt=0, le=60
     )
-    requests_per_minute: int = _is(
-        0, "requests", "of a key, else an address, in a worker; 0: no limit", ge=0, le=10**7
-    )
-    body_seconds: float = _is(10.0, "seconds", "that a body may take to come", gt=0, le=600)
-    drain_seconds: float = _is(
-        8.0, "seconds", "that accepted requests have to finish after SIGTERM", gt=0, le=600
+    cache_size: int = _setting(
+        20_000, "texts", "Number of recent texts whose scores are cached; 0: none", ge=0, le=10**8
     )
 
-    api_keys: Keys = _is((), "name:sha256:rights, …", "who may ask; none: everybody may")
-    cors_origins: Origins = _is((), "origins, …", "whose pages may call; * is any")
-    trusted_proxies: Names = _is(
-        ("127.0.0.1",), "addresses, …", "whose X-Forwarded-For is believed; * is any"
+    max_texts: int = _setting(256, "texts", "Largest number of texts in a request", ge=1, le=10**5)
+    max_chars: int = _setting(10_000, "characters", "Longest text", ge=1, le=10**6)
+    max_bytes: int = _setting(1_000_000, "bytes", "Largest request body", ge=100, le=10**9)
+    max_concurrent_requests: int = _setting(
+        1024, "requests", "Active requests of a worker; more get 429", ge=1, le=100_000
+    )
+    requests_per_minute: int = _setting(
+        0, "requests", "Limit of each key or address, in a worker; 0: no limit", ge=0, le=10**7
+    )
+    body_seconds: float = _setting(
+        10.0, "seconds", "Time within which a request body must arrive", gt=0, le=600
+    )
+    shutdown_grace_seconds: float = _setting(
+        8.0, "seconds", "Time for accepted requests to finish after SIGTERM", gt=0, le=600
     )
 
-    mongodb_uri: SecretStr | None = _is(
-        None, "mongodb://… or mongodb+srv://…", "where predictions are kept; unset: in the outbox"
+    api_keys: Keys = _setting(
+        (), "name:sha256:scopes, …", "Keys that may use the API; none: everybody may"
     )
-    mongodb_ttl_days: int = _is(
-        0, "days", "that MongoDB keeps predictions and feedback; 0: for ever", ge=0, le=10_000
+    cors_origins: Origins = _setting(
+        (), "origins, …", "Web origins whose pages may call the API; * is any"
     )
-    outbox: Path = _is(
-        Path("log/outbox.db"), "file", "where predictions are safe before a reply leaves"
+    trusted_proxies: Names = _setting(
+        ("127.0.0.1",), "addresses, …", "Proxies whose X-Forwarded-For is trusted; * is any"
     )
-    outbox_mb: int = _is(
+
+    mongodb_uri: SecretStr | None = _setting(
+        None, "mongodb://… or mongodb+srv://…", "MongoDB for the log; unset: only the outbox"
+    )
+    mongodb_ttl_days: int = _setting(
+        0, "days", "How long MongoDB keeps predictions and feedback; 0: forever", ge=0, le=10_000
+    )
+    outbox: Path = _setting(
+        Path("log/outbox.db"), "file", "SQLite file that stores predictions before a reply is sent"
+    )
+    outbox_mb: int = _setting(
         1024,
         "MB",
-        "of the outbox; full, it refuses, or without MONGODB_URI drops its oldest rows",
+        "Size of the outbox; when full: 503, or without MONGODB_URI old rows are dropped",
         ge=1,
         le=10**6,
     )
-    outbox_days: int = _is(
+    outbox_days: int = _setting(
         30,
         "days",
-        "that the outbox keeps rows where there is no MONGODB_URI; 0: for ever",
+        "How long the outbox keeps rows without MONGODB_URI; 0: forever",
         ge=0,
         le=10_000,
     )
-    log_text: Literal["full", "hash", "none"] = _is(
-        "full", "full, hash or none", "what the prediction log keeps of a text"
+    store_text: Literal["full", "hash", "none"] = _setting(
+        "full", "full, hash or none", "What the prediction log stores of a text"
     )
 
-    prometheus_multiproc_dir: Path | None = _is(
-        None, "folder", "where several workers add up their metrics; unset: a temporary one"
+    prometheus_multiproc_dir: Path | None = _setting(
+        None, "folder", "Shared metrics of several workers; unset: a temporary folder"
     )
-    log_level: Literal["debug", "info", "warning", "error"] = _is(
-        "info", "debug, info, warning or error", "of the JSON log on standard error"
+    log_level: Literal["debug", "info", "warning", "error"] = _setting(
+        "info", "debug, info, warning or error", "Level of the JSON log on standard error"
     )
-    log_requests: bool = _is(False, "true or false", "a line in the log for each request")
+    log_requests: bool = _setting(False, "true or false", "Log one line for each request")
 
 
-def load_settings() -> Settings:
-    """Return the settings of this process's environment.
+def load_settings(**overrides: object) -> Settings:
+    """Return the settings of the environment; `overrides` come before it.
 
     Raises:
         SettingsError: a value cannot be used.
     """
     try:
-        return Settings()
+        return Settings(**overrides)  # type: ignore[arg-type]
     except ValidationError as error:
-        wrong = {str(problem["loc"][0]) for problem in error.errors()}
-        found = {str(problem["loc"][0]): problem["input"] for problem in error.errors()}
+        values = {str(problem["loc"][0]): problem["input"] for problem in error.errors()}
     lines = []
-    for name in sorted(wrong):
-        shown = "a value that is not shown here" if name in SECRET else repr(found[name])
+    for name in sorted(values):
+        shown = "a value that is not shown here" if name in SECRET else repr(values[name])
         lines.append(f"{name.upper()}: got {shown}, wanted {wanted(name)}")
     raise SettingsError("\n".join(lines))
 
 
+def load_config(path: Path, model: type[Config]) -> Config:
+    """Return the content of a YAML file that a setting names.
+
+    Raises:
+        SettingsError: the file cannot be read, or a value in it cannot be used.
+    """
+    try:
+        return model.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise SettingsError(f"{path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: not YAML: {error}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise SettingsError(f"{path}: {key}: {first['msg']}") from None
+
+
 def wanted(name: str) -> str:
     """Return a setting's type, range and unit in words."""
-    field = Settings.model_fields[name]
-    kind = KINDS.get(field.annotation if isinstance(field.annotation, type) else object, "")
-    extent = span(name)
-    if not extent:
-        return unit(name)
-    return f"{kind} {extent} ({unit(name)})"
+    annotation = Settings.model_fields[name].annotation
+    type_name = TYPES.get(annotation if isinstance(annotation, type) else object, "")
+    limits = value_range(name)
+    return f"{type_name} {limits} ({unit(name)})" if limits else unit(name)
 
 
 def unit(name: str) -> str:
@@ -163,8 +196,8 @@ def unit(name: str) -> str:
     return str(extra["unit"]) if isinstance(extra, Mapping) else ""
 
 
-def span(name: str) -> str:
-    """Return a setting's range in words; nothing if it has none."""
+def value_range(name: str) -> str:
+    """Return a setting's range in words; empty if it has none."""
     bounds = Settings.model_fields[name].metadata
     low = [
         f"from {b.ge}" if isinstance(b, Ge) else f"above {b.gt}"
@@ -176,16 +209,12 @@ def span(name: str) -> str:
 
 
 def table() -> str:
-    """Return the README's table of settings."""
-    rows = ["| setting | default | unit, range | what |", "| --- | --- | --- | --- |"]
+    """Return all settings as a Markdown table."""
+    rows = ["| setting | default | unit, range | what it does |", "| --- | --- | --- | --- |"]
     for name, field in Settings.model_fields.items():
         value = field.default
         shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
         shown = "" if shown is None else str(shown).lower() if isinstance(value, bool) else shown
-        extent = f"{unit(name)}, {span(name)}" if span(name) else unit(name)
-        rows.append(f"| `{name.upper()}` | {shown} | {extent} | {field.description} |")
+        limits = f"{unit(name)}, {value_range(name)}" if value_range(name) else unit(name)
+        rows.append(f"| `{name.upper()}` | {shown} | {limits} | {field.description} |")
     return "\n".join(rows)
-
-
-if __name__ == "__main__":
-    print(table())

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.served import Served
+from tests.support.service import Served
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY_PARAMS = {

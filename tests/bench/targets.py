@@ -144,7 +144,7 @@ def _ours(models: Models, port: int, workers: int = 1) -> list[str]:
         "OUTBOX": log / "outbox.db", "MONGODB_URI": "", "WORKERS": workers,
     }  # fmt: skip
     assignments = [f"{key}={value}" for key, value in settings.items()]
-    return ["/usr/bin/env", *assignments, sys.executable, "-m", "serving.app"]
+    return ["/usr/bin/env", *assignments, sys.executable, "-m", "serving", "serve"]
 
 
 def _labelled(rows: list[list[dict[str, Any]]]) -> Rows:

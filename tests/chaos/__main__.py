@@ -22,7 +22,7 @@ from pymongo import MongoClient
 
 from tests.chaos.scenarios import FULL, SCENARIOS, SHORT, World
 from tests.chaos.service import rows
-from tests.mongod import MongoServer
+from tests.support.mongodb import MongoServer
 
 ENOUGH = 20_000
 HEAD = ["scenario", "acknowledged", "stored", "lost", "duplicated", "unacknowledged", "seconds"]

@@ -24,7 +24,7 @@ from pathlib import Path
 from tests.bench import tweets
 from tests.bench.wire import post
 from tests.chaos.service import ROOT, Service
-from tests.mongod import MongoServer
+from tests.support.mongodb import MongoServer
 
 CONNECTIONS = 64
 

@@ -10,11 +10,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from serving.outbox import Kind, Outbox
+from serving.prediction_log.outbox import RecordType, Outbox
 from tests.chaos.load import Load
 from tests.chaos.proxy import Proxy
 from tests.chaos.service import Service, empty, rows
-from tests.mongod import MongoServer
+from tests.support.mongodb import MongoServer
 
 Act = Callable[[Service], None]
 
@@ -228,7 +228,7 @@ async def backlog(world: World) -> None:
             {"_id": f"old{n:09}", "ts": 1_700_000_000_000 + n, "text": f"old {n}"}
             for n in range(start, start + 1000)
         ]
-        await box.append(Kind.PREDICTION, old)
+        await box.append(RecordType.PREDICTION, old)
     await box.close()
     async with world.service(MONGODB_URI=world.uri) as service:
         clock = asyncio.get_running_loop().time

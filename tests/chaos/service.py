@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.mongod import free_port
+from tests.support.mongodb import free_port
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 START_S = 90.0
@@ -30,7 +30,7 @@ class Service:
             "PORT": str(self.port),
             "BUNDLE": str(bundle.resolve()),
             "OUTBOX": str(self.outbox),
-            "QUEUE_SECONDS": "20",  # a busy machine shall not look like a refusal
+            "MAX_QUEUE_SECONDS": "20",  # a busy machine shall not look like a refusal
             **settings,
         }
         self._process: subprocess.Popen[bytes] | None = None
@@ -49,7 +49,7 @@ class Service:
         began = time.monotonic()
         with self._errors.open("ab") as errors:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "serving.app"],
+                [sys.executable, "-m", "serving", "serve"],
                 cwd=ROOT,
                 env=self._environment,
                 stdout=errors,

@@ -13,10 +13,10 @@ import traceback
 from importlib.metadata import version
 from pathlib import Path
 
-from serving.service import bundle_folder
+from serving.classifier import bundle_folder
 from tests.clients import google, hub, npm, openai_sdk
 from tests.clients.world import CASES, MAX_CHARS, Case, World, keys
-from tests.served import Served
+from tests.support.service import Served
 
 NPM = "perspective-api-client"
 CLIENTS: dict[str, dict[str, Case]] = {

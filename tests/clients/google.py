@@ -16,7 +16,7 @@ from tests.clients.world import (
     refused,
     until_refused,
 )
-from tests.served import Served
+from tests.support.service import Served
 
 ATTRIBUTES = {name: {} for name in ("TOXICITY", "IDENTITY_ATTACK", "PROFANITY")}
 

@@ -16,7 +16,7 @@ from tests.clients.world import (
     refused,
     until_refused,
 )
-from tests.served import Served
+from tests.support.service import Served
 
 
 def classify(service: Served, key: str, text: Any, **more: Any) -> Any:

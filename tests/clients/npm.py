@@ -15,7 +15,7 @@ from tests.clients.world import (
     RIGHT_TO_LEFT,
     World,
 )
-from tests.served import Served
+from tests.support.service import Served
 
 FOLDER = Path(__file__).resolve().parent
 ATTRIBUTES = ["toxicity", "identity_attack", "profanity"]

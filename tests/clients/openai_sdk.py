@@ -15,7 +15,7 @@ from tests.clients.world import (
     refused,
     until_refused,
 )
-from tests.served import Served
+from tests.support.service import Served
 
 
 def moderate(service: Served, key: str, text: Any) -> Any:

@@ -17,10 +17,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from serving.service import bundle_folder
+from serving.classifier import bundle_folder
 from tests.bench import tweets, wire
 from tests.bench.process import stat
-from tests.served import ROOT, Served
+from tests.support.service import ROOT, Served
 
 CONNECTIONS = 64
 DOORS = {
@@ -70,7 +70,7 @@ def main() -> None:
     texts, words = tweets.load()
     print(f"{words}; {CONNECTIONS} connections, {asked.rounds} rounds of {asked.seconds:g} s")
     with tempfile.TemporaryDirectory() as scratch:
-        settings = {"CACHE_SIZE": "0", "QUEUE_SECONDS": "30"}
+        settings = {"CACHE_SIZE": "0", "MAX_QUEUE_SECONDS": "30"}
         service = Served(bundle_folder(asked.bundle).resolve(), Path(scratch), **settings)
         try:
             for path in DOORS:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.served import Served
+from tests.support.service import Served
 
 PLAIN = "you absolute clown"
 KIND = "have a lovely day"
@@ -58,7 +58,7 @@ class World:
         return [self.native[text] for text in texts]
 
     def stored(self) -> list[tuple[str, str]]:
-        """Door and text of what the log holds, oldest first."""
+        """ApiName and text of what the log holds, oldest first."""
         query = "SELECT body ->> 'door', body ->> 'text' FROM log WHERE kind = 0 ORDER BY seq"
         with sqlite3.connect(self.outbox) as database:
             return database.execute(query).fetchall()

@@ -23,10 +23,10 @@ def serving(bundle: Path, outbox: Path, **settings: str) -> Iterator[str]:
     """Run a service; yield its URL."""
     environment = os.environ | {
         "BUNDLE": str(bundle), "OUTBOX": str(outbox), "PORT": "0", "HOST": "127.0.0.1",
-        "QUEUE_SECONDS": "60", "MONGODB_URI": "", "API_KEYS": "", **settings,
+        "MAX_QUEUE_SECONDS": "60", "MONGODB_URI": "", "API_KEYS": "", **settings,
     }  # fmt: skip
     with subprocess.Popen(
-        [sys.executable, "-m", "serving.app"],
+        [sys.executable, "-m", "serving", "serve"],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,

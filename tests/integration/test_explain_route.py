@@ -6,7 +6,7 @@ from starlette.testclient import TestClient
 
 from serving.app import create_app
 from serving.settings import Settings
-from serving.static import PATHS
+from serving.ui.pages import PATHS
 
 ROOT = Path(__file__).resolve().parents[2]
 HOSTILE = 'you "clown" </script><script>alert(1)</script> \u202eevil\u202c 😂 it\'s #bad @you'
@@ -21,7 +21,7 @@ def client(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         bundle=trained / "models" / "candidate",
         policy=ROOT / "configs" / "policy.yaml",
         outbox=tmp_path_factory.mktemp("log") / "outbox.db",
-        queue_seconds=60,
+        max_queue_seconds=60,
     )
     with TestClient(create_app(settings)) as client:
         yield client

@@ -18,7 +18,7 @@ from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode, checks
 from schemathesis.specs.openapi import checks as openapi_checks
 
-from tests.served import Served
+from tests.support.service import Served
 
 CASES = int(os.environ.get("FUZZ_CASES", "400"))
 NEIGHBOUR = "you absolute clown"
@@ -41,7 +41,7 @@ CHECKS = [
 @pytest.fixture(scope="module")
 def fuzzed(serve: Callable[..., Served]) -> Served:
     """A service that is not too busy for a pile of cases; texts are not cached."""
-    return serve(CACHE_SIZE="0", QUEUE_SECONDS="60")
+    return serve(CACHE_SIZE="0", MAX_QUEUE_SECONDS="60")
 
 
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)

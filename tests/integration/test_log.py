@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from serving.drain import ArchiveError, ArchiveRefusedError
 from serving.ids import new_id
-from serving.outbox import Kind, Outbox, Record, Row
-from serving.prediction_log import LogError, LogFullError, PredictionLog
+from serving.prediction_log.log import LogError, LogFullError, PredictionLog
+from serving.prediction_log.outbox import Outbox, Record, RecordType, Row
+from serving.prediction_log.relay import ArchiveError, ArchiveRefusedError
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678_000, tzinfo=UTC)
 Test = Callable[[PredictionLog], Awaitable[None]]
@@ -46,9 +46,9 @@ class MemoryArchive:
         for row in rows:
             if row.record["_id"] in self.poison:
                 refused[row.seq] = "poison"
-            elif row.kind is Kind.PREDICTION:
+            elif row.kind is RecordType.PREDICTION:
                 self.predictions.setdefault(row.record["_id"], dict(row.record))
-            elif row.kind is Kind.FEEDBACK:
+            elif row.kind is RecordType.FEEDBACK:
                 self.feedback.setdefault(row.record["_id"], dict(row.record))
             else:
                 self.predictions[row.record["_id"]] = {"erased": True}
@@ -267,7 +267,7 @@ def test_an_erasure_overtakes_a_copy_that_is_under_way(path: Path) -> None:
         await until(lambda: archive.predictions.get(row["_id"]) == {"erased": True})
         assert await log.get(row["_id"]) is None
         # And the copy of another drain that was thought dead:
-        await archive.write([Row(1, Kind.PREDICTION, {"_id": row["_id"], "ts": 1})])
+        await archive.write([Row(1, RecordType.PREDICTION, {"_id": row["_id"], "ts": 1})])
         assert await log.get(row["_id"]) is None
         assert await log.feedback(row["_id"], "hate", None, None) is None
 

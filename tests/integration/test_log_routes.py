@@ -15,8 +15,8 @@ import pytest
 from pymongo import MongoClient
 
 from serving.settings import Settings
-from tests.mongod import MongoServer, free_port
-from tests.served import ROOT, Served
+from tests.support.mongodb import MongoServer, free_port
+from tests.support.service import ROOT, Served
 
 Serve = Callable[..., Served]
 SECRET = "a-long-and-random-key"
@@ -94,7 +94,7 @@ def test_what_shall_not_be_stored_is_nowhere(serve: Serve) -> None:
 
 @pytest.mark.parametrize("mode", ["hash", "none"])
 def test_of_a_text_only_what_log_text_allows_is_on_the_disk(serve: Serve, mode: str) -> None:
-    service = serve(LOG_TEXT=mode)
+    service = serve(STORE_TEXT=mode)
     assert service.predict("walrus number three").status_code == 200
     digest = hashlib.sha256(b"walrus number three").hexdigest()
     assert not in_files(service, "walrus")
@@ -132,7 +132,7 @@ def refusal(bundle: Path, **environment: str) -> str:
     clean = {k: v for k, v in os.environ.items() if k.lower() not in Settings.model_fields}
     wanted = {"BUNDLE": str(bundle), "PORT": "0"}
     done = subprocess.run(
-        [sys.executable, "-m", "serving.app"],
+        [sys.executable, "-m", "serving", "serve"],
         cwd=ROOT,
         env=clean | wanted | environment,
         capture_output=True,

@@ -14,13 +14,13 @@ from pymongo import MongoClient
 from pymongo.database import Database
 
 from serving.app import prediction_log
-from serving.drain import ArchiveError, ArchiveRefusedError
 from serving.ids import new_id
-from serving.mongo import MongoArchive
-from serving.outbox import Kind, Outbox, Row
-from serving.prediction_log import PredictionLog
+from serving.prediction_log.log import PredictionLog
+from serving.prediction_log.mongo import MongoArchive
+from serving.prediction_log.outbox import Outbox, RecordType, Row
+from serving.prediction_log.relay import ArchiveError, ArchiveRefusedError
 from serving.settings import Settings
-from tests.mongod import MongoServer, free_port
+from tests.support.mongodb import MongoServer, free_port
 
 TS = datetime(2026, 1, 2, 3, 4, 5, 678_000, tzinfo=UTC)
 MS = int(TS.timestamp() * 1000)
@@ -72,7 +72,7 @@ def with_archive(uri: str, test: Callable[[MongoArchive], Awaitable[None]], **op
     asyncio.run(run())
 
 
-def row(seq: int, key: str, kind: Kind = Kind.PREDICTION, **more: Any) -> Row:
+def row(seq: int, key: str, kind: RecordType = RecordType.PREDICTION, **more: Any) -> Row:
     return Row(seq, kind, {"_id": key, "ts": MS, **more})
 
 
@@ -81,7 +81,7 @@ def test_rows_become_documents_once(uri: str, database: Database[Documents]) -> 
         rows = [row(1, "a", text="wörds", scores={"hate": 0.25}), row(2, "b", text=None)]
         assert await archive.write(rows) == {}
         assert await archive.write([*rows, row(3, "a", text="another")]) == {}
-        judged = row(4, "f", Kind.FEEDBACK, prediction_id="a", label="hate")
+        judged = row(4, "f", RecordType.FEEDBACK, prediction_id="a", label="hate")
         assert await archive.write([judged, judged]) == {}
         assert await archive.find("a") == {
             "_id": "a",
@@ -120,10 +120,10 @@ def test_an_erasure_leaves_stones_that_no_copy_overturns(
 ) -> None:
     async def test(archive: MongoArchive) -> None:
         prediction = row(1, "a", text="secret", client="bob")
-        sent = row(2, "f", Kind.FEEDBACK, prediction_id="a", label="hate", comment="secret")
-        unsent = row(3, "g", Kind.FEEDBACK, prediction_id="a", label="hate", comment="secret")
+        sent = row(2, "f", RecordType.FEEDBACK, prediction_id="a", label="hate", comment="secret")
+        unsent = row(3, "g", RecordType.FEEDBACK, prediction_id="a", label="hate", comment="secret")
         await archive.write([prediction, sent, row(4, "b", text="stays")])
-        erasure = row(5, "a", Kind.ERASURE, feedback=["g"])
+        erasure = row(5, "a", RecordType.ERASURE, feedback=["g"])
         for _ in range(2):
             assert await archive.write([erasure]) == {}
             assert await archive.write([prediction, sent, unsent]) == {}  # late copies
@@ -305,6 +305,6 @@ def test_the_log_over_mongodb(tmp_path: Path, uri: str, database: Database[Docum
         await log.close()
 
     asyncio.run(run())
-    assert database["predictions"].count_documents({}) == 1  # the stone
+    assert database["predictions"].count_documents({}) == 1  # the tombstone
     assert "wörds" not in str([*database["predictions"].find(), *database["feedback"].find()])
     assert all("label" not in each for each in database["feedback"].find())

@@ -17,14 +17,16 @@ from typing import Any
 import httpx
 import pytest
 
-from serving import doors, routes
+from serving.api import v1
+from serving.api.routing import route_table
 from serving.app import create_app
-from serving.batcher import Capacity
 from serving.bundle import LABELS, Bundle, Encoding, Floats, content_version
-from serving.engine import Engine
-from serving.policy import Policy
+from serving.compat import compatible_apis
+from serving.inference.batcher import Capacity
+from serving.inference.engine import Engine
+from serving.inference.policy import Policy
 from serving.settings import Settings
-from tests.served import ROOT, Served
+from tests.support.service import ROOT, Served
 
 Serve = Callable[..., Served]
 TEXTS = ["have a lovely day", "you absolute clown", "😂😂", "привет", "i d i o t", "ok"]
@@ -45,12 +47,15 @@ def request(body: bytes, *headers: str, path: str = "/v1/predict") -> bytes:
     return "\r\n".join([*head, f"content-length: {len(body)}", "", ""]).encode() + body
 
 
-def test_every_route_with_a_body_is_answered_past_the_routers(served: Served) -> None:
+def test_every_route_with_a_body_has_a_fast_path(served: Served) -> None:
     paths = served.http.get("/openapi.json").json()["paths"]
     with_body = {
         path for path, methods in paths.items() if "requestBody" in methods.get("post", {})
     }
-    assert with_body == set(routes.direct(routes.api, doors.api))
+    routers = [v1.router, *(api.router for api in compatible_apis())]
+    table = route_table(routers)
+    paths = [route.path for router in routers for route in router.routes]
+    assert with_body == {path for path in paths if table.find(path).fast_path}
 
 
 def test_a_prediction_says_all_that_the_contract_names(served: Served) -> None:
@@ -245,7 +250,7 @@ def test_what_is_not_http_is_turned_away(served: Served) -> None:
 
 def test_who_hangs_up_is_skipped(serve: Serve) -> None:
     service = serve(
-        CACHE_SIZE="0", MAX_TEXTS="5000", QUEUE_SECONDS="60", THREADS="1", MAX_BYTES="3000000"
+        CACHE_SIZE="0", MAX_TEXTS="5000", MAX_QUEUE_SECONDS="60", THREADS="1", MAX_BYTES="3000000"
     )
     texts = [f"{n} " * 60 for n in range(5000)]
     body = json.dumps({"texts": texts}).encode()
@@ -253,14 +258,14 @@ def test_who_hangs_up_is_skipped(serve: Serve) -> None:
         with socket.create_connection(("127.0.0.1", service.port)) as line:
             line.sendall(request(body))
             time.sleep(0.5)
-    service.wait_for("tagger_left_total", 3)
+    service.wait_for("tagger_client_disconnects_total", 3)
     assert service.predict("ok").status_code == 200
     assert service.metric("tagger_batch_rows_sum") < 3 * len(texts)
     assert service.metric("tagger_queue_tokens") == 0
 
 
 def test_more_than_it_can_do_is_refused_at_once(serve: Serve) -> None:
-    service = serve(CACHE_SIZE="0", QUEUE_SECONDS="0.02", THREADS="1")
+    service = serve(CACHE_SIZE="0", MAX_QUEUE_SECONDS="0.02", THREADS="1")
     texts = [f"number {n} of a list " * 4 for n in range(256)]
     with ThreadPoolExecutor(12) as pool:
         replies = list(pool.map(lambda _: service.predict(*texts), range(36)))
@@ -279,7 +284,10 @@ def test_more_than_it_can_do_is_refused_at_once(serve: Serve) -> None:
 
 def test_a_refusal_is_the_same_by_the_short_way_and_by_the_long(serve: Serve) -> None:
     # With an origin named, every refusal goes the long way; see serving/turnstile.py.
-    short, long = serve(MAX_REQUESTS="1"), serve(MAX_REQUESTS="1", CORS_ORIGINS="https://a.example")
+    short, long = (
+        serve(MAX_CONCURRENT_REQUESTS="1"),
+        serve(MAX_CONCURRENT_REQUESTS="1", CORS_ORIGINS="https://a.example"),
+    )
     paths = {
         "/v1/predict": {"texts": ["ok"]},
         "/predict": {"inputs": "ok"},
@@ -311,7 +319,7 @@ def test_a_refusal_is_the_same_by_the_short_way_and_by_the_long(serve: Serve) ->
 
 
 def test_a_refusal_leaves_the_line_as_it_should_be(serve: Serve) -> None:
-    service = serve(MAX_REQUESTS="1")
+    service = serve(MAX_CONCURRENT_REQUESTS="1")
     body = b'{"texts": ["ok"]}'
     health = b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
     closing = request(body, "connection: close")
@@ -399,7 +407,7 @@ def test_metrics_count_every_phase_and_the_log_holds_no_text(serve: Serve) -> No
 
 
 def test_it_finishes_what_it_accepted_and_ends_in_ten_seconds(serve: Serve) -> None:
-    service = serve(CACHE_SIZE="0", QUEUE_SECONDS="60", THREADS="1")
+    service = serve(CACHE_SIZE="0", MAX_QUEUE_SECONDS="60", THREADS="1")
     texts = [f"number {n} of a list " * 6 for n in range(256)]
     with ThreadPoolExecutor(4) as pool:
         waiting = [pool.submit(service.predict, *texts) for _ in range(4)]
@@ -410,7 +418,7 @@ def test_it_finishes_what_it_accepted_and_ends_in_ten_seconds(serve: Serve) -> N
 
 
 def test_a_request_that_never_ends_does_not_hold_it_up(serve: Serve) -> None:
-    service = serve(DRAIN_SECONDS="1", BODY_SECONDS="60")
+    service = serve(SHUTDOWN_GRACE_SECONDS="1", BODY_SECONDS="60")
     with socket.create_connection(("127.0.0.1", service.port)) as line:
         line.sendall(request(b"x" * 100)[:-50])
         time.sleep(0.3)
@@ -452,7 +460,7 @@ def test_it_does_not_start_wrong(
         "OUTBOX": str(tmp_path / "outbox.db"),
     }
     ended = subprocess.run(
-        [sys.executable, "-m", "serving.app"],
+        [sys.executable, "-m", "serving", "serve"],
         cwd=ROOT,
         env=usual | environment,
         capture_output=True,

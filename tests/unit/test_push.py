@@ -72,7 +72,7 @@ def test_the_space_holds_what_its_dockerfile_copies_and_no_tweet(
 ) -> None:
     files = set(map(str, stage(tmp_path / "space")))
     dockerfile = (tmp_path / "space" / "Dockerfile").read_text()
-    assert dockerfile.endswith("\nENV LOG_TEXT=none\n")
+    assert dockerfile.endswith("\nENV STORE_TEXT=none\n")
     copied = [
         source.replace("${BUNDLE}", "models/production")
         for line in re.findall(r"^COPY (?!--from)(.+)$", dockerfile, re.MULTILINE)

@@ -1,0 +1,1 @@
+"""The HTTP API: schemas, routes, and how routes are defined."""

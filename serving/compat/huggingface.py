@@ -1,0 +1,141 @@
+"""The dialect of Hugging Face: `POST /predict`, as two of its servers take it.
+
+    {"inputs": "a"}                    → [{"label", "score"}, …], the likeliest first
+    {"inputs": ["a", "b"]}             → a list of those; so for [["a"], ["b"]]
+    {"inputs": "a", "parameters": {}}  → [[{"label", "score"}, …]]
+
+The first two are text-embeddings-inference's. There a list of two strings is a pair; a model of
+single texts has none, so here it is two texts. The third is what the Inference API answers, and
+`InferenceClient.text_classification` expects; that client always sends `parameters`. Pure
+translation: it knows neither HTTP nor the engine.
+"""
+
+import asyncio
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from serving.api.routing import FastRoute, caller_of, classifier_of, requires
+from serving.api.schemas import Label, Probability, Text
+from serving.errors import ErrorCode, ErrorFormat, ServiceError
+
+Asked = ConfigDict(strict=True, frozen=True)  # clients send options that mean nothing here
+
+
+class Parameters(BaseModel):
+    """What the Inference API's clients may ask for."""
+
+    model_config = Asked
+    top_k: Annotated[int | None, Field(ge=1, description="labels to name; none: all")] = None
+    function_to_apply: Annotated[
+        Literal["softmax"] | None, Field(description="scores are probabilities")
+    ] = None
+
+
+class HuggingFaceRequest(BaseModel):
+    """What `/predict` takes."""
+
+    model_config = Asked | {"json_schema_extra": {"examples": [{"inputs": "have a lovely day"}]}}
+
+    inputs: Text | list[Text] | list[list[Text]]
+    parameters: Parameters | None = None
+    raw_scores: Annotated[
+        Literal[False], Field(description="scores are calibrated probabilities")
+    ] = False
+    truncate: Annotated[bool, Field(description="false: refuse what the model would cut")] = True
+
+
+class LabelScore(BaseModel):
+    """A label and its probability."""
+
+    label: Label
+    score: Probability
+
+
+class HuggingFaceError(BaseModel):
+    """The one shape of every error."""
+
+    error: str
+    error_type: Literal["unhealthy", "backend", "overloaded", "validation", "tokenizer"]
+
+
+def texts_of(body: HuggingFaceRequest) -> list[str]:
+    """Return a request's texts; ServiceError if an input is a pair of texts."""
+    if isinstance(body.inputs, str):
+        return [body.inputs]
+    texts = []
+    for at, row in enumerate(body.inputs):
+        if isinstance(row, str):
+            texts.append(row)
+        elif len(row) == 1:
+            texts.append(row[0])
+        else:
+            message = "An input is one text; this model takes no pairs."
+            raise ServiceError(ErrorCode.INVALID, message, field=f"inputs[{at}]")
+    return texts
+
+
+def field_of(body: HuggingFaceRequest, at: int) -> str:
+    """Return what the nth text is called in an error."""
+    return "inputs" if isinstance(body.inputs, str) else f"inputs[{at}]"
+
+
+def reply(body: HuggingFaceRequest, scores: Sequence[Mapping[str, float]]) -> list[Any]:
+    """Return the reply.
+
+    Args:
+        body: what was asked.
+        scores: probabilities of each text.
+    """
+    top = body.parameters.top_k if body.parameters else None
+    rows = [
+        [
+            {"label": label, "score": score}
+            for label, score in sorted(row.items(), key=lambda pair: -pair[1])[:top]
+        ]
+        for row in scores
+    ]
+    return rows[0] if isinstance(body.inputs, str) and body.parameters is None else rows
+
+
+def render_error(error: ServiceError) -> tuple[int, dict[str, str]]:
+    """Return status and body of an error."""
+    kinds = {429: "overloaded", 500: "backend", 503: "unhealthy"}
+    # A field's name may go on with the type that was tried: `inputs.str`.
+    field = error.field and re.sub(r"^inputs\..*", "inputs", error.field)
+    message = f"`{field}`: {error.message}" if field else error.message
+    kind = kinds.get(error.code.status, "validation")
+    return error.code.status, {"error": message, "error_type": kind}
+
+
+router = APIRouter(route_class=FastRoute, tags=["Hugging Face"])
+STATUSES = (400, 401, 403, 408, 413, 415, 422, 429, 500, 503)
+
+
+@router.post(
+    "/predict",
+    response_model=list[LabelScore] | list[list[LabelScore]],
+    responses={status: {"model": HuggingFaceError} for status in STATUSES},
+)
+@requires("predict", error_format=ErrorFormat(render_error))
+async def predict(request: Request, body: HuggingFaceRequest) -> list[Any]:
+    """Classify texts as text-embeddings-inference or the Inference API does."""
+    classifier, caller = classifier_of(request), caller_of(request, "huggingface")
+    texts = texts_of(body)
+
+    def field(i: int) -> str:
+        return field_of(body, i)
+
+    if not body.truncate:
+        classifier.check_texts(texts, field)
+        encodings = await asyncio.to_thread(caller.engine.bundle.encode, texts)
+        for i, encoding in enumerate(encodings):
+            if encoding.truncated:
+                limit = caller.engine.bundle.manifest.max_tokens
+                message = f"The text must not exceed {limit} tokens"
+                raise ServiceError(ErrorCode.TOO_LARGE, message, field=field(i))
+    result = await classifier.classify(texts, caller, field=field)
+    return reply(body, [prediction.scores for prediction in result.predictions])

@@ -1,0 +1,90 @@
+"""Perspective API's routes."""
+
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, Request
+
+from serving.api.routing import FastRoute, Json, caller_of, classifier_of, requires
+from serving.classifier import Classification, Classifier
+from serving.compat.perspective import discovery as discovery_document
+from serving.compat.perspective.errors import TEXT, render_error
+from serving.compat.perspective.schemas import (
+    AnalyzeReply,
+    AnalyzeRequest,
+    GoogleError,
+    SuggestReply,
+    SuggestRequest,
+)
+from serving.compat.perspective.translate import Analysis, Attributes, Comment, Suggestion
+from serving.errors import ErrorFormat
+from serving.settings import Settings
+
+ERROR_FORMAT = ErrorFormat(render_error, key_in_query=True)
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": GoogleError} for status in (400, 403, 408, 429, 500, 503)
+}
+
+router = APIRouter(route_class=FastRoute, tags=["Perspective API"])
+
+
+def configure(app: FastAPI, settings: Settings) -> None:
+    """Read the table of attributes; SettingsError if it cannot be used."""
+    app.state.attributes = Attributes.load(settings.perspective)
+
+
+@router.post(
+    "/v1alpha1/comments:analyze",
+    response_model=AnalyzeReply,
+    response_model_exclude_unset=True,
+    responses=ERRORS,
+)
+@requires("predict", error_format=ERROR_FORMAT)
+async def analyze(request: Request, body: AnalyzeRequest) -> dict[str, Any]:
+    """Score a comment as Perspective API does."""
+    classifier = classifier_of(request)
+    analysis = Analysis(body, request.app.state.attributes)
+    store = not body.do_not_store
+    result = await _classify(request, classifier, analysis.comment, store=store)
+    scores = result.predictions[0].scores
+    spans = analysis.spans(classifier.settings.max_texts)
+    span_scores = [scores] * len(spans)
+    if body.span_annotations:
+        texts = [analysis.comment.text[begin:end] for begin, end in spans]
+        engine = caller_of(request, "perspective").engine
+        span_scores = [scored.scores for scored in await engine.score(texts)]
+    return analysis.reply(scores, spans, span_scores)
+
+
+@router.post(
+    "/v1alpha1/comments:suggestscore",
+    response_model=SuggestReply,
+    response_model_exclude_unset=True,
+    responses=ERRORS,
+)
+@requires("feedback", error_format=ERROR_FORMAT)
+async def suggest(request: Request, body: SuggestRequest) -> dict[str, Any]:
+    """Store the scores that a comment should have, as feedback on a prediction made now."""
+    classifier = classifier_of(request)
+    suggestion = Suggestion(body, request.app.state.attributes)
+    result = await _classify(request, classifier, suggestion.comment, store=True)
+    client = caller_of(request, "perspective").client
+    await classifier.log.feedback(result.ids[0], suggestion.label, suggestion.note, client)
+    return suggestion.reply()
+
+
+async def _classify(
+    request: Request, classifier: Classifier, comment: Comment, *, store: bool
+) -> Classification:
+    def field(_: int) -> str:
+        return TEXT
+
+    # Before markup is removed, which costs more the longer the comment is.
+    classifier.check_texts([comment.sent], field)
+    caller = caller_of(request, "perspective")
+    return await classifier.classify([comment.text], caller, store=store, field=field)
+
+
+@router.get("/$discovery/rest", include_in_schema=False)
+async def discovery(request: Request) -> Json:
+    """Describe this host to Google's client libraries."""
+    return Json(discovery_document.document(str(request.base_url)))

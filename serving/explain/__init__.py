@@ -1,0 +1,1 @@
+"""Explanations by LIME: how much each word speaks for a label."""

@@ -1,0 +1,1 @@
+"""From texts to predictions: micro-batches, the engine, the policy."""

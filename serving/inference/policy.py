@@ -1,0 +1,99 @@
+"""The policy: what follows from a score. Toxicity bands, an action, and warnings near a bound.
+
+One pure function of the scores and `configs/policy.yaml`. It knows no text, no model and no label:
+which of the three labels a text has is the bundle's to say.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from serving.settings import load_config
+
+Toxicity = Literal["none", "uncertain", "high", "strong"]
+Action = Literal["allow", "review", "block"]
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class PolicyDecision(NamedTuple):
+    """What follows from a score."""
+
+    toxicity: Toxicity
+    action: Action
+    warnings: tuple[str, ...]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Bands(_Section):
+    """Lower bounds of p(hate) + p(offensive)."""
+
+    uncertain: Share
+    high: Share
+    strong: Share
+
+    @model_validator(mode="after")
+    def _rise(self) -> "Bands":
+        if not self.uncertain < self.high < self.strong:
+            raise ValueError("bounds must rise")
+        return self
+
+
+class Bounds(_Section):
+    """Lower bounds of p(hate) and of p(hate) + p(offensive); either one is enough."""
+
+    hate: Share
+    toxic: Share
+
+
+class Policy(_Section):
+    """The content of `configs/policy.yaml`."""
+
+    version: Annotated[str, Field(min_length=1, max_length=64)]
+    toxicity: Bands
+    block: Bounds
+    review: Bounds
+    margin: Annotated[float, Field(ge=0, lt=0.5)]
+
+    @model_validator(mode="after")
+    def _review_first(self) -> "Policy":
+        if self.review.hate > self.block.hate or self.review.toxic > self.block.toxic:
+            raise ValueError("review must not begin above block")
+        return self
+
+    @classmethod
+    def load(cls, path: Path) -> "Policy":
+        """Read a policy; SettingsError if the file cannot be used."""
+        return load_config(path, cls)
+
+    def apply(self, scores: Mapping[str, float]) -> PolicyDecision:
+        """Return what follows from a text's probabilities by label."""
+        hate = scores["hate"]
+        toxic = hate + scores["offensive"]
+        return PolicyDecision(self._band(toxic), self._action(hate, toxic), self._near(hate, toxic))
+
+    def _band(self, toxic: float) -> Toxicity:
+        if toxic >= self.toxicity.strong:
+            return "strong"
+        if toxic >= self.toxicity.high:
+            return "high"
+        return "uncertain" if toxic >= self.toxicity.uncertain else "none"
+
+    def _action(self, hate: float, toxic: float) -> Action:
+        if hate >= self.block.hate or toxic >= self.block.toxic:
+            return "block"
+        return "review" if hate >= self.review.hate or toxic >= self.review.toxic else "allow"
+
+    def _near(self, hate: float, toxic: float) -> tuple[str, ...]:
+        """Name what a change of `margin` in both probabilities could change."""
+        lower, upper = -self.margin, self.margin
+        warnings = []
+        if self._band(toxic + lower) != self._band(toxic + upper):
+            warnings.append("toxicity_near_boundary")
+        if self._action(hate + lower, toxic + lower) != self._action(hate + upper, toxic + upper):
+            warnings.append("action_near_boundary")
+        return tuple(warnings)

@@ -1,0 +1,1 @@
+"""ASGI middleware: admission, errors, rate limits and load shedding."""

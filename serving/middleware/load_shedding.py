@@ -1,0 +1,156 @@
+"""Load shedding: while the queue is full, POSTs get their 429 at the server's HTTP parser.
+
+    parser: headers complete -> LoadShedder: queue full? -> 429 without an ASGI call
+                                             otherwise   -> the request goes its usual way
+
+At five times the load that the service can bear, four of five requests are refused, and what
+refusals cost is missing for the fifth. Refused here, a request needs no task, no routing and no
+middleware: a third of the cost. An unusual request always goes the usual way, where
+`middleware.request` gives the same answer. The app passes the LoadShedder to the protocol in ASGI's
+lifespan state.
+"""
+
+import asyncio
+from http import HTTPStatus
+from time import perf_counter, sleep
+from typing import NamedTuple
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from serving.errors import ServiceError, as_service_error
+from serving.inference.batcher import QueueFullError
+from serving.middleware.request import (
+    Admission,
+    Headers,
+    common_headers,
+    error_reply,
+    request_id_of,
+)
+from serving.middleware.route_table import RouteRule, RouteTable
+from serving.observability.metrics import Metrics
+
+MAX_PAUSE_S = 0.005  # see `LoadShedder._pause`
+ID_PLACEHOLDER = "{id}"
+STATE = "load_shedder"  # the key in ASGI's lifespan state
+STATUS_LINES = {
+    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
+}
+
+
+class _RenderedError(NamedTuple):
+    """An error as bytes: headers and body before and after the request's id."""
+
+    type: str
+    status: int
+    before: bytes
+    after: bytes
+
+
+class LoadShedder:
+    """Renders whole 429 replies while the service is overloaded."""
+
+    def __init__(self, admission: Admission, metrics: Metrics, routes: RouteTable) -> None:
+        self._admission, self._metrics, self._routes = admission, metrics, routes
+        self._rendered: dict[tuple[str, str], _RenderedError] = {}
+        self._pausing = False
+        self._pending = 0  # admitted, not begun: the event loop first reads from all sockets
+
+    def __call__(self, path: str, headers: Headers) -> list[bytes] | None:
+        """Return status line, headers and body for a POST; None if it is not refused here."""
+        started = perf_counter()
+        rule = self._routes.find(path)
+        if rule.fast_path is None:
+            return None
+        try:
+            self._admission.check_capacity(self._pending)
+        except (ServiceError, QueueFullError) as error:
+            if isinstance(error, QueueFullError) and not self._pausing:
+                self._pausing = True
+                seconds = min(MAX_PAUSE_S, error.wait / 100)
+                asyncio.get_running_loop().call_soon(self._pause, seconds)
+            # Errors with the same text (whole seconds) differ only in the request's id.
+            rendered = self._rendered.get((path, str(error))) or self._render(error, path, rule)
+        else:
+            if not self._pending:
+                asyncio.get_running_loop().call_soon(self._reset_pending)
+            self._pending += 1
+            return None
+        self._metrics.refused(rendered.type)
+        self._metrics.request(rule.path, rendered.status, perf_counter() - started)
+        request_id = request_id_of(headers).encode()
+        return [STATUS_LINES[rendered.status], rendered.before, request_id, rendered.after]
+
+    def _pause(self, seconds: float) -> None:
+        """Let the event loop sleep for a hundredth of the wait that every request has anyway.
+
+        Otherwise each request wakes it and takes a processor from inference, which has enough to
+        do. After a pause it handles many requests at once.
+        """
+        sleep(seconds)
+        self._pausing = False
+
+    def _reset_pending(self) -> None:
+        """All admitted requests begin with this turn of the event loop."""
+        self._pending = 0
+
+    def _render(
+        self, error: ServiceError | QueueFullError, path: str, rule: RouteRule
+    ) -> _RenderedError:
+        reported = as_service_error(error)
+        assert reported is not None
+        status, own, body = error_reply(reported, rule.error_format)
+        headers = [*own, *common_headers(ID_PLACEHOLDER, own)]
+        parts = [name + b": " + value + b"\r\n" for name, value in headers]
+        before, _, after = b"".join([*parts, b"\r\n", body]).partition(ID_PLACEHOLDER.encode())
+        rendered = _RenderedError(reported.code.type, status, before, after)
+        self._rendered[path, str(error)] = rendered
+        return rendered
+
+
+class LoadSheddingProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP protocol, with a short cut for refusals."""
+
+    _refused = False  # whether the rest of this request is read and dropped
+
+    def on_headers_complete(self) -> None:
+        """Refuse the request, or let it go its usual way."""
+        parts = self._refusal()
+        if parts is None:
+            super().on_headers_complete()
+            return
+        self._refused = True
+        keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
+        for name, value in self.server_state.default_headers:
+            parts[1:1] = [name, b": ", value, b"\r\n"]
+        if not keep_alive:
+            parts.insert(1, b"connection: close\r\n")
+        self.transport.write(b"".join(parts))
+        if not keep_alive:
+            self.transport.close()
+
+    def _refusal(self) -> list[bytes] | None:
+        shed: LoadShedder | None = self.app_state.get(STATE)
+        answering = self.cycle is not None and not self.cycle.response_complete
+        if (
+            shed is None
+            or answering  # the reply to the request before this one comes first
+            or self.flow.write_paused
+            or self.expect_100_continue
+            or self.parser.should_upgrade()
+            or self.parser.get_method() != b"POST"
+        ):
+            return None
+        return shed(self.url.partition(b"?")[0].decode("latin-1"), self.headers)
+
+    def on_body(self, body: bytes) -> None:
+        """Drop the body of a refused request."""
+        if not self._refused:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Get ready for the next request."""
+        if not self._refused:
+            super().on_message_complete()
+            return
+        self._refused = False
+        self.on_response_complete()

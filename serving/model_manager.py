@@ -1,0 +1,228 @@
+"""The model manager: which engine answers, and how a new model takes over.
+
+    start -> engine -> reload (watch, SIGHUP, POST /v1/model/reload) -> new engine
+                                                                     -> old engine: retired
+
+A request keeps the engine that it entered with; a replaced engine is closed once no request has it
+any more. This module also knows how many requests are active, and so whether another one may enter.
+"""
+
+import asyncio
+import gc
+import json
+import logging
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from serving.bundle import MANIFEST, Bundle, BundleError, Manifest, read_manifest
+from serving.errors import ErrorCode, ServiceError
+from serving.inference.batcher import Capacity
+from serving.inference.engine import Engine
+from serving.inference.policy import Policy
+from serving.observability.metrics import Metrics
+from serving.settings import Settings, SettingsError
+
+DOCUMENTS = ("MODEL_CARD.md", "metrics.json")
+# New objects before a garbage collection. At Python's 700, requests wait for collections that find
+# no garbage.
+COLLECT_AFTER = 20_000
+
+log = logging.getLogger("serving.model")
+
+
+class ModelManager:
+    """Loads, replaces and closes engines, and counts the requests that use them."""
+
+    def __init__(self, settings: Settings, metrics: Metrics, *, threads: int) -> None:
+        """Create a manager; `start` loads the model.
+
+        Args:
+            settings: bundle, policy and limits.
+            metrics: the app's.
+            threads: inference threads of this process.
+        """
+        self._settings, self._metrics, self._threads = settings, metrics, threads
+        self.folder = bundle_folder(settings.bundle)  # of the bundle that answers
+        self._engine: Engine | None = None
+        self._seen: tuple[int, int] | None = None  # identity of the manifest that was read last
+        self._users: dict[Engine, int] = {}  # active requests of each engine
+        self._reloading = asyncio.Lock()
+        self._retiring: set[asyncio.Task[None]] = set()
+
+    @property
+    def engine(self) -> Engine:
+        """The engine for new requests; ServiceError before the start."""
+        if self._engine is None:
+            raise ServiceError(ErrorCode.UNAVAILABLE, "Starting, retry later", retry_after=1)
+        return self._engine
+
+    @property
+    def active(self) -> int:
+        """Number of active requests."""
+        return sum(self._users.values())
+
+    @property
+    def not_ready(self) -> str | None:
+        """Why no request can be answered; None if requests can."""
+        return "the model is loading" if self._engine is None else self._engine.not_ready
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process works or is still starting; if not, restart it."""
+        return self._engine is None or self._engine.alive
+
+    def check_capacity(self, pending: int = 0) -> None:
+        """Raise ServiceError or QueueFullError if a new request would wait too long.
+
+        `pending` requests have been admitted before it and have not entered yet.
+        """
+        if self.active + pending >= self._settings.max_concurrent_requests:
+            message = "Too many concurrent requests, retry later"
+            raise ServiceError(ErrorCode.OVERLOADED, message, retry_after=1)
+        self.engine.check_capacity(pending=pending)
+
+    def enter(self) -> Engine:
+        """Count a request in; return the engine that it uses until `leave`."""
+        engine = self.engine
+        self._users[engine] = self._users.get(engine, 0) + 1
+        self._metrics.active.set(self.active)
+        return engine
+
+    def leave(self, engine: Engine) -> None:
+        """Count a request out."""
+        self._users[engine] -= 1
+        if not self._users[engine]:
+            del self._users[engine]
+        self._metrics.active.set(self.active)
+
+    async def model_info(self) -> dict[str, Any]:
+        """Return manifest, policy, model card and metrics of the model that answers.
+
+        The pipeline writes card and metrics after the bundle: each is None if the file is missing
+        or is about another version.
+        """
+        engine, folder = self.engine, self.folder
+        manifest = engine.bundle.manifest
+        card, metrics = await asyncio.to_thread(
+            lambda: [_document(folder / name, manifest.version) for name in DOCUMENTS]
+        )
+        return {
+            "manifest": manifest.model_dump(),
+            "policy": engine.policy.model_dump(),
+            "card": card,
+            "metrics": json.loads(metrics) if metrics else None,
+        }
+
+    async def start(self) -> None:
+        """Load bundle and policy and replay the golden scores; BundleError, SettingsError."""
+        folder = self._locate()
+        self._activate(await self._load(folder), folder)
+        # Objects that are alive now stay alive. Without this the collector walks through all of
+        # them again and again: a twentieth of the throughput.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(COLLECT_AFTER)
+
+    async def reload(self) -> Manifest:
+        """Serve the bundle and the policy that are on the disk now; return the active manifest.
+
+        Raises:
+            ServiceError: they cannot be served; the old model stays active.
+        """
+        async with self._reloading:
+            old, folder = self.engine, self._locate()
+            try:
+                same = read_manifest(folder).version == old.bundle.manifest.version
+                if same and Policy.load(self._settings.policy) == old.policy:
+                    return old.bundle.manifest
+                engine = await self._load(folder)
+            except (BundleError, SettingsError) as error:
+                raise self._refused(str(error)) from None
+            if reason := engine.not_ready:
+                await engine.close()
+                raise self._refused(f"{folder}: {reason}")
+            self._activate(engine, folder)
+            self._retiring.add(task := asyncio.create_task(self._retire(old)))
+            task.add_done_callback(self._retiring.discard)
+            self._metrics.model_reloaded("done")
+            log.info("serving model %s now", engine.bundle.manifest.version)
+            return engine.bundle.manifest
+
+    def _refused(self, reason: str) -> ServiceError:
+        self._metrics.model_reloaded("refused")
+        log.error("new model refused, the old one stays active: %s", reason)
+        return ServiceError(ErrorCode.CONFLICT, f"The old model stays active: {reason}")
+
+    async def watch(self) -> None:
+        """Reload whenever the bundle's folder holds another bundle, until cancelled."""
+        while self._settings.watch_seconds:
+            await asyncio.sleep(self._settings.watch_seconds)
+            identity = _identity(bundle_folder(self._settings.bundle))
+            if identity not in (None, self._seen):  # None: it is being replaced right now
+                with suppress(ServiceError):  # `reload` has logged it
+                    await self.reload()
+
+    async def close(self) -> None:
+        """Finish the accepted requests and stop all engines."""
+        for engine in {*self._users, *([self._engine] if self._engine else [])}:
+            await engine.close()
+
+    def _locate(self) -> Path:
+        folder = bundle_folder(self._settings.bundle)
+        self._seen = _identity(folder)  # before it is read: a later change is a new bundle
+        return folder.resolve()  # behind a link, all files come from one bundle
+
+    async def _load(self, folder: Path) -> Engine:
+        policy = Policy.load(self._settings.policy)
+        # Each inference thread computes alone, so that two batches at a time do not wait for each
+        # other; a batch that is the only one uses all threads.
+        bundle = await asyncio.to_thread(
+            Bundle.load, folder, threads=1, parallel_threads=self._threads
+        )
+        settings = self._settings
+        engine = Engine(
+            bundle,
+            policy,
+            self._metrics,
+            Capacity(self._threads, settings.batch_tokens, settings.max_queue_seconds),
+            cache_size=settings.cache_size,
+        )
+        await engine.start()
+        return engine
+
+    def _activate(self, engine: Engine, folder: Path) -> None:
+        self._engine, self.folder = engine, folder
+        ready = engine.not_ready is None
+        self._metrics.model(engine.bundle.manifest, engine.policy.version, ready=ready)
+
+    async def _retire(self, engine: Engine) -> None:
+        while engine in self._users:
+            await asyncio.sleep(0.05)
+        await engine.close()
+
+
+def bundle_folder(configured: Path | None) -> Path:
+    """Return the folder to serve from: the configured one, else production, else candidate."""
+    if configured:
+        return configured
+    production = Path("models/production")
+    return production if (production / MANIFEST).exists() else Path("models/candidate")
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """Return what tells a bundle's manifest from its successor in the same place."""
+    try:
+        status = (folder / MANIFEST).stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
+
+
+def _document(path: Path, version: str) -> str | None:
+    """Return a document about a bundle; each one names the version that it is about."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    return text if version in text else None

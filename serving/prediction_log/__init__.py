@@ -1,0 +1,1 @@
+"""The prediction log: what was answered, stored durably before the reply."""

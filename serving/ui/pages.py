@@ -1,0 +1,79 @@
+"""The page's files, as they lie in `ui/`: what a browser may do with them, and how long keep them.
+
+No build step and no other host: the Content-Security-Policy allows this one alone. It knows
+nothing of what the page does.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+FOLDER = Path(__file__).parent / "static"
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    # A Space shows its app in a frame.
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'self' https://huggingface.co"
+)
+KINDS = {
+    ".html": "text/html",
+    ".css": "text/css",
+    ".js": "text/javascript",
+    ".svg": "image/svg+xml",
+}
+PATHS = {
+    "/": "index.html",
+    "/card": "card.html",
+    "/favicon.ico": "icon.svg",
+    **{
+        f"/ui/{name}": name
+        for name in (
+            "style.css",
+            "app.js",
+            "batch.js",
+            "card.js",
+            "common.js",
+            "table.js",
+            "icon.svg",
+        )
+    },
+}
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file of the page."""
+
+    content: bytes
+    kind: str
+    etag: str
+
+
+def read(name: str) -> File:
+    """Return a file of the folder."""
+    content = (FOLDER / name).read_bytes()
+    kind = f"{KINDS[Path(name).suffix]}; charset=utf-8"
+    return File(content, kind, f'"{hashlib.sha256(content).hexdigest()[:16]}"')
+
+
+def router() -> APIRouter:
+    """Return the routes of all files, which are read now."""
+    routes = APIRouter(include_in_schema=False)
+    files = {path: read(name) for path, name in PATHS.items()}
+
+    async def answer(request: Request) -> Response:
+        file = files[request.url.path]
+        headers = {
+            "content-security-policy": POLICY,
+            "cache-control": "no-cache",  # kept, and asked for again each time by its etag
+            "etag": file.etag,
+        }
+        if request.headers.get("if-none-match") == file.etag:
+            return Response(status_code=304, headers=headers)
+        return Response(file.content, media_type=file.kind, headers=headers)
+
+    for path in PATHS:
+        routes.add_api_route(path, answer, methods=["GET", "HEAD"])
+    return routes

@@ -1,0 +1,246 @@
+// One text: decision, words that weighed, disagreement.
+import { $, LABELS, ask, capital, el, introduce, percent, tell, wellFormed } from "./common.js";
+
+const EXAMPLES = [
+  "What a lovely morning, thank you all for the kind words!",
+  "you absolute clown, sit down and stop talking rubbish 🤡",
+  "People like them should go back to where they came from.",
+  "My neighbour called me an idiot, and I just laughed.",
+];
+const ACTIONS = { allow: "Allow", review: "Let a person look", block: "Block" };
+const BANDS = { none: "Not toxic", uncertain: "Toxicity uncertain", high: "Toxicity high", strong: "Toxicity strong" };
+const WARNINGS = {
+  toxicity_near_boundary: "Close to another toxicity band: a small change of the text could move it.",
+  action_near_boundary: "Close to another action: a small change of the text could move it.",
+  truncated: "Too long: the model did not read the text's end.",
+  no_words: "The model found no word in it.",
+};
+
+let current = null; // what is on the page: text, prediction, explanation by label
+let asking = null; // AbortController of the request in work
+
+tabs();
+introduce();
+for (const text of EXAMPLES) {
+  const short = text.length > 34 ? `${text.slice(0, 32).trimEnd()}…` : text;
+  const button = el("button", { type: "button", className: "chip", title: text }, short);
+  button.onclick = () => { $("text").value = text; count(); judge(); };
+  $("examples").append(button);
+}
+$("text").oninput = count;
+$("text").onkeydown = (event) => {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); judge(); }
+};
+$("form").onsubmit = (event) => { event.preventDefault(); judge(); };
+$("feedback").onsubmit = (event) => { event.preventDefault(); feedback(); };
+count();
+
+function count() {
+  const length = Array.from($("text").value).length;
+  $("count").textContent = length ? `${length.toLocaleString("en")} characters` : "";
+}
+
+async function judge() {
+  const text = wellFormed($("text").value);
+  if (!text.trim()) {
+    tell($("one-error"), new Error("Please type or paste a text first."));
+    $("text").focus();
+    return;
+  }
+  asking?.abort();
+  asking = new AbortController();
+  const { signal } = asking;
+  tell($("one-error"), null);
+  $("judge").setAttribute("aria-busy", "true");
+  $("one-status").textContent = "Judging…";
+  const stored = !$("private").checked;
+  const began = performance.now();
+  try {
+    const reply = await ask("/v1/predict", { body: { texts: [text], do_not_store: !stored }, signal });
+    current = { text, reply, stored, prediction: reply.predictions[0], explained: {}, chosen: null };
+    show(performance.now() - began);
+    explain(current.prediction.label, signal);
+  } catch (error) {
+    if (error.name === "AbortError") return;
+    $("result").hidden = true;
+    $("one-status").textContent = "";
+    tell($("one-error"), error);
+  } finally {
+    if (asking?.signal === signal) $("judge").removeAttribute("aria-busy");
+  }
+}
+
+function notes(prediction) {
+  const { label, scores, warnings } = prediction;
+  const likeliest = LABELS.reduce((best, other) => scores[other] > scores[best] ? other : best);
+  const early = likeliest === label ? [] : [
+    `“${capital(likeliest)}” is likelier, but “${capital(label)}” is said where doubt of it is too great: ` +
+    "the model card says from where."];
+  return [...early, ...warnings.map((warning) => WARNINGS[warning] ?? warning)];
+}
+
+function show(milliseconds) {
+  const { prediction, reply } = current;
+  $("result").hidden = false;
+  $("label").textContent = capital(prediction.label);
+  $("label").dataset.label = prediction.label;
+  $("action").textContent = ACTIONS[prediction.action];
+  $("action").dataset.action = prediction.action;
+  $("band").textContent = BANDS[prediction.toxicity];
+  $("scores").replaceChildren(...LABELS.map((label) => {
+    const bar = el("span", { className: "bar-fill" });
+    bar.style.width = `${100 * prediction.scores[label]}%`;
+    bar.dataset.label = label;
+    return el("tr", { className: label === prediction.label ? "chosen" : "" },
+      el("th", { scope: "row" }, capital(label)),
+      el("td", { className: "bar-cell" }, el("span", { className: "bar-track" }, bar)),
+      el("td", { className: "number" }, percent(prediction.scores[label])));
+  }));
+  $("warnings").replaceChildren(
+    ...notes(prediction).map((note) => el("li", {}, note)));
+  const time = new Date().toLocaleTimeString("en-GB");
+  $("meta").textContent = `Answered in ${Math.max(1, Math.round(milliseconds))} ms at ${time} by ` +
+    `${reply.model.name} ${reply.model.version}, policy ${reply.policy}`;
+  $("one-status").textContent = `${capital(prediction.label)}, ` +
+    `${percent(prediction.scores[prediction.label])}. ${ACTIONS[prediction.action]}.`;
+  raw();
+  offerFeedback();
+}
+
+function raw() {
+  const explanations = Object.values(current.explained);
+  const shown = { predict: current.reply, ...(explanations.length && { explain: explanations }) };
+  $("raw").textContent = JSON.stringify(shown, null, 2);
+}
+
+async function explain(label, signal) {
+  const asked = current;
+  asked.chosen = label;
+  $("why-labels").replaceChildren(...LABELS.map((each) => {
+    const chosen = each === label;
+    const button = el("button", { type: "button", "aria-pressed": String(chosen) }, capital(each));
+    button.onclick = () => {
+      explain(each, signal);
+      $("why-labels").children[LABELS.indexOf(each)].focus();
+    };
+    return button;
+  }));
+  if (!asked.explained[label]) {
+    $("why-status").textContent = "Weighing the words…";
+    $("why").classList.add("waiting");
+    try {
+      const body = { text: asked.text, label, num_features: 500 };
+      asked.explained[label] = await ask("/v1/explain", { body, signal });
+    } catch (error) {
+      if (error.name === "AbortError" || asked !== current || asked.chosen !== label) return;
+      $("why").hidden = true;
+      $("why-status").textContent = `No explanation: ${error.message}`;
+      return;
+    }
+  }
+  if (asked !== current || asked.chosen !== label) return;
+  $("why").classList.remove("waiting");
+  showWords(asked.text, asked.explained[label]);
+  raw();
+}
+
+function showWords(text, found) {
+  $("why").hidden = !found.words.length;
+  if (!found.words.length) {
+    $("why-status").textContent = "There is no word in it to weigh.";
+    return;
+  }
+  const letters = Array.from(text); // offsets count code points, as the service does
+  const strongest = Math.max(...found.words.map((word) => Math.abs(word.weight))) || 1;
+  const pieces = [];
+  let at = 0;
+  for (const word of [...found.words].sort((a, b) => a.begin - b.begin)) {
+    pieces.push(letters.slice(at, word.begin).join(""));
+    const shade = el("span", { className: `word ${side(word)}`, title: signed(word.weight) },
+      letters.slice(word.begin, word.end).join(""));
+    shade.style.setProperty("--weight", (Math.abs(word.weight) / strongest).toFixed(3));
+    pieces.push(shade);
+    at = word.end;
+  }
+  pieces.push(letters.slice(at).join(""));
+  $("shaded").replaceChildren(...pieces);
+
+  const seen = new Set();
+  const distinct = found.words.filter((word) => {
+    const key = `${word.word.toLowerCase()} ${word.weight}`;
+    return !seen.has(key) && seen.add(key);
+  });
+  $("weights").replaceChildren(...distinct.slice(0, 30).map((word) => {
+    const bar = el("span", { className: `weight-fill ${side(word)}` });
+    bar.style.width = `${(50 * Math.abs(word.weight)) / strongest}%`;
+    return el("tr", {},
+      el("th", { scope: "row" }, el("bdi", {}, word.word)),
+      el("td", { className: "number" }, signed(word.weight)),
+      el("td", {}, el("span", { className: "weight-track" }, bar),
+        el("span", { className: "sr" }, side(word))));
+  }));
+  const most = distinct[0];
+  $("why-status").textContent = `For “${found.label}” the heaviest word is “${most.word}” ` +
+    `(${signed(most.weight)}).`;
+  const how = found.exact ? "exactly" : "from a fixed sample";
+  $("fit").textContent = `A weight is about how much the probability falls without the word. ` +
+    `Found ${how} with ${found.scores_used.toLocaleString("en")} scores; ` +
+    `the weights account for ${percent(Math.max(0, found.r2))} of what they show (R²).`;
+}
+
+const side = (word) => (word.weight > 0 ? "for" : word.weight < 0 ? "against" : "none");
+const signed = (weight) => `${weight < 0 ? "−" : "+"}${Math.abs(weight).toFixed(3)}`;
+
+function offerFeedback() {
+  const stored = current.stored;
+  $("feedback").hidden = !stored;
+  $("feedback-status").textContent = stored ? "" :
+    "The text was not kept, so there is nothing to judge later.";
+  $("right-hint").hidden = !stored;
+  $("comment").value = "";
+  $("send").disabled = false;
+  $("judgements").replaceChildren(...LABELS.map((label) => {
+    const choice = el("input", { type: "radio", name: "judgement", value: label });
+    choice.checked = label === current.prediction.label;
+    return el("label", { className: "choice" }, choice, el("span", {}, capital(label)));
+  }));
+}
+
+async function feedback() {
+  const label = $("judgements").querySelector("input:checked").value;
+  const comment = wellFormed($("comment").value.trim());
+  const body = { prediction_id: current.prediction.id, label, ...(comment && { comment }) };
+  $("send").disabled = true;
+  $("feedback-status").textContent = "Sending…";
+  try {
+    await ask("/v1/feedback", { body });
+    $("feedback-status").textContent = `Thank you. Kept as “${label}”.`;
+  } catch (error) {
+    $("feedback-status").textContent = `Not kept: ${error.message}`;
+  }
+  $("send").disabled = false;
+}
+
+function tabs() {
+  const all = [$("tab-one"), $("tab-many")];
+  const choose = (tab, focus) => {
+    for (const each of all) {
+      const chosen = each === tab;
+      each.setAttribute("aria-selected", String(chosen));
+      each.tabIndex = chosen ? 0 : -1;
+      $(each.getAttribute("aria-controls")).hidden = !chosen;
+    }
+    history.replaceState(null, "", tab === all[1] ? "#many" : location.pathname);
+    if (focus) tab.focus();
+  };
+  for (const tab of all) {
+    tab.onclick = () => choose(tab, false);
+    tab.onkeydown = (event) => {
+      const to = { ArrowRight: 1, ArrowLeft: 1, Home: -all.indexOf(tab), End: 1 - all.indexOf(tab) };
+      if (!(event.key in to)) return;
+      event.preventDefault();
+      choose(all[(all.indexOf(tab) + to[event.key]) % 2], true);
+    };
+  }
+  if (location.hash === "#many") choose(all[1], false);
+}

@@ -1,0 +1,236 @@
+"""A new model takes over while the service answers: nothing is lost, nothing is mixed."""
+
+import asyncio
+import gc
+import hashlib
+import json
+import shutil
+import signal
+import time
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from serving.app import prediction_log
+from serving.bundle import Bundle, content_version, named
+from serving.classifier import Service
+from serving.settings import Settings
+from tests.support.service import Served
+
+KEY = "a-key-of-the-operator"
+KEYS = {
+    "API_KEYS": f"ops:{hashlib.sha256(KEY.encode()).hexdigest()}:admin+predict",
+    "CACHE_SIZE": "0",
+    "MAX_QUEUE_SECONDS": "60",
+}
+ADMIN = {"authorization": f"Bearer {KEY}"}
+TEXTS = ["have a lovely day", "you absolute clown", "go back to where you came from", "hm"]
+Serve = Callable[..., Served]
+
+
+def variant(origin: Path, folder: Path, temperature: float) -> Path:
+    """A bundle with scores of its own: another temperature, and golden scores to match."""
+    shutil.copytree(origin, folder)
+    manifest = json.loads((folder / "bundle.json").read_text())
+    manifest["temperature"] = temperature
+    seal(folder, manifest)
+    bundle = Bundle.load(folder)
+    for row in manifest["golden"]:
+        row["scores"] = named(bundle.score([row["text"]])[0])
+    seal(folder, manifest)
+    return folder
+
+
+def seal(folder: Path, manifest: dict[str, object]) -> None:
+    manifest["version"] = content_version(manifest)
+    (folder / "bundle.json").write_text(json.dumps(manifest))
+
+
+def point(link: Path, target: Path) -> None:
+    scratch = link.with_name("scratch")
+    scratch.symlink_to(target)
+    scratch.replace(link)
+
+
+@pytest.fixture(scope="module")
+def bundles(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("bundles")
+    origin = trained / "models" / "candidate"
+    return [variant(origin, folder / name, t) for name, t in (("cold", 0.5), ("warm", 2.0))]
+
+
+@pytest.fixture
+def link(bundles: list[Path], tmp_path: Path) -> Path:
+    link = tmp_path / "production"
+    point(link, bundles[0])
+    return link
+
+
+def version(folder: Path) -> str:
+    return str(json.loads((folder / "bundle.json").read_text())["version"])
+
+
+def serving_version(service: Served) -> str:
+    return str(service.predict("ok").json()["model"]["version"])
+
+
+def wait_until_serving(service: Served, wanted: str) -> None:
+    deadline, found = time.monotonic() + 60, None
+    while found != wanted:
+        assert time.monotonic() < deadline
+        # A worker that is replaced closes its idle connections; who just then asks on one of them
+        # reads nothing, as HTTP has it, and asks again.
+        with suppress(httpx.ReadError, httpx.RemoteProtocolError):
+            found = serving_version(service)
+        time.sleep(0.05)
+
+
+def test_under_load_no_request_fails_and_each_names_the_model_that_answered(
+    serve: Serve, bundles: list[Path], link: Path
+) -> None:
+    service = serve(link, **KEYS, WATCH_SECONDS="0")
+    want = {version(one): Bundle.load(one).score(TEXTS) for one in bundles}
+    seen: dict[str, int] = dict.fromkeys(want, 0)
+    explained: set[str] = set()
+    done = False
+
+    def check(model: str, scores: list[dict[str, float]], texts: list[str]) -> None:
+        have = np.array([[row[k] for k in ("hate", "offensive", "neither")] for row in scores])
+        rows = [TEXTS.index(text) for text in texts]
+        assert np.abs(have - want[model][rows]).max() < 1e-3
+        seen[model] += 1
+
+    async def ask(client: httpx.AsyncClient, number: int) -> None:
+        while not done:
+            texts = [TEXTS[number % 4], TEXTS[(number // 4) % 4]]
+            reply = await client.post("/v1/predict", json={"texts": texts})
+            assert reply.status_code == 200, reply.text
+            rows = reply.json()["predictions"]
+            check(reply.json()["model"]["version"], [row["scores"] for row in rows], texts)
+
+    async def explain(client: httpx.AsyncClient) -> None:
+        seed = 0
+        while not done:
+            seed += 1
+            body = {"text": " ".join(TEXTS) + f" {seed}", "seed": seed, "num_samples": 300}
+            reply = await client.post("/v1/explain", json=body)
+            assert reply.status_code == 200, reply.text
+            explained.add(reply.json()["model"]["version"])
+
+    async def swap(client: httpx.AsyncClient) -> None:
+        nonlocal done
+        for number in range(1, 7):
+            await asyncio.sleep(0.7)
+            point(link, bundles[number % 2])
+            reply = await client.post("/v1/model/reload")
+            assert reply.status_code == 200, reply.text
+            assert reply.json()["model"]["version"] == version(bundles[number % 2])
+        done = True
+
+    async def all_of_it() -> None:
+        limits = httpx.Limits(max_connections=80)
+        async with (
+            httpx.AsyncClient(
+                base_url=service.url, headers=ADMIN, timeout=60, limits=limits
+            ) as client,
+            asyncio.TaskGroup() as group,
+        ):
+            for number in range(64):
+                group.create_task(ask(client, number))
+            group.create_task(explain(client))
+            group.create_task(swap(client))
+
+    asyncio.run(all_of_it())
+    print(f"answers by version: {seen}")
+    assert min(seen.values()) >= 50
+    assert explained
+    service.http.headers.update(ADMIN)
+    assert service.http.get("/v1/model").json()["manifest"]["version"] == version(bundles[0])
+    assert service.metric("tagger_model_reloads_total") == 6
+
+
+def test_a_card_that_is_written_after_its_bundle_is_shown(
+    serve: Serve, bundles: list[Path], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(bundles[0], tmp_path / "candidate")
+    card = folder / "MODEL_CARD.md"
+    card.unlink()
+    service = serve(folder)
+    assert service.http.get("/v1/model").json()["card"] is None
+    card.write_text(f"of {version(bundles[1])}")  # it may lie there, and be refused
+    assert service.http.get("/v1/model").json()["card"] is None
+    card.write_text(f"of {version(bundles[0])}")
+    papers = service.http.get("/v1/model").json()
+    assert papers["card"] == f"of {papers['manifest']['version']}"
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_it_follows_the_folder_and_a_signal(
+    serve: Serve, bundles: list[Path], link: Path, workers: str
+) -> None:
+    watching = serve(link, WATCH_SECONDS="0.1", CACHE_SIZE="0", WORKERS=workers)
+    told = serve(link, WATCH_SECONDS="0", CACHE_SIZE="0", WORKERS=workers)
+    for service in (watching, told):
+        while service.log.read_text().count("Application startup complete") < int(workers):
+            time.sleep(0.05)
+    point(link, bundles[1])
+    wait_until_serving(watching, version(bundles[1]))
+    assert serving_version(told) == version(bundles[0])
+    told.process.send_signal(signal.SIGHUP)
+    wait_until_serving(told, version(bundles[1]))
+    assert told.process.poll() is None
+
+
+def test_a_bad_bundle_is_refused_and_the_old_one_goes_on(
+    serve: Serve, bundles: list[Path], link: Path, tmp_path: Path
+) -> None:
+    service = serve(link, **KEYS, WATCH_SECONDS="0")
+    service.http.headers.update(ADMIN)
+    altered = shutil.copytree(bundles[1], tmp_path / "altered")
+    (altered / "model.onnx").write_bytes(b"nonsense")
+    strange = shutil.copytree(bundles[1], tmp_path / "strange")
+    manifest = json.loads((strange / "bundle.json").read_text())
+    manifest["golden"][0]["scores"] = {"hate": 0.9, "offensive": 0.05, "neither": 0.05}
+    seal(strange, manifest)
+    for bad, why in ((altered, "altered"), (strange, "golden"), (tmp_path, "no bundle")):
+        point(link, bad)
+        reply = service.http.post("/v1/model/reload")
+        assert reply.status_code == 409
+        assert reply.json()["error"]["type"] == "conflict"
+        assert why in reply.json()["error"]["message"]
+        assert serving_version(service) == version(bundles[0])
+        assert service.http.get("/readyz").json()["status"] == "ok"
+    assert service.metric("tagger_model_reloads_total") == 3
+    point(link, bundles[0])
+    assert service.http.post("/v1/model/reload").status_code == 200  # the same: nothing to do
+
+
+def test_of_an_old_model_nothing_stays(bundles: list[Path], link: Path, tmp_path: Path) -> None:
+    settings = Settings(bundle=link, outbox=tmp_path / "outbox.db")
+
+    async def body() -> None:
+        service = Service(settings, threads=1, log=prediction_log(settings))
+        await service.start()
+        for number in (1, 0):
+            old = weakref.ref(service.engine)
+            assert gc.get_freeze_count() > 0  # the collector would never find it
+            point(link, bundles[number])
+            assert (await service.reload()).version == version(bundles[number])
+            await asyncio.gather(*service._retiring)
+            assert old() is None
+        await service.close()
+
+    try:
+        asyncio.run(body())
+    finally:
+        gc.unfreeze()
+
+
+def test_reloading_needs_the_right(served: Served, serve: Serve) -> None:
+    assert served.http.post("/v1/model/reload").status_code == 403  # nobody has a key
+    assert serve(**KEYS).http.post("/v1/model/reload").status_code == 401

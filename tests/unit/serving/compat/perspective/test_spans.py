@@ -1,0 +1,85 @@
+import time
+
+import pytest
+
+from serving.compat.perspective.spans import Span, plain, sentences, utf16
+
+
+def parts(text: str, most: int = 99) -> list[str]:
+    return [text[begin:end] for begin, end in sentences(text, most)]
+
+
+def test_the_example_of_perspectives_documentation() -> None:
+    text = "What kind of idiot name is foo? Sorry, I like your name."
+    assert sentences(text, 9) == [(0, 31), (32, 56)]
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("  one. two!  three", ["one.", "two!", "three"]),
+        ("What?! Yes... no", ["What?!", "Yes...", "no"]),
+        ("a\n\n b \r\nc", ["a", "b", "c"]),
+        ("3.5 is a number. see x.y", ["3.5 is a number.", "see x.y"]),
+        ('He said "go." Then left.', ['He said "go."', "Then left."]),
+        ("你好。再见！完", ["你好。", "再见！", "完"]),
+        ("مرحبا؟ كيف الحال", ["مرحبا؟", "كيف الحال"]),
+        ("😀 hi! 👩‍👩‍👧 bye", ["😀 hi!", "👩‍👩‍👧 bye"]),
+        ("...", ["..."]),
+        (" \n\t", []),
+    ],
+)
+def test_sentences_end_at_marks_and_lines(text: str, wanted: list[str]) -> None:
+    assert parts(text) == wanted
+
+
+def test_beyond_the_most_the_rest_is_one() -> None:
+    assert parts("a. b. c. d.", most=2) == ["a.", "b. c. d."]
+
+
+def test_offsets_count_as_javascript_does() -> None:
+    text = "😀é👩‍👧 x"
+    units = utf16(text, range(len(text) + 1))
+    assert units == [len(text[:at].encode("utf-16-le")) // 2 for at in range(len(text) + 1)]
+    assert units[-1] == 10
+    assert utf16(text, []) == []
+
+
+@pytest.mark.parametrize(
+    ("markup", "shown"),
+    [
+        ("<p>You i<b>di</b>ot &amp; fool</p>", "\nYou idiot & fool\n"),
+        ("a<br>b<BR/>c", "a\nb\nc"),
+        ("x<script>if (a < b) hide()</script>y<style>p{}</style>z", "xyz"),
+        ("x<!-- <b>no</b> -->y<!doctype html>z<?php 1 ?>", "xyz"),
+        ("I <3 you & 1 < 2 &c", "I <3 you & 1 < 2 &c"),
+        ("&#x1F600;&#128512;&nbsp;&lt;b&gt;", "😀😀\xa0<b>"),
+        ("i&#100;iot", "idiot"),
+        ("left <a href='x", "left "),
+        ("no markup", "no markup"),
+        ("", ""),
+    ],
+)
+def test_plain_is_what_a_reader_sees(markup: str, shown: str) -> None:
+    assert plain(markup).text == shown
+
+
+def test_spans_of_the_plain_text_point_into_the_source() -> None:
+    markup = "<p>Hi &amp; <i>bye</i>.</p> 😀 go&#33;"
+    found = plain(markup)
+    assert found.text == "\nHi & bye.\n 😀 go!"
+    shown = [markup[slice(*found.source(span))] for span in sentences(found.text, 9)]
+    assert shown == ["Hi &amp; <i>bye</i>.", "😀 go&#33;"]
+    assert found.source(Span(4, 5)) == (6, 11)
+
+
+@pytest.mark.parametrize(
+    "unit", ["<", "<a ", "&", "<!--", "<!", "<script>", "</", "<a b='", ".", ".)", " ", "\n ", "&#"]
+)
+def test_no_text_costs_more_than_its_length(unit: str) -> None:
+    """What is quadratic takes minutes at this size; what is linear, under a second."""
+    text = unit * (200_000 // len(unit))
+    began = time.process_time()
+    plain(text)
+    sentences(text, 256)
+    assert time.process_time() - began < 5

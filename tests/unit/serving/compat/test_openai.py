@@ -1,0 +1,125 @@
+from typing import Any
+
+import pytest
+from openai.types import Moderation, ModerationCreateResponse
+from pydantic import ValidationError
+
+from serving.compat.openai import (
+    CATEGORIES,
+    ModerationRequest,
+    field_of,
+    render_error,
+    reply,
+    texts_of,
+)
+from serving.errors import ErrorCode, MissingKeyError, ServiceError
+
+HATE = ("hate", {"hate": 0.7, "offensive": 0.2, "neither": 0.1})
+RUDE = ("offensive", {"hate": 0.1, "offensive": 0.8, "neither": 0.1})
+FINE = ("neither", {"hate": 0.0, "offensive": 0.1, "neither": 0.9})
+
+
+def asked(value: object) -> Any:
+    return ModerationRequest.model_validate({"input": value, "model": "omni", "other": 1}).input
+
+
+def test_inputs_become_texts() -> None:
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    assert texts_of(asked("a")) == ["a"]
+    assert texts_of(asked(["a", "b"])) == ["a", "b"]
+    assert texts_of(asked(parts)) == ["a\nb"]
+    assert texts_of(asked([])) == []
+
+
+def test_errors_name_the_input() -> None:
+    assert field_of("a", 0) == "input"
+    assert field_of(["a", "b"], 1) == "input[1]"
+    assert field_of(asked([{"type": "text", "text": "a"}]), 0) == "input"
+    assert field_of([], 0) == "input"
+
+
+def test_an_image_is_refused_by_its_place() -> None:
+    parts = [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": "x"}}]
+    with pytest.raises(ServiceError) as caught:
+        texts_of(asked(parts))
+    status, body = render_error(caught.value)
+    assert status == 400
+    assert body["error"] == {
+        "message": "This model judges text only; images are not supported.",
+        "type": "invalid_request_error",
+        "param": "input[1].type",
+        "code": "invalid_value",
+    }
+
+
+@pytest.mark.parametrize("value", [7, None, [7], [["a"]], {"text": "a"}, [{"type": "audio"}]])
+def test_what_is_no_input(value: object) -> None:
+    with pytest.raises(ValidationError):
+        asked(value)
+
+
+def test_a_reply_is_one_to_openais_client() -> None:
+    found = ModerationCreateResponse.model_validate(reply("q", "m-1", [HATE, RUDE, FINE]))
+    assert (found.id, found.model) == ("modr-q", "m-1")
+    hate, rude, fine = found.results
+    assert [row.flagged for row in found.results] == [True, True, False]
+    assert (hate.categories.hate, hate.categories.harassment) == (True, False)
+    assert (rude.categories.hate, rude.categories.harassment) == (False, True)
+    assert (rude.category_scores.hate, rude.category_scores.harassment) == (0.1, 0.8)
+    assert not any(fine.categories.model_dump().values())
+
+
+def test_every_category_of_openais_client_is_there_and_those_not_judged_are_marked() -> None:
+    wanted = {
+        field.alias or name
+        for name, field in Moderation.model_fields["categories"].annotation.model_fields.items()
+    }
+    assert set(CATEGORIES) == wanted
+    (row,) = reply("q", "m", [HATE])["results"]
+    for part in ("categories", "category_scores", "category_applied_input_types"):
+        assert set(row[part]) == wanted
+    judged = {name for name, kinds in row["category_applied_input_types"].items() if kinds}
+    assert judged == {"hate", "harassment"}
+    others = wanted - judged
+    assert all(row["category_scores"][name] == 0 for name in others)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "kind", "code"),
+    [
+        (MissingKeyError({}), 401, "invalid_request_error", None),
+        (
+            ServiceError(ErrorCode.UNAUTHENTICATED, "x"),
+            401,
+            "invalid_request_error",
+            "invalid_api_key",
+        ),
+        (ServiceError(ErrorCode.FORBIDDEN, "x"), 403, "invalid_request_error", None),
+        (ServiceError(ErrorCode.RATE_LIMITED, "x"), 429, "requests", "rate_limit_exceeded"),
+        (ServiceError(ErrorCode.OVERLOADED, "x"), 503, "server_error", None),
+        (ServiceError(ErrorCode.INTERNAL, "x"), 500, "server_error", None),
+        (
+            ServiceError(ErrorCode.INVALID, "x", field="input"),
+            400,
+            "invalid_request_error",
+            "invalid_value",
+        ),
+        (
+            ServiceError(ErrorCode.TOO_LARGE, "x", field="input[3]"),
+            400,
+            "invalid_request_error",
+            "string_above_max_length",
+        ),
+        (ServiceError(ErrorCode.TOO_LARGE, "x"), 413, "invalid_request_error", None),
+    ],
+)
+def test_errors_are_told_as_openai_tells_them(
+    error: ServiceError, status: int, kind: str, code: str | None
+) -> None:
+    found, body = render_error(error)
+    assert (found, body["error"]["type"], body["error"]["code"]) == (status, kind, code)
+
+
+def test_a_union_is_not_shown_in_a_parameters_name() -> None:
+    _, body = render_error(ServiceError(ErrorCode.INVALID, "x", field="input.list[str]"))
+    assert body["error"]["param"] == "input"

@@ -1,0 +1,57 @@
+import base64
+import hashlib
+import json
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving.explain.explainer import Explanation, Weight
+from serving.explain.html import escaped, render
+from serving.explain.words import split
+
+# LIME leaves its script's file to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed file.*bundle.js:ResourceWarning")
+
+HOSTILE = (
+    "you </script><script>alert(1)</script> \"'`\\ <!-- \u2028 \u202e clown 😂 ${x} \ue000u0041"
+)
+
+
+def explanation(text: str) -> Explanation:
+    weights = tuple(Weight(word, 0.5 - at / 10) for at, word in enumerate(split(text)))
+    scores = {"hate": 0.1, "offensive": 0.7, "neither": 0.2}
+    return Explanation("offensive", weights, 0.9, 8, True, 0, scores, ("name", "1"))
+
+
+@given(st.text())
+def test_an_escaped_text_is_that_text_within_quotes(text: str) -> None:
+    found = escaped(text).replace("\ue000", "\\")
+    assert json.loads(f'"{found}"') == text
+    assert re.fullmatch(r"[A-Za-z0-9 \\]*", found)
+
+
+@pytest.mark.parametrize("text", ["you clown", HOSTILE, "?!"])
+def test_the_page_has_two_scripts_which_alone_may_run(text: str) -> None:
+    page = render(explanation(text), text)
+    scripts = re.findall(r"<script>(.*?)</script>", page.html, re.DOTALL)
+    assert len(scripts) == page.html.count("</script") == 2
+    allowed = re.search(r"script-src ([^;]*)", page.policy)
+    assert allowed
+    digests = [hashlib.sha256(script.encode()).digest() for script in scripts]
+    assert allowed[1].split() == [f"'sha256-{base64.b64encode(d).decode()}'" for d in digests]
+    assert "default-src 'none'" in page.policy
+    assert "alert(" not in page.html
+    assert "\ue000" not in page.html
+
+
+def test_offsets_count_as_a_browser_counts() -> None:
+    text = "😂 you 😂 clown"
+    script = render(explanation(text), text).html.rpartition("show_raw_text(")[2]
+    places = re.findall(r'\["([^"]*)", (\d+), ', script)
+    units = text.encode("utf-16-le")
+    for word, begin in places:
+        spelt = json.loads(f'"{word}"').encode("utf-16-le")
+        assert units[2 * int(begin) :].startswith(spelt)
+    assert len(places) == 4

@@ -1,0 +1,56 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving.explain.words import distinct, split
+
+FAMILY = "👨\u200d👩\u200d👧\u200d👦"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("You are, well: fine.", ["You", "are", "well", "fine"]),
+        ("don't, don’t and rock'n'roll", ["don't", "don’t", "and", "rock'n'roll"]),
+        ("@user_1: see #tag and https://t.co/a?b=1 now", ["@user_1", "see", "#tag", "and",
+                                                         "https://t.co/a?b=1", "now"]),
+        (f"lol😂😂{FAMILY}👍🏽 ❤️", ["lol", "😂", "😂", FAMILY, "👍🏽", "❤️"]),
+        ("🇺🇸🇩🇪 \U0001f3f4\U000e0067\U000e0062\U000e007f", ["🇺🇸", "🇩🇪",
+                                               "\U0001f3f4\U000e0067\U000e0062\U000e007f"]),
+        ("#हिन्दी עִבְרִית العربيّة ภาษา", ["#हिन्दी", "עִבְרִית", "العربيّة", "ภาษา"]),
+        ("你好 world", ["你", "好", "world"]),
+        ("b!tch a$$ f**k i d i o t f.u.c.k", ["b!tch", "a", "f**k", "i d i o t", "f.u.c.k"]),
+        ("it&#8217;s &#128514;&#128514; &amp; &#8220;so&#8221;",
+         ["it&#8217;s", "&#128514;", "&#128514;", "so"]),
+        ("\u202eabc\u202c d\u200be", ["abc", "d\u200be"]),
+        ("<script>alert('x')</script>", ["script", "alert", "x", "script"]),
+        ("", []),
+        (" \n\t!!! ... ?", []),
+    ],
+)  # fmt: skip
+def test_words_of(text: str, words: list[str]) -> None:
+    assert [word.text for word in split(text)] == words
+
+
+@given(st.text())
+def test_offsets_are_those_of_the_text_in_order(text: str) -> None:
+    end = 0
+    for word in split(text):
+        assert end <= word.begin < word.end <= len(text)
+        assert text[word.begin : word.end] == word.text
+        assert word.text.strip()
+        end = word.end
+
+
+@given(st.lists(st.sampled_from(["no", "No", "yes", "ok"]), max_size=12))
+def test_each_occurrence_is_with_its_like_and_likes_stand_in_the_order_of_their_first(
+    spoken: list[str],
+) -> None:
+    groups = distinct(split(" ".join(spoken)))
+    assert [group[0].key for group in groups] == list(
+        dict.fromkeys(word.casefold() for word in spoken)
+    )
+    assert sum(map(len, groups)) == len(spoken)
+    for group in groups:
+        assert {word.key for word in group} == {group[0].key}
+        assert [word.begin for word in group] == sorted(word.begin for word in group)

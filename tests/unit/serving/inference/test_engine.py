@@ -1,0 +1,223 @@
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from serving.bundle import LABELS, Bundle, Encoding, Floats, Golden
+from serving.inference.batcher import (
+    BatcherDeadError,
+    BatchReport,
+    Capacity,
+    Priority,
+    QueueFullError,
+)
+from serving.inference.engine import INLINE_CHARS, Engine
+from serving.inference.policy import Policy
+
+ROOT = Path(__file__).parents[4]
+TEXTS = ["have a lovely day", "you absolute clown", "😂😂", "word " * 300, "привет", "ok"]
+
+
+class Notes:
+    """An observer that remembers."""
+
+    def __init__(self) -> None:
+        self.hits = self.misses = self.tokenised_requests = 0
+        self.batches: list[BatchReport] = []
+
+    def tokenised(self, seconds: float) -> None:
+        self.tokenised_requests += 1
+
+    def cached(self, hits: int, misses: int) -> None:
+        self.hits += hits
+        self.misses += misses
+
+    def batch(self, report: BatchReport) -> None:
+        self.batches.append(report)
+
+
+class MortalBundle(Bundle):
+    """A bundle in whose hands a thread dies when a batch holds a text of many tokens."""
+
+    def infer(self, batch: Sequence[Encoding], *, intra_op_parallel: bool = False) -> Floats:
+        if any(row.truncated for row in batch):
+            raise SystemExit
+        return super().infer(batch, intra_op_parallel=intra_op_parallel)
+
+
+@pytest.fixture(scope="module")
+def folder(trained: Path) -> Path:
+    return trained / "models" / "candidate"
+
+
+@pytest.fixture(scope="module")
+def policy() -> Policy:
+    return Policy.load(ROOT / "configs" / "policy.yaml")
+
+
+@asynccontextmanager
+async def running(
+    bundle: Bundle, policy: Policy, *, cache_size: int = 100, max_wait: float = 60
+) -> AsyncIterator[tuple[Engine, Notes]]:
+    notes = Notes()
+    engine = Engine(bundle, policy, notes, Capacity(2, 256, max_wait), cache_size=cache_size)
+    await engine.start()
+    notes.batches.clear()
+    try:
+        yield engine, notes
+    finally:
+        await engine.close()
+
+
+def test_a_text_scores_the_same_alone_in_a_list_and_in_the_bundle(
+    folder: Path, policy: Policy
+) -> None:
+    async def body() -> None:
+        bundle = Bundle.load(folder)
+        async with running(bundle, policy, cache_size=0) as (engine, _):
+            together = await engine.score(TEXTS * 20)
+            alone = [(await engine.score([text]))[0] for text in TEXTS]
+        want = bundle.score(TEXTS)
+        for rows in (together[: len(TEXTS)], together[-len(TEXTS) :], alone):
+            have = np.array([[row.scores[label] for label in LABELS] for row in rows])
+            assert np.abs(have - want).max() < 1e-3
+            assert [row.label for row in rows] == [LABELS[at] for at in bundle.decide(want)]
+
+    asyncio.run(body())
+
+
+def test_a_prediction_carries_verdict_truncation_and_warnings(folder: Path, policy: Policy) -> None:
+    async def body() -> None:
+        async with running(Bundle.load(folder), policy) as (engine, _):
+            short, long, nothing = await engine.predict(["ok", "word " * 300, "\u200b"])
+        assert not short.truncated
+        assert long.truncated
+        assert "truncated" in long.warnings
+        assert "no_words" in nothing.warnings
+        assert "truncated" not in nothing.warnings
+        assert set(short.warnings) & {"truncated", "no_words"} == set()
+        decision = policy.apply(short.scores)
+        assert (short.toxicity, short.action) == (decision.toxicity, decision.action)
+        assert sum(short.scores.values()) == pytest.approx(1, abs=1e-5)
+
+    asyncio.run(body())
+
+
+def test_a_text_that_comes_again_is_not_inferred_again(folder: Path, policy: Policy) -> None:
+    async def body() -> None:
+        async with running(Bundle.load(folder), policy, cache_size=2) as (engine, notes):
+            first = await engine.predict(["good morning", "good morning", "good evening"])
+            assert (notes.hits, notes.misses) == (1, 2)
+            assert sum(report.rows for report in notes.batches) == 2
+            # Normalised, it is the same text.
+            again = await engine.predict(["GOOD  morning"])
+            assert again[0] == first[0] == first[1]
+            assert (notes.hits, notes.misses) == (2, 2)
+            assert engine.cached_texts == 2
+            await engine.predict(["another one"])  # the oldest, the evening, goes
+            await engine.predict(["good morning"])
+            assert (notes.hits, notes.misses) == (3, 3)
+            await engine.predict(["good evening"])
+            assert (notes.hits, notes.misses) == (3, 4)
+
+    asyncio.run(body())
+
+
+def test_without_a_cache_every_text_is_inferred(folder: Path, policy: Policy) -> None:
+    async def body() -> None:
+        async with running(Bundle.load(folder), policy, cache_size=0) as (engine, notes):
+            await engine.predict(["good morning"] * 3)
+            assert sum(report.rows for report in notes.batches) == 3
+            assert (notes.hits, notes.misses, engine.cached_texts) == (0, 0, 0)
+
+    asyncio.run(body())
+
+
+def test_long_lists_are_tokenised_off_the_event_loop(folder: Path, policy: Policy) -> None:
+    threads: list[str] = []
+    at_once: list[int] = []
+
+    class Watched(Bundle):
+        def encode(self, texts: Sequence[str]) -> list[Encoding]:
+            threads.append(threading.current_thread().name)
+            at_once.append(len(texts))
+            return super().encode(texts)
+
+    async def body() -> None:
+        async with running(Watched.load(folder), policy) as (engine, _):
+            threads.clear()
+            at_once.clear()
+            await engine.score(["ok", "yes"])
+            await engine.score(["x" * INLINE_CHARS, "no"])
+        assert threads[:2] == [threading.main_thread().name] * 2
+        assert threads[2] != threads[0]
+        assert at_once == [1, 1, 2]  # it waits for no thread of the tokenizer's
+
+    asyncio.run(body())
+
+
+def test_a_machine_that_computes_otherwise_is_not_ready_and_says_so(
+    folder: Path, policy: Policy
+) -> None:
+    async def body() -> None:
+        bundle = Bundle.load(folder)
+        async with running(bundle, policy) as (engine, _):
+            assert engine.not_ready is None
+        golden = list(bundle.manifest.golden)
+        wrong = {**golden[-1].scores, "hate": golden[-1].scores["hate"] + 0.1}
+        golden[-1] = Golden(text=golden[-1].text, scores=wrong)
+        bundle.manifest = bundle.manifest.model_copy(update={"golden": golden})
+        async with running(bundle, policy) as (engine, _):
+            assert engine.not_ready is not None
+            assert "differs by 0.1" in engine.not_ready
+
+    asyncio.run(body())
+
+
+def test_a_dead_thread_is_told_of(folder: Path, policy: Policy) -> None:
+    async def body() -> None:
+        async with running(MortalBundle.load(folder), policy) as (engine, _):
+            assert engine.alive
+            with pytest.raises(BatcherDeadError):
+                await engine.predict(["word " * 300])
+            for _ in range(100):
+                if not engine.alive:
+                    break
+                await asyncio.sleep(0.05)
+            assert not engine.alive
+
+    asyncio.run(body())
+
+
+def test_too_much_waiting_is_refused_before_anything_is_done(folder: Path, policy: Policy) -> None:
+    async def body() -> None:
+        async with running(Bundle.load(folder), policy, max_wait=1e-9, cache_size=0) as (e, notes):
+            waiting = asyncio.create_task(e.score(["a list"] * 200, Priority.HIGH))
+            await asyncio.sleep(0)  # it is queued now
+            with pytest.raises(QueueFullError):
+                e.check_capacity()
+            e_requests = notes.tokenised_requests
+            assert e_requests == 1
+            await waiting
+            e.check_capacity()
+
+    asyncio.run(body())
+
+
+def test_who_is_cancelled_is_not_answered_and_harms_nobody(folder: Path, policy: Policy) -> None:
+    async def body() -> None:
+        async with running(Bundle.load(folder), policy, cache_size=0) as (engine, _):
+            leaving = asyncio.create_task(engine.predict(["ok"] * 400))
+            staying = asyncio.create_task(engine.predict(["have a lovely day"]))
+            await asyncio.sleep(0)
+            leaving.cancel()
+            assert len(await staying) == 1
+            with pytest.raises(asyncio.CancelledError):
+                await leaving
+            assert engine.waiting_tokens == 0 or len(await engine.predict(["ok"])) == 1
+
+    asyncio.run(body())

@@ -1,0 +1,130 @@
+from pathlib import Path
+
+import pytest
+
+from serving.auth import ApiKey
+from serving.inference.cpu import cpu_limit
+from serving.settings import Settings, SettingsError, load_settings, table
+
+DIGEST = "ab" * 32
+
+
+@pytest.fixture(autouse=True)
+def _empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+def test_what_the_environment_says_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PORT", "9000")
+    monkeypatch.setenv("CORS_ORIGINS", "https://a.example, http://localhost:3000")
+    monkeypatch.setenv("API_KEYS", f"ours:{DIGEST},ops:{DIGEST}:admin+predict")
+    monkeypatch.setenv("SOMETHING_ELSE", "1")
+    settings = load_settings()
+    assert settings.port == 9000
+    assert settings.host == "127.0.0.1"
+    assert settings.cors_origins == ("https://a.example", "http://localhost:3000")
+    assert settings.api_keys == (
+        ApiKey("ours", bytes.fromhex(DIGEST), frozenset({"predict", "feedback"})),
+        ApiKey("ops", bytes.fromhex(DIGEST), frozenset({"predict", "admin"})),
+    )
+
+
+def test_an_empty_value_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PORT", "")
+    monkeypatch.setenv("API_KEYS", "")
+    assert (load_settings().port, load_settings().api_keys) == (8000, ())
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "wanted"),
+    [
+        ("PORT", "abc", "a whole number from 0 to 65535 (port)"),
+        ("PORT", "65536", "a whole number from 0 to 65535 (port)"),
+        ("PORT", "80.5", "a whole number from 0 to 65535 (port)"),
+        ("MAX_QUEUE_SECONDS", "0", "a number above 0 to 60 (seconds)"),
+        ("CACHE_SIZE", "-1", "a whole number from 0 to 100000000 (texts)"),
+        ("LOG_LEVEL", "loud", "debug, info, warning or error"),
+        ("LOG_REQUESTS", "perhaps", "true or false"),
+        ("CORS_ORIGINS", "a.example", "origins, …"),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_is_wanted(
+    monkeypatch: pytest.MonkeyPatch, key: str, value: str, wanted: str
+) -> None:
+    monkeypatch.setenv(key, value)
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert str(caught.value).startswith(f"{key}: got ")
+    assert str(value) in str(caught.value)
+    assert str(caught.value).endswith(f", wanted {wanted}")
+
+
+@pytest.mark.parametrize("value", ["hunter2", f"ours:{DIGEST}:everything", "ours:abcd"])
+def test_a_wrong_key_is_never_shown(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("API_KEYS", value)
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert value not in str(caught.value)
+    assert "API_KEYS: " in str(caught.value)
+
+
+def test_all_wrong_values_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PORT", "x")
+    monkeypatch.setenv("WORKERS", "0")
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert [line.partition(":")[0] for line in str(caught.value).splitlines()] == [
+        "PORT",
+        "WORKERS",
+    ]
+
+
+def test_the_table_has_every_setting_with_a_unit_and_a_description() -> None:
+    rows = table().splitlines()[2:]
+    assert [row.split("|")[1].strip() for row in rows] == [
+        f"`{name.upper()}`" for name in Settings.model_fields
+    ]
+    for row in rows:
+        _, _, _, unit, what, _ = row.split("|")
+        assert unit.strip(), row
+        assert what.strip(), row
+
+
+def group(folder: Path, **files: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name.replace("__", ".")).write_text(content + "\n")
+
+
+def test_no_cgroup_leaves_the_cores(tmp_path: Path) -> None:
+    import os
+
+    cores = len(os.sched_getaffinity(0))
+    assert cpu_limit(tmp_path / "none", tmp_path / "none") == cores
+    group(tmp_path, cpu__max="max 100000")
+    assert cpu_limit(tmp_path, tmp_path / "none") == cores
+
+
+@pytest.mark.parametrize(("quota", "threads"), [("50000", 1), ("100000", 1), ("20000", 1)])
+def test_version_2_limits(tmp_path: Path, quota: str, threads: int) -> None:
+    group(tmp_path, cpu__max=f"{quota} 100000")
+    assert cpu_limit(tmp_path, tmp_path / "none") == threads
+
+
+def test_the_tightest_group_above_us_holds(tmp_path: Path) -> None:
+    (tmp_path / "self").write_text("0::/pods/ours\n")
+    group(tmp_path / "cgroups" / "pods", cpu__max="100000 100000")
+    group(tmp_path / "cgroups" / "pods" / "ours", cpu__max="max 100000")
+    assert cpu_limit(tmp_path / "cgroups", tmp_path / "self") == 1
+
+
+def test_version_1_limits(tmp_path: Path) -> None:
+    (tmp_path / "self").write_text("5:memory:/x\n2:cpu,cpuacct:/ours\n")
+    ours = tmp_path / "cgroups" / "cpu" / "ours"
+    group(ours, cpu__cfs_quota_us="100000", cpu__cfs_period_us="100000")
+    assert cpu_limit(tmp_path / "cgroups", tmp_path / "self") == 1
+    group(ours, cpu__cfs_quota_us="-1")
+    import os
+
+    assert cpu_limit(tmp_path / "cgroups", tmp_path / "self") == len(os.sched_getaffinity(0))
