@@ -1,6 +1,6 @@
-"""Whatever is sent: no 5xx, no hang, no neighbour's score changed.
+"""Random requests: no 5xx, no hang, and no text changes the score of another.
 
-`FUZZ_CASES` is how many cases there are in all; `make test` has some hundred, and
+FUZZ_CASES is the total number of cases; `make test` runs some hundred, and
 `FUZZ_CASES=10000 pytest tests/integration/test_fuzz.py` is the long run.
 """
 
@@ -40,29 +40,29 @@ CHECKS = [
 
 @pytest.fixture(scope="module")
 def fuzzed(serve: Callable[..., Served]) -> Served:
-    """A service that is not too busy for a pile of cases; texts are not cached."""
+    """A service with a long queue and without a cache."""
     return serve(CACHE_SIZE="0", MAX_QUEUE_SECONDS="60")
 
 
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
-def test_the_document_holds(fuzzed: Served, mode: GenerationMode) -> None:
-    """For every operation in it, with requests that it allows and with others."""
+def test_every_reply_conforms_to_the_openapi_document(fuzzed: Served, mode: GenerationMode) -> None:
+    """For each operation, with valid and with invalid requests."""
     document = schemathesis.openapi.from_url(f"{fuzzed.url}/openapi.json")
-    # 413 too: a list may be longer than the operator's limit, which the document does not know.
+    # 413 too: a list may be longer than the operator's limit.
     document.config.checks.negative_data_rejection.expected_statuses.append("413")
-    operations = [found.ok() for found in document.get_all_operations()]
+    operations = [result.ok() for result in document.get_all_operations()]
     each = settings(RELAXED, max_examples=max(5, CASES // 4 // len(operations)))
     broken, before = [], fuzzed.metric("tagger_requests_total")
     for operation in operations:
 
         @given(case=operation.as_strategy(generation_mode=mode))
         @each
-        def hold(case: Any) -> None:
+        def check(case: Any) -> None:
             case.call_and_validate(checks=CHECKS, timeout=30)
 
         try:
-            hold()
-        except Unsatisfiable:  # a request without parameters cannot be wrong
+            check()
+        except Unsatisfiable:  # a request without parameters cannot be invalid
             assert mode is GenerationMode.NEGATIVE
         except Exception as error:
             broken.append(f"{operation.label}: {error}")
@@ -83,34 +83,34 @@ JSON = st.recursive(
 
 
 @pytest.fixture(scope="module")
-def want(fuzzed: Served) -> dict[str, float]:
+def expected(fuzzed: Served) -> dict[str, float]:
     return fuzzed.scores(NEIGHBOUR)[0]
 
 
-def told(reply: httpx.Response) -> int:
-    """The status, of a reply that is either an answer or the one error shape."""
+def checked_status(reply: httpx.Response) -> int:
+    """The status of a reply, which is an answer or has the error shape."""
     assert reply.status_code in {200, 400, 413, 422}, reply.text
     if reply.status_code != 200:
         assert set(reply.json()["error"]) <= {"type", "message", "field"}
     return reply.status_code
 
 
-@given(texts=st.lists(TEXT, max_size=6), at=st.integers(0, 6))
+@given(texts=st.lists(TEXT, max_size=6), place=st.integers(0, 6))
 @settings(RELAXED, max_examples=CASES // 4)
-def test_no_text_changes_its_neighbours_score(
-    fuzzed: Served, want: dict[str, float], texts: list[str], at: int
+def test_no_text_changes_the_score_of_another(
+    fuzzed: Served, expected: dict[str, float], texts: list[str], place: int
 ) -> None:
-    at = min(at, len(texts))
-    body = json.dumps({"texts": [*texts[:at], NEIGHBOUR, *texts[at:]], "do_not_store": True})
+    place = min(place, len(texts))
+    body = json.dumps({"texts": [*texts[:place], NEIGHBOUR, *texts[place:]], "do_not_store": True})
     reply = fuzzed.http.post(
         "/v1/predict", content=body, headers={"content-type": "application/json"}
     )
-    if told(reply) == 200:
+    if checked_status(reply) == 200:
         rows = reply.json()["predictions"]
         assert len(rows) == len(texts) + 1
-        assert rows[at]["scores"] == pytest.approx(want, abs=1e-3)
+        assert rows[place]["scores"] == pytest.approx(expected, abs=1e-3)
         assert all(sum(row["scores"].values()) == pytest.approx(1, abs=1e-5) for row in rows)
-    else:  # whoever is refused could not be judged
+    else:  # a refused list has a text that cannot be scored
         assert any(
             not text.strip() or len(text) > 10_000 or any("\ud800" <= c <= "\udfff" for c in text)
             for text in texts
@@ -119,11 +119,11 @@ def test_no_text_changes_its_neighbours_score(
 
 @given(content=st.one_of(JSON.map(json.dumps).map(str.encode), st.binary(max_size=300)))
 @settings(RELAXED, max_examples=CASES // 8)
-def test_any_body(fuzzed: Served, content: bytes) -> None:
+def test_any_body_gets_an_answer_or_an_error(fuzzed: Served, content: bytes) -> None:
     reply = fuzzed.http.post(
         "/v1/predict", content=content, headers={"content-type": "application/json"}
     )
-    assert told(reply) != 200 or b"texts" in content
+    assert checked_status(reply) != 200 or b"texts" in content
 
 
 @given(
@@ -131,9 +131,9 @@ def test_any_body(fuzzed: Served, content: bytes) -> None:
     value=st.binary(max_size=100).filter(lambda value: not {0, 10, 13} & set(value)),
 )
 @settings(RELAXED, max_examples=CASES // 8)
-def test_any_header(fuzzed: Served, name: str, value: bytes) -> None:
-    got = fuzzed.raw(
+def test_any_header_value_gets_an_answer(fuzzed: Served, name: str, value: bytes) -> None:
+    received = fuzzed.raw(
         b"POST /v1/predict HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 17\r\n"
         + name.encode() + b": " + value + b'\r\n\r\n{"texts": ["ok"]}'
     )  # fmt: skip
-    assert int(got.split()[1]) in {200, 400, 415}, got
+    assert int(received.split()[1]) in {200, 400, 415}, received

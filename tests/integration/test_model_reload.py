@@ -1,4 +1,4 @@
-"""A new model takes over while the service answers: nothing is lost, nothing is mixed."""
+"""A new model takes over while the service answers: no request is lost, no answer is mixed."""
 
 import asyncio
 import gc
@@ -16,9 +16,9 @@ import httpx
 import numpy as np
 import pytest
 
-from serving.app import prediction_log
 from serving.bundle import Bundle, content_version, named
-from serving.classifier import Service
+from serving.model_manager import ModelManager
+from serving.observability.metrics import Metrics
 from serving.settings import Settings
 from tests.support.service import Served
 
@@ -34,7 +34,7 @@ Serve = Callable[..., Served]
 
 
 def variant(origin: Path, folder: Path, temperature: float) -> Path:
-    """A bundle with scores of its own: another temperature, and golden scores to match."""
+    """A bundle with other scores: another temperature, and golden scores that fit it."""
     shutil.copytree(origin, folder)
     manifest = json.loads((folder / "bundle.json").read_text())
     manifest["temperature"] = temperature
@@ -51,7 +51,7 @@ def seal(folder: Path, manifest: dict[str, object]) -> None:
     (folder / "bundle.json").write_text(json.dumps(manifest))
 
 
-def point(link: Path, target: Path) -> None:
+def point_link(link: Path, target: Path) -> None:
     scratch = link.with_name("scratch")
     scratch.symlink_to(target)
     scratch.replace(link)
@@ -67,7 +67,7 @@ def bundles(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Pat
 @pytest.fixture
 def link(bundles: list[Path], tmp_path: Path) -> Path:
     link = tmp_path / "production"
-    point(link, bundles[0])
+    point_link(link, bundles[0])
     return link
 
 
@@ -79,30 +79,30 @@ def serving_version(service: Served) -> str:
     return str(service.predict("ok").json()["model"]["version"])
 
 
-def wait_until_serving(service: Served, wanted: str) -> None:
-    deadline, found = time.monotonic() + 60, None
-    while found != wanted:
+def wait_until_serving(service: Served, expected: str) -> None:
+    deadline, current = time.monotonic() + 60, None
+    while current != expected:
         assert time.monotonic() < deadline
-        # A worker that is replaced closes its idle connections; who just then asks on one of them
-        # reads nothing, as HTTP has it, and asks again.
+        # A worker that is replaced closes its idle connections; a client that sends a request on
+        # one of them at that moment must retry.
         with suppress(httpx.ReadError, httpx.RemoteProtocolError):
-            found = serving_version(service)
+            current = serving_version(service)
         time.sleep(0.05)
 
 
-def test_under_load_no_request_fails_and_each_names_the_model_that_answered(
+def test_under_load_no_request_fails_and_each_reply_names_its_model(
     serve: Serve, bundles: list[Path], link: Path
 ) -> None:
     service = serve(link, **KEYS, WATCH_SECONDS="0")
-    want = {version(one): Bundle.load(one).score(TEXTS) for one in bundles}
-    seen: dict[str, int] = dict.fromkeys(want, 0)
+    expected = {version(one): Bundle.load(one).score(TEXTS) for one in bundles}
+    seen: dict[str, int] = dict.fromkeys(expected, 0)
     explained: set[str] = set()
     done = False
 
     def check(model: str, scores: list[dict[str, float]], texts: list[str]) -> None:
-        have = np.array([[row[k] for k in ("hate", "offensive", "neither")] for row in scores])
+        actual = np.array([[row[k] for k in ("hate", "offensive", "neither")] for row in scores])
         rows = [TEXTS.index(text) for text in texts]
-        assert np.abs(have - want[model][rows]).max() < 1e-3
+        assert np.abs(actual - expected[model][rows]).max() < 1e-3
         seen[model] += 1
 
     async def ask(client: httpx.AsyncClient, number: int) -> None:
@@ -122,17 +122,17 @@ def test_under_load_no_request_fails_and_each_names_the_model_that_answered(
             assert reply.status_code == 200, reply.text
             explained.add(reply.json()["model"]["version"])
 
-    async def swap(client: httpx.AsyncClient) -> None:
+    async def replace_model(client: httpx.AsyncClient) -> None:
         nonlocal done
         for number in range(1, 7):
             await asyncio.sleep(0.7)
-            point(link, bundles[number % 2])
+            point_link(link, bundles[number % 2])
             reply = await client.post("/v1/model/reload")
             assert reply.status_code == 200, reply.text
             assert reply.json()["model"]["version"] == version(bundles[number % 2])
         done = True
 
-    async def all_of_it() -> None:
+    async def scenario() -> None:
         limits = httpx.Limits(max_connections=80)
         async with (
             httpx.AsyncClient(
@@ -143,9 +143,9 @@ def test_under_load_no_request_fails_and_each_names_the_model_that_answered(
             for number in range(64):
                 group.create_task(ask(client, number))
             group.create_task(explain(client))
-            group.create_task(swap(client))
+            group.create_task(replace_model(client))
 
-    asyncio.run(all_of_it())
+    asyncio.run(scenario())
     print(f"answers by version: {seen}")
     assert min(seen.values()) >= 50
     assert explained
@@ -154,7 +154,7 @@ def test_under_load_no_request_fails_and_each_names_the_model_that_answered(
     assert service.metric("tagger_model_reloads_total") == 6
 
 
-def test_a_card_that_is_written_after_its_bundle_is_shown(
+def test_a_model_card_written_after_its_bundle_is_shown(
     serve: Serve, bundles: list[Path], tmp_path: Path
 ) -> None:
     folder = shutil.copytree(bundles[0], tmp_path / "candidate")
@@ -162,31 +162,31 @@ def test_a_card_that_is_written_after_its_bundle_is_shown(
     card.unlink()
     service = serve(folder)
     assert service.http.get("/v1/model").json()["card"] is None
-    card.write_text(f"of {version(bundles[1])}")  # it may lie there, and be refused
+    card.write_text(f"of {version(bundles[1])}")  # a card of another version
     assert service.http.get("/v1/model").json()["card"] is None
     card.write_text(f"of {version(bundles[0])}")
-    papers = service.http.get("/v1/model").json()
-    assert papers["card"] == f"of {papers['manifest']['version']}"
+    info = service.http.get("/v1/model").json()
+    assert info["card"] == f"of {info['manifest']['version']}"
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_it_follows_the_folder_and_a_signal(
+def test_a_new_bundle_is_loaded_when_seen_or_on_sighup(
     serve: Serve, bundles: list[Path], link: Path, workers: str
 ) -> None:
     watching = serve(link, WATCH_SECONDS="0.1", CACHE_SIZE="0", WORKERS=workers)
-    told = serve(link, WATCH_SECONDS="0", CACHE_SIZE="0", WORKERS=workers)
-    for service in (watching, told):
+    signalled = serve(link, WATCH_SECONDS="0", CACHE_SIZE="0", WORKERS=workers)
+    for service in (watching, signalled):
         while service.log.read_text().count("Application startup complete") < int(workers):
             time.sleep(0.05)
-    point(link, bundles[1])
+    point_link(link, bundles[1])
     wait_until_serving(watching, version(bundles[1]))
-    assert serving_version(told) == version(bundles[0])
-    told.process.send_signal(signal.SIGHUP)
-    wait_until_serving(told, version(bundles[1]))
-    assert told.process.poll() is None
+    assert serving_version(signalled) == version(bundles[0])
+    signalled.process.send_signal(signal.SIGHUP)
+    wait_until_serving(signalled, version(bundles[1]))
+    assert signalled.process.poll() is None
 
 
-def test_a_bad_bundle_is_refused_and_the_old_one_goes_on(
+def test_a_bad_bundle_is_refused_and_the_old_one_stays_active(
     serve: Serve, bundles: list[Path], link: Path, tmp_path: Path
 ) -> None:
     service = serve(link, **KEYS, WATCH_SECONDS="0")
@@ -197,40 +197,44 @@ def test_a_bad_bundle_is_refused_and_the_old_one_goes_on(
     manifest = json.loads((strange / "bundle.json").read_text())
     manifest["golden"][0]["scores"] = {"hate": 0.9, "offensive": 0.05, "neither": 0.05}
     seal(strange, manifest)
-    for bad, why in ((altered, "altered"), (strange, "golden"), (tmp_path, "no bundle")):
-        point(link, bad)
+    for bad, reason in ((altered, "altered"), (strange, "golden"), (tmp_path, "no bundle")):
+        point_link(link, bad)
         reply = service.http.post("/v1/model/reload")
         assert reply.status_code == 409
         assert reply.json()["error"]["type"] == "conflict"
-        assert why in reply.json()["error"]["message"]
+        assert reason in reply.json()["error"]["message"]
         assert serving_version(service) == version(bundles[0])
         assert service.http.get("/readyz").json()["status"] == "ok"
     assert service.metric("tagger_model_reloads_total") == 3
-    point(link, bundles[0])
-    assert service.http.post("/v1/model/reload").status_code == 200  # the same: nothing to do
+    point_link(link, bundles[0])
+    assert (
+        service.http.post("/v1/model/reload").status_code == 200
+    )  # the active bundle: nothing to do
 
 
-def test_of_an_old_model_nothing_stays(bundles: list[Path], link: Path, tmp_path: Path) -> None:
+def test_a_replaced_model_is_freed(bundles: list[Path], link: Path, tmp_path: Path) -> None:
     settings = Settings(bundle=link, outbox=tmp_path / "outbox.db")
 
-    async def body() -> None:
-        service = Service(settings, threads=1, log=prediction_log(settings))
-        await service.start()
+    async def scenario() -> None:
+        models = ModelManager(settings, Metrics(), threads=1)
+        await models.start()
         for number in (1, 0):
-            old = weakref.ref(service.engine)
-            assert gc.get_freeze_count() > 0  # the collector would never find it
-            point(link, bundles[number])
-            assert (await service.reload()).version == version(bundles[number])
-            await asyncio.gather(*service._retiring)
+            old = weakref.ref(models.engine)
+            assert gc.get_freeze_count() > 0  # the collector would never find a cycle
+            point_link(link, bundles[number])
+            assert (await models.reload()).version == version(bundles[number])
+            await asyncio.gather(*models._retiring)
             assert old() is None
-        await service.close()
+        await models.close()
 
     try:
-        asyncio.run(body())
+        asyncio.run(scenario())
     finally:
         gc.unfreeze()
 
 
-def test_reloading_needs_the_right(served: Served, serve: Serve) -> None:
-    assert served.http.post("/v1/model/reload").status_code == 403  # nobody has a key
+def test_a_reload_needs_the_scope_admin(served: Served, serve: Serve) -> None:
+    assert (
+        served.http.post("/v1/model/reload").status_code == 403
+    )  # without keys nobody has that scope
     assert serve(**KEYS).http.post("/v1/model/reload").status_code == 401

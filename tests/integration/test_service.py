@@ -33,13 +33,13 @@ TEXTS = ["have a lovely day", "you absolute clown", "😂😂", "привет", 
 
 
 def problem(reply: httpx.Response) -> dict[str, str]:
-    """An error's content, checked to be in the one shape."""
+    """The content of an error reply, whose shape is checked."""
     content = reply.json()
     assert set(content) == {"error"}, content
     assert {"type", "message"} <= set(content["error"]) <= {"type", "message", "field"}
     assert reply.headers["x-request-id"]
-    found: dict[str, str] = content["error"]
-    return found
+    error: dict[str, str] = content["error"]
+    return error
 
 
 def request(body: bytes, *headers: str, path: str = "/v1/predict") -> bytes:
@@ -48,9 +48,9 @@ def request(body: bytes, *headers: str, path: str = "/v1/predict") -> bytes:
 
 
 def test_every_route_with_a_body_has_a_fast_path(served: Served) -> None:
-    paths = served.http.get("/openapi.json").json()["paths"]
+    documented = served.http.get("/openapi.json").json()["paths"]
     with_body = {
-        path for path, methods in paths.items() if "requestBody" in methods.get("post", {})
+        path for path, methods in documented.items() if "requestBody" in methods.get("post", {})
     }
     routers = [v1.router, *(api.router for api in compatible_apis())]
     table = route_table(routers)
@@ -58,7 +58,7 @@ def test_every_route_with_a_body_has_a_fast_path(served: Served) -> None:
     assert with_body == {path for path in paths if table.find(path).fast_path}
 
 
-def test_a_prediction_says_all_that_the_contract_names(served: Served) -> None:
+def test_a_prediction_has_every_field_of_the_contract(served: Served) -> None:
     reply = served.predict(*TEXTS)
     assert reply.status_code == 200
     content = reply.json()
@@ -83,24 +83,24 @@ def test_a_text_scores_the_same_alone_in_a_list_under_load_and_after_a_restart(
     together = service.scores(*TEXTS)
     alone = [service.scores(text)[0] for text in TEXTS]
     with ThreadPoolExecutor(16) as pool:
-        under_load = list(pool.map(lambda at: service.scores(TEXTS[at % 6])[0], range(200)))
+        under_load = list(pool.map(lambda i: service.scores(TEXTS[i % 6])[0], range(200)))
     service.stop()
     again = serve(CACHE_SIZE="0").scores(*TEXTS)
-    want = Bundle.load(trained / "models" / "candidate").score(TEXTS)
-    for at, have in [
+    expected = Bundle.load(trained / "models" / "candidate").score(TEXTS)
+    for i, scores in [
         *enumerate(together), *enumerate(alone), *enumerate(again),
         *((n % 6, row) for n, row in enumerate(under_load)),
     ]:  # fmt: skip
-        assert [have[label] for label in LABELS] == pytest.approx(want[at].tolist(), abs=1e-3)
+        assert [scores[label] for label in LABELS] == pytest.approx(expected[i].tolist(), abs=1e-3)
 
 
-def test_truncation_is_said(served: Served) -> None:
+def test_a_truncated_text_is_marked(served: Served) -> None:
     (short, long) = served.predict("ok", "word " * 500).json()["predictions"]
     assert (short["truncated"], long["truncated"]) == (False, True)
     assert "truncated" in long["warnings"]
 
 
-def test_what_is_served_can_be_read(served: Served) -> None:
+def test_the_model_route_describes_the_model_that_answers(served: Served) -> None:
     content = served.http.get("/v1/model").json()
     version = served.predict("ok").json()["model"]["version"]
     assert content["manifest"]["version"] == version
@@ -123,7 +123,7 @@ def test_the_examples_in_the_document_work(served: Served) -> None:
     assert tried >= 4
 
 
-def test_the_docs_page_brings_all_that_it_needs(served: Served) -> None:
+def test_the_docs_page_loads_all_its_files_from_the_service(served: Served) -> None:
     page = served.http.get("/docs")
     assert page.status_code == 200
     sources = re.findall(r'(?:src|href)="([^"]+)"', page.text)
@@ -169,7 +169,7 @@ BAD: list[tuple[bytes, int, str | None]] = [
 
 
 @pytest.mark.parametrize(("body", "status", "field"), BAD, ids=range(len(BAD)))
-def test_bad_input_gets_the_one_shape(
+def test_bad_input_gets_the_error_shape_and_names_the_field(
     served: Served, body: bytes, status: int, field: str | None
 ) -> None:
     reply = served.http.post(
@@ -182,21 +182,21 @@ def test_bad_input_gets_the_one_shape(
 @pytest.mark.parametrize(
     "text", ["\0", "a\0b", "😂" * 100, "\u202e\u200d\ufeff", "x" * 10_000, "\\", '"}]', "\x7f"]
 )
-def test_odd_texts_are_judged(served: Served, text: str) -> None:
-    alone, beside = served.scores(text)[0], served.scores("ok", text)[1]
-    assert alone == pytest.approx(beside, abs=1e-3)
+def test_unusual_texts_score_the_same_alone_and_in_a_list(served: Served, text: str) -> None:
+    alone, in_list = served.scores(text)[0], served.scores("ok", text)[1]
+    assert alone == pytest.approx(in_list, abs=1e-3)
 
 
-@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "a"])
-def test_another_content_type_is_refused(served: Served, kind: str) -> None:
+@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "a"])
+def test_another_content_type_is_refused(served: Served, content_type: str) -> None:
     reply = served.http.post(
-        "/v1/predict", content=b'{"texts": ["ok"]}', headers={"content-type": kind}
+        "/v1/predict", content=b'{"texts": ["ok"]}', headers={"content-type": content_type}
     )
     assert reply.status_code == 415
     assert "application/json" in problem(reply)["message"]
 
 
-def test_unknown_paths_and_methods_get_the_one_shape(served: Served) -> None:
+def test_unknown_paths_and_methods_get_the_error_shape(served: Served) -> None:
     assert problem(served.http.get("/nowhere"))["type"] == "not_found"
     reply = served.http.get("/v1/predict")
     assert reply.status_code == 405
@@ -204,34 +204,34 @@ def test_unknown_paths_and_methods_get_the_one_shape(served: Served) -> None:
     assert problem(reply)["type"] == "method_not_allowed"
 
 
-def test_every_reply_carries_its_id_and_security_headers(served: Served) -> None:
-    ours = served.predict("ok")
-    theirs = served.http.post(
+def test_every_reply_has_a_request_id_and_security_headers(served: Served) -> None:
+    new_id = served.predict("ok")
+    own_id = served.http.post(
         "/v1/predict", json={"texts": []}, headers={"x-request-id": "abc-1.2:3"}
     )
-    evil = served.http.get("/healthz", headers={"x-request-id": "a b"})
-    assert theirs.headers["x-request-id"] == "abc-1.2:3"
-    assert re.fullmatch("[0-9a-f]{32}", evil.headers["x-request-id"])
-    for reply in (ours, theirs, evil, served.http.get("/nowhere")):
+    invalid_id = served.http.get("/healthz", headers={"x-request-id": "a b"})
+    assert own_id.headers["x-request-id"] == "abc-1.2:3"
+    assert re.fullmatch("[0-9a-f]{32}", invalid_id.headers["x-request-id"])
+    for reply in (new_id, own_id, invalid_id, served.http.get("/nowhere")):
         assert reply.headers["x-content-type-options"] == "nosniff"
         assert "default-src 'none'" in reply.headers["content-security-policy"]
         assert "access-control-allow-origin" not in reply.headers
         assert "server" not in reply.headers
 
 
-def test_slow_bodies_end_and_others_are_answered_meanwhile(serve: Serve) -> None:
+def test_a_slow_body_times_out_and_other_requests_are_answered_meanwhile(serve: Serve) -> None:
     service = serve(BODY_SECONDS="1")
     body = b'{"texts": ["ok"]}'
     with ThreadPoolExecutor(1) as pool:
         slow = pool.submit(service.raw, request(body)[: -len(body)], b'{"te')
         assert service.predict("ok").status_code == 200
-        got = slow.result()
-    assert got.startswith(b"HTTP/1.1 408 ")
-    assert b'"timeout"' in got
-    assert b"connection: close" in got
+        received = slow.result()
+    assert received.startswith(b"HTTP/1.1 408 ")
+    assert b'"timeout"' in received
+    assert b"connection: close" in received
 
 
-def test_a_chunked_body_is_held_to_the_limit(served: Served) -> None:
+def test_a_chunked_body_must_keep_the_size_limit(served: Served) -> None:
     def endless() -> Any:
         for _ in range(3000):
             yield b" " * 1000
@@ -243,12 +243,12 @@ def test_a_chunked_body_is_held_to_the_limit(served: Served) -> None:
     assert problem(reply)["type"] == "too_large"
 
 
-def test_what_is_not_http_is_turned_away(served: Served) -> None:
+def test_bytes_that_are_not_http_get_a_400(served: Served) -> None:
     assert served.raw(b"\x16\x03\x01 hello\r\n\r\n").startswith(b"HTTP/1.1 400 ")
     assert served.predict("ok").status_code == 200
 
 
-def test_who_hangs_up_is_skipped(serve: Serve) -> None:
+def test_requests_of_disconnected_clients_are_dropped(serve: Serve) -> None:
     service = serve(
         CACHE_SIZE="0", MAX_TEXTS="5000", MAX_QUEUE_SECONDS="60", THREADS="1", MAX_BYTES="3000000"
     )
@@ -264,15 +264,15 @@ def test_who_hangs_up_is_skipped(serve: Serve) -> None:
     assert service.metric("tagger_queue_tokens") == 0
 
 
-def test_more_than_it_can_do_is_refused_at_once(serve: Serve) -> None:
+def test_requests_over_capacity_are_refused_at_once(serve: Serve) -> None:
     service = serve(CACHE_SIZE="0", MAX_QUEUE_SECONDS="0.02", THREADS="1")
     texts = [f"number {n} of a list " * 4 for n in range(256)]
     with ThreadPoolExecutor(12) as pool:
         replies = list(pool.map(lambda _: service.predict(*texts), range(36)))
-    taken = [reply for reply in replies if reply.status_code == 200]
+    accepted = [reply for reply in replies if reply.status_code == 200]
     refused = [reply for reply in replies if reply.status_code == 429]
-    assert len(taken) + len(refused) == len(replies)
-    assert taken
+    assert len(accepted) + len(refused) == len(replies)
+    assert accepted
     assert refused
     for reply in refused:
         assert int(reply.headers["retry-after"]) >= 1
@@ -282,9 +282,9 @@ def test_more_than_it_can_do_is_refused_at_once(serve: Serve) -> None:
     assert service.predict("ok").status_code == 200
 
 
-def test_a_refusal_is_the_same_by_the_short_way_and_by_the_long(serve: Serve) -> None:
-    # With an origin named, every refusal goes the long way; see serving/turnstile.py.
-    short, long = (
+def test_the_load_shedder_refuses_exactly_as_the_middleware_does(serve: Serve) -> None:
+    # With a CORS origin every refusal comes from the middleware.
+    shedding, middleware = (
         serve(MAX_CONCURRENT_REQUESTS="1"),
         serve(MAX_CONCURRENT_REQUESTS="1", CORS_ORIGINS="https://a.example"),
     )
@@ -296,29 +296,29 @@ def test_a_refusal_is_the_same_by_the_short_way_and_by_the_long(serve: Serve) ->
             "comment": {"text": "ok"}, "requestedAttributes": {"TOXICITY": {}},
         },
     }  # fmt: skip
-    said: dict[str, list[httpx.Response]] = {path: [] for path in paths}
-    for service in (short, long):
+    replies: dict[str, list[httpx.Response]] = {path: [] for path in paths}
+    for service in (shedding, middleware):
         for path, body in paths.items():
             assert service.http.post(path, json=body).status_code == 200, path
         with socket.create_connection(("127.0.0.1", service.port)) as line:
-            line.sendall(request(b"x" * 100)[:-50])  # it takes the only place
+            line.sendall(request(b"x" * 100)[:-50])  # it takes all of the capacity
             service.wait_for("tagger_active_requests", 1)
             for path, body in paths.items():
-                said[path].append(
+                replies[path].append(
                     service.http.post(path, json=body, headers={"x-request-id": "abc"})
                 )
             assert service.http.get("/healthz").status_code == 200
         assert service.metric("tagger_refusals_total") == len(paths)
-    for path, (one, other) in said.items():
+    for path, (one, other) in replies.items():
         assert one.status_code == other.status_code, path
-        # Google's and OpenAI's clients try again after the one, and give up after the other.
+        # Google's and OpenAI's clients retry after a 503 and give up after a 429.
         assert one.status_code == (429 if path in {"/v1/predict", "/predict"} else 503), path
         assert one.content == other.content
-        usual = {"date": "", "vary": ""}  # CORS adds the latter
-        assert {**one.headers, **usual} == {**other.headers, **usual}
+        ignored = {"date": "", "vary": ""}  # the CORS middleware adds the latter
+        assert {**one.headers, **ignored} == {**other.headers, **ignored}
 
 
-def test_a_refusal_leaves_the_line_as_it_should_be(serve: Serve) -> None:
+def test_a_connection_can_be_used_after_a_refusal(serve: Serve) -> None:
     service = serve(MAX_CONCURRENT_REQUESTS="1")
     body = b'{"texts": ["ok"]}'
     health = b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
@@ -326,21 +326,21 @@ def test_a_refusal_leaves_the_line_as_it_should_be(serve: Serve) -> None:
     with socket.create_connection(("127.0.0.1", service.port)) as line:
         line.sendall(request(b"x" * 100)[:-50])
         service.wait_for("tagger_active_requests", 1)
-        # A body that comes late, and two at once: nothing of them is taken for a request.
+        # A late body, and two requests at once: no body is read as a request.
         late = service.raw(request(body)[:-5], body[-5:] + health)
         both = service.raw(request(body) + request(body) + health)
         closed = service.raw(closing)
-        patient = service.raw(request(body, "expect: 100-continue", "connection: close"))
+        expecting = service.raw(request(body, "expect: 100-continue", "connection: close"))
     assert re.findall(rb"HTTP/1.1 (\d+) ", late) == [b"429", b"200"]
     assert re.findall(rb"HTTP/1.1 (\d+) ", both) == [b"429", b"429", b"200"]
-    for got in (closed, patient):
-        assert re.findall(rb"HTTP/1.1 (\d+) ", got) == [b"429"]
-        assert b"connection: close\r\n" in got
-    service.wait_for("tagger_active_requests", 0)  # until it sees that the line is gone
+    for received in (closed, expecting):
+        assert re.findall(rb"HTTP/1.1 (\d+) ", received) == [b"429"]
+        assert b"connection: close\r\n" in received
+    service.wait_for("tagger_active_requests", 0)  # until it sees that the connection is closed
     assert service.raw(closing).startswith(b"HTTP/1.1 200 ")
 
 
-def test_requests_a_minute(serve: Serve) -> None:
+def test_requests_over_the_rate_limit_get_429(serve: Serve) -> None:
     service = serve(REQUESTS_PER_MINUTE="3")
     assert [service.predict("ok").status_code for _ in range(3)] == [200] * 3
     reply = service.predict("ok")
@@ -350,7 +350,7 @@ def test_requests_a_minute(serve: Serve) -> None:
     assert service.http.get("/healthz").status_code == 200
 
 
-def test_keys_and_their_rights(serve: Serve) -> None:
+def test_a_request_needs_a_known_key_with_the_scope(serve: Serve) -> None:
     digest = {name: hashlib.sha256(name.encode()).hexdigest() for name in ("one", "two")}
     service = serve(API_KEYS=f"a:{digest['one']}, b:{digest['two']}:feedback")
     reply = service.predict("ok")
@@ -364,14 +364,14 @@ def test_keys_and_their_rights(serve: Serve) -> None:
         ({"authorization": f"Bearer {digest['one']}"}, 401),
         ({"authorization": "Bearer two"}, 403),
     ]:
-        found = service.http.post("/v1/predict", json={"texts": ["ok"]}, headers=headers)
-        assert found.status_code == status, headers
+        reply = service.http.post("/v1/predict", json={"texts": ["ok"]}, headers=headers)
+        assert reply.status_code == status, headers
     assert service.http.get("/v1/model").status_code == 401
     assert service.http.get("/readyz").status_code == 200
     assert "security" in service.http.get("/openapi.json").json()
 
 
-def test_cors_opens_for_whom_is_named_alone(serve: Serve) -> None:
+def test_only_configured_origins_get_cors_headers(serve: Serve) -> None:
     service = serve(CORS_ORIGINS="https://ours.example")
     for origin, wanted in [("https://ours.example", "https://ours.example"), ("https://x.y", None)]:
         reply = service.http.post("/v1/predict", json={"texts": [""]}, headers={"origin": origin})
@@ -379,7 +379,7 @@ def test_cors_opens_for_whom_is_named_alone(serve: Serve) -> None:
         assert reply.headers.get("access-control-allow-origin") == wanted
 
 
-def test_metrics_count_every_phase_and_the_log_holds_no_text(serve: Serve) -> None:
+def test_metrics_count_every_phase_and_the_json_log_has_no_texts(serve: Serve) -> None:
     service = serve(LOG_REQUESTS="true", LOG_LEVEL="debug")
     secret = "unmistakable words of mine"
     for text in (secret, secret, "ok"):
@@ -406,7 +406,7 @@ def test_metrics_count_every_phase_and_the_log_holds_no_text(serve: Serve) -> No
     assert "unmistakable" not in "".join(lines)
 
 
-def test_it_finishes_what_it_accepted_and_ends_in_ten_seconds(serve: Serve) -> None:
+def test_sigterm_finishes_accepted_requests_within_ten_seconds(serve: Serve) -> None:
     service = serve(CACHE_SIZE="0", MAX_QUEUE_SECONDS="60", THREADS="1")
     texts = [f"number {n} of a list " * 6 for n in range(256)]
     with ThreadPoolExecutor(4) as pool:
@@ -417,7 +417,7 @@ def test_it_finishes_what_it_accepted_and_ends_in_ten_seconds(serve: Serve) -> N
     assert seconds < 10
 
 
-def test_a_request_that_never_ends_does_not_hold_it_up(serve: Serve) -> None:
+def test_an_unfinished_request_does_not_delay_the_shutdown(serve: Serve) -> None:
     service = serve(SHUTDOWN_GRACE_SECONDS="1", BODY_SECONDS="60")
     with socket.create_connection(("127.0.0.1", service.port)) as line:
         line.sendall(request(b"x" * 100)[:-50])
@@ -425,7 +425,7 @@ def test_a_request_that_never_ends_does_not_hold_it_up(serve: Serve) -> None:
         assert service.stop() < 8
 
 
-def test_a_machine_that_computes_otherwise_is_live_but_not_ready(
+def test_a_machine_that_misses_the_golden_scores_is_live_but_not_ready(
     serve: Serve, trained: Path, tmp_path: Path
 ) -> None:
     for name in ("model.onnx", "tokenizer.json", "bundle.json"):
@@ -445,44 +445,44 @@ def test_a_machine_that_computes_otherwise_is_live_but_not_ready(
 
 
 @pytest.mark.parametrize(
-    ("environment", "said"),
+    ("environment", "message"),
     [
         ({"PORT": "high"}, "PORT: got 'high', wanted a whole number from 0 to 65535 (port)"),
         ({"BUNDLE": "/nowhere"}, "/nowhere: bundle.json is missing"),
         ({"POLICY": "/nowhere.yaml"}, "/nowhere.yaml: No such file"),
     ],
 )
-def test_it_does_not_start_wrong(
-    trained: Path, environment: dict[str, str], said: str, tmp_path: Path
+def test_a_bad_setting_stops_the_start_with_one_sentence(
+    trained: Path, environment: dict[str, str], message: str, tmp_path: Path
 ) -> None:
-    usual = {
+    defaults = {
         "BUNDLE": str(trained / "models" / "candidate"),
         "OUTBOX": str(tmp_path / "outbox.db"),
     }
     ended = subprocess.run(
         [sys.executable, "-m", "serving", "serve"],
         cwd=ROOT,
-        env=usual | environment,
+        env=defaults | environment,
         capture_output=True,
         text=True,
         check=False,
         timeout=120,
     )
-    assert ended.returncode == 1
-    assert said in ended.stderr
+    assert ended.returncode == 2
+    assert message in ended.stderr
     assert "Traceback" not in ended.stderr
 
 
-def test_several_workers_answer_and_add_up_their_metrics(serve: Serve) -> None:
+def test_several_workers_answer_and_share_their_metrics(serve: Serve) -> None:
     service = serve(WORKERS="2", THREADS="2")
     deadline = time.monotonic() + 120
-    while True:  # the port is open before its workers are
+    while True:  # the port is open before the workers are ready
         try:
             if service.http.get("/readyz").status_code == 200:
                 break
         except httpx.TransportError:
             assert time.monotonic() < deadline
-    for n in range(30):  # each on a line of its own, so that both workers get some
+    for n in range(30):  # one connection each, so that both workers get some
         with httpx.Client(base_url=service.url, timeout=60) as one:
             assert one.post("/v1/predict", json={"texts": [f"{n}"]}).status_code == 200
     for _ in range(5):
@@ -492,33 +492,37 @@ def test_several_workers_answer_and_add_up_their_metrics(serve: Serve) -> None:
 
 
 class MortalBundle(Bundle):
-    """A bundle in whose hands a thread dies when a batch holds a text that is cut."""
+    """A bundle that kills its inference thread when a batch has a truncated text."""
 
-    def infer(self, batch: Sequence[Encoding], *, wide: bool = False) -> Floats:
+    def infer(self, batch: Sequence[Encoding], *, intra_op_parallel: bool = False) -> Floats:
         if any(row.truncated for row in batch):
             raise SystemExit
-        return super().infer(batch, wide=wide)
+        return super().infer(batch, intra_op_parallel=intra_op_parallel)
 
 
-def test_a_dead_inference_thread_makes_it_not_live(trained: Path, tmp_path: Path) -> None:
+def test_a_dead_inference_thread_ends_liveness(trained: Path, tmp_path: Path) -> None:
     folder = trained / "models" / "candidate"
     settings = Settings(bundle=folder, outbox=tmp_path / "outbox.db")
 
-    async def body() -> None:
+    async def scenario() -> None:
         app = create_app(settings)
         async with (
             app.router.lifespan_context(app),
             httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as http,
         ):
-            service = app.state.service
+            models = app.state.models
             policy = Policy.load(settings.policy)
             capacity = Capacity(1, 256, 60)
             mortal = Engine(
-                MortalBundle.load(folder), policy, service.metrics, capacity, cache_size=0
+                MortalBundle.load(folder),
+                policy,
+                app.state.classifier.metrics,
+                capacity,
+                cache_size=0,
             )
             await mortal.start()
-            await service.engine.close()
-            service._take_over(mortal, folder)
+            await models.engine.close()
+            models._activate(mortal, folder)
             assert (await http.get("/healthz")).status_code == 200
             assert (await http.post("/v1/predict", json={"texts": ["ok"]})).status_code == 200
             reply = await http.post("/v1/predict", json={"texts": ["word " * 500]})
@@ -534,10 +538,10 @@ def test_a_dead_inference_thread_makes_it_not_live(trained: Path, tmp_path: Path
                 assert reply.json()["reason"]
             await mortal.close()
 
-    asyncio.run(body())
+    asyncio.run(scenario())
 
 
-def test_sigint_ends_it_too(serve: Serve) -> None:
+def test_sigint_stops_the_service_too(serve: Serve) -> None:
     service = serve()
     service.process.send_signal(signal.SIGINT)
     service.process.wait(20)

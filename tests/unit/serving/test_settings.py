@@ -1,9 +1,6 @@
-from pathlib import Path
-
 import pytest
 
 from serving.auth import ApiKey
-from serving.inference.cpu import cpu_limit
 from serving.settings import Settings, SettingsError, load_settings, table
 
 DIGEST = "ab" * 32
@@ -15,7 +12,7 @@ def _empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name.upper(), raising=False)
 
 
-def test_what_the_environment_says_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PORT", "9000")
     monkeypatch.setenv("CORS_ORIGINS", "https://a.example, http://localhost:3000")
     monkeypatch.setenv("API_KEYS", f"ours:{DIGEST},ops:{DIGEST}:admin+predict")
@@ -30,7 +27,7 @@ def test_what_the_environment_says_is_taken(monkeypatch: pytest.MonkeyPatch) -> 
     )
 
 
-def test_an_empty_value_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_variable_means_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PORT", "")
     monkeypatch.setenv("API_KEYS", "")
     assert (load_settings().port, load_settings().api_keys) == (8000, ())
@@ -49,7 +46,7 @@ def test_an_empty_value_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
         ("CORS_ORIGINS", "a.example", "origins, …"),
     ],
 )
-def test_a_wrong_value_is_named_with_what_is_wanted(
+def test_a_wrong_value_is_reported_with_the_wanted_one(
     monkeypatch: pytest.MonkeyPatch, key: str, value: str, wanted: str
 ) -> None:
     monkeypatch.setenv(key, value)
@@ -61,7 +58,7 @@ def test_a_wrong_value_is_named_with_what_is_wanted(
 
 
 @pytest.mark.parametrize("value", ["hunter2", f"ours:{DIGEST}:everything", "ours:abcd"])
-def test_a_wrong_key_is_never_shown(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+def test_a_wrong_api_key_is_never_shown(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("API_KEYS", value)
     with pytest.raises(SettingsError) as caught:
         load_settings()
@@ -69,7 +66,7 @@ def test_a_wrong_key_is_never_shown(monkeypatch: pytest.MonkeyPatch, value: str)
     assert "API_KEYS: " in str(caught.value)
 
 
-def test_all_wrong_values_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_wrong_values_are_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PORT", "x")
     monkeypatch.setenv("WORKERS", "0")
     with pytest.raises(SettingsError) as caught:
@@ -89,42 +86,3 @@ def test_the_table_has_every_setting_with_a_unit_and_a_description() -> None:
         _, _, _, unit, what, _ = row.split("|")
         assert unit.strip(), row
         assert what.strip(), row
-
-
-def group(folder: Path, **files: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        (folder / name.replace("__", ".")).write_text(content + "\n")
-
-
-def test_no_cgroup_leaves_the_cores(tmp_path: Path) -> None:
-    import os
-
-    cores = len(os.sched_getaffinity(0))
-    assert cpu_limit(tmp_path / "none", tmp_path / "none") == cores
-    group(tmp_path, cpu__max="max 100000")
-    assert cpu_limit(tmp_path, tmp_path / "none") == cores
-
-
-@pytest.mark.parametrize(("quota", "threads"), [("50000", 1), ("100000", 1), ("20000", 1)])
-def test_version_2_limits(tmp_path: Path, quota: str, threads: int) -> None:
-    group(tmp_path, cpu__max=f"{quota} 100000")
-    assert cpu_limit(tmp_path, tmp_path / "none") == threads
-
-
-def test_the_tightest_group_above_us_holds(tmp_path: Path) -> None:
-    (tmp_path / "self").write_text("0::/pods/ours\n")
-    group(tmp_path / "cgroups" / "pods", cpu__max="100000 100000")
-    group(tmp_path / "cgroups" / "pods" / "ours", cpu__max="max 100000")
-    assert cpu_limit(tmp_path / "cgroups", tmp_path / "self") == 1
-
-
-def test_version_1_limits(tmp_path: Path) -> None:
-    (tmp_path / "self").write_text("5:memory:/x\n2:cpu,cpuacct:/ours\n")
-    ours = tmp_path / "cgroups" / "cpu" / "ours"
-    group(ours, cpu__cfs_quota_us="100000", cpu__cfs_period_us="100000")
-    assert cpu_limit(tmp_path / "cgroups", tmp_path / "self") == 1
-    group(ours, cpu__cfs_quota_us="-1")
-    import os
-
-    assert cpu_limit(tmp_path / "cgroups", tmp_path / "self") == len(os.sched_getaffinity(0))
