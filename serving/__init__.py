@@ -1,1 +1,1 @@
-"""What answers requests. It needs no torch, transformers or mlflow, and imports no `training`."""
+"""The service. It needs no torch, transformers or mlflow, and never imports `training`."""

@@ -1,10 +1,10 @@
-"""Identifiers that sort by the time of their making: UUID version 7, as 32 hex digits."""
+"""Identifiers that sort by creation time: UUID version 7 (RFC 9562), as 32 hex digits."""
 
 import os
 import time
 
 FIXED = 0x7 << 76 | 0b10 << 62  # version and variant
-FREE = ~(0xF << 76 | 0b111 << 61)  # the last of these leaves room to count up
+FREE = ~(0xF << 76 | 0b111 << 61)  # bit 61 stays 0: counting up cannot overflow
 
 
 def new_id() -> str:
@@ -13,7 +13,7 @@ def new_id() -> str:
 
 
 def new_ids(count: int) -> list[str]:
-    """Return identifiers in rising order; who does not know one cannot guess another."""
+    """Return identifiers in ascending order; they cannot be guessed from other requests' ids."""
     random = int.from_bytes(os.urandom(10))
     first = time.time_ns() // 1_000_000 << 80 | random & FREE | FIXED
-    return [f"{first + at:032x}" for at in range(count)]
+    return [f"{first + i:032x}" for i in range(count)]

@@ -1,4 +1,4 @@
-"""A service as its own process, for tests that speak HTTP to it."""
+"""The service as a process of its own, for tests that speak HTTP to it."""
 
 import os
 import select
@@ -14,22 +14,22 @@ import httpx
 from serving.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-START_SECONDS = 120  # a busy machine may need many
+START_SECONDS = 120  # for a busy machine
 
 
 class Served:
-    """`python -m serving serve` on a free port of the loopback."""
+    """`python -m serving serve` on a free port of 127.0.0.1; `environment` holds its settings."""
 
     def __init__(self, bundle: Path, log: Path, **environment: str) -> None:
         clean = {k: v for k, v in os.environ.items() if k.lower() not in Settings.model_fields}
-        wanted = {"BUNDLE": str(bundle), "PORT": "0", "OUTBOX": str(log / "outbox.db")}
+        defaults = {"BUNDLE": str(bundle), "PORT": "0", "OUTBOX": str(log / "outbox.db")}
         self.log = log / "stderr"
-        began = time.perf_counter()
+        started = time.perf_counter()
         with self.log.open("wb") as stderr:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "serving", "serve"],
                 cwd=ROOT,
-                env=clean | wanted | environment,
+                env=clean | defaults | environment,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 text=True,
@@ -37,52 +37,52 @@ class Served:
         assert self.process.stdout
         select.select([self.process.stdout], [], [], START_SECONDS)
         line = self.process.stdout.readline() if self.process.poll() is None else ""
-        self.seconds_to_start = time.perf_counter() - began
+        self.seconds_to_start = time.perf_counter() - started
         assert line.startswith("Tweet Tagger on http://"), self.log.read_text()
         self.url = line.split()[3]
         self.port = int(self.url.rpartition(":")[2])
         self.http = httpx.Client(base_url=self.url, timeout=60)
 
     def predict(self, *texts: str, **more: object) -> httpx.Response:
-        """Ask for `texts`."""
+        """POST /v1/predict."""
         return self.http.post("/v1/predict", json={"texts": texts, **more})
 
     def scores(self, *texts: str) -> list[dict[str, float]]:
-        """The scores of `texts`."""
+        """The scores of each text by label."""
         reply = self.predict(*texts)
         assert reply.status_code == 200, reply.text
         return [row["scores"] for row in reply.json()["predictions"]]
 
     def raw(self, *parts: bytes) -> bytes:
-        """Send bytes as they are; return what comes until the other side closes or is silent."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=20) as line:
+        """Send raw bytes; return what is received until the connection closes or is silent."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=20) as connection:
             for part in parts:
-                line.sendall(part)
-            got = b""
+                connection.sendall(part)
+            received = b""
             try:
-                while piece := line.recv(65536):
-                    got += piece
+                while piece := connection.recv(65536):
+                    received += piece
             except TimeoutError:
                 pass
-            return got
+            return received
 
     def metric(self, name: str) -> float:
-        """The sum over a metric's labels."""
+        """The value of a metric, summed over its labels."""
         lines = [line for line in self.http.get("/metrics").text.splitlines() if line[:1] != "#"]
-        found = [line for line in lines if line.split()[0].partition("{")[0] == name]
-        assert found, name
-        return sum(float(line.split()[-1]) for line in found)
+        samples = [line for line in lines if line.split()[0].partition("{")[0] == name]
+        assert samples, name
+        return sum(float(line.split()[-1]) for line in samples)
 
-    def wait_for(self, name: str, wanted: float) -> None:
-        """Return once a metric has a value."""
+    def wait_for(self, name: str, expected: float) -> None:
+        """Return once a metric has the expected value."""
         deadline = time.monotonic() + START_SECONDS
-        while (found := self.metric(name)) != wanted:
-            assert time.monotonic() < deadline, f"{name} is {found}, not {wanted}"
+        while (value := self.metric(name)) != expected:
+            assert time.monotonic() < deadline, f"{name} is {value}, not {expected}"
             time.sleep(0.01)
 
     def stop(self) -> float:
-        """Tell it to stop; return the seconds until it was gone."""
-        began = time.perf_counter()
+        """Send SIGTERM; return the seconds until the process has ended."""
+        started = time.perf_counter()
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
@@ -94,4 +94,4 @@ class Served:
             self.http.close()
             if self.process.stdout:
                 self.process.stdout.close()
-        return time.perf_counter() - began
+        return time.perf_counter() - started
