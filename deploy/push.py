@@ -17,7 +17,7 @@ from typing import Protocol
 
 from serving.bundle import MANIFEST, SEALED, Bundle, BundleError, Manifest
 from training.errors import ArtifactError, TaggerError
-from training.releases import PRODUCTION, read_state
+from training.release.releases import PRODUCTION, read_state
 
 CARD = "MODEL_CARD.md"
 BUNDLE_FILES = (*SEALED, MANIFEST, "metrics.json", CARD)

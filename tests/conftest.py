@@ -86,14 +86,18 @@ def tiny_base(folder: Path) -> Path:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A checkout in which the whole pipeline has run on the sample, with a tiny base."""
-    from training import evaluate, export, fetch, prepare, register, train, validate
+    from training.data import ingest, prepare, validate
+    from training.evaluation import evaluate
+    from training.export import export
+    from training.modeling import train
+    from training.release import register
 
     here = Path.cwd()
     patch = pytest.MonkeyPatch()
     folder = make_checkout(tmp_path_factory.mktemp("trained"), patch.chdir, patch.delenv)
     base = tiny_base(tmp_path_factory.mktemp("base"))
     set_params(folder, TINY_PARAMS | {"train": TINY_PARAMS["train"] | {"base": str(base)}})
-    fetch.fetch("sample", fetch.load_sources())
+    ingest.ingest("sample", ingest.load_sources())
     for stage in (prepare, validate, train, export, evaluate, register):
         stage.main()
     os.chdir(here)

@@ -26,8 +26,8 @@ import numpy as np
 from sklearn.metrics import auc, precision_recall_curve
 
 from serving.bundle import Bundle
-from serving.explain.explainer import DIGITS, fit, make_masks, masked, read
 from serving.classifier import bundle_folder
+from serving.explain.explainer import DIGITS, fit, make_masks, masked, read
 
 MASKS = {"`[MASK]`": "[MASK]", "`[UNK]`": "[UNK]", "deleted": ""}
 FIGURES = ("token F1", "AUPRC", "comprehensiveness", "sufficiency")

@@ -1,4 +1,4 @@
-"""What `configs/` and `data/profile.yaml` say, checked: a wrong key is named, never ignored."""
+"""The checked content of configs/ and data/profile.yaml: unknown and wrong keys are errors."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -7,7 +7,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from training.errors import ConfigError
-from training.labels import LABELS
+from training.partial_labels import LABELS
 
 PARAMS = Path("configs/params.yaml")
 SOURCES = Path("configs/sources.yaml")
@@ -23,7 +23,7 @@ class _Section(BaseModel):
 
 
 class PrepareParams(_Section):
-    """Sizes of the splits and what counts as the same text."""
+    """Sizes of the splits, and from which similarity two texts count as the same."""
 
     val_fraction: Share
     test_fraction: Share
@@ -41,7 +41,7 @@ class ValidateParams(_Section):
 
 
 class TrainParams(_Section):
-    """Base weights, schedule and arithmetic of the fine-tuning."""
+    """Base weights, schedule and precision of the fine-tuning."""
 
     base: str
     max_tokens: Annotated[int, Field(ge=8, le=512)]
@@ -74,7 +74,7 @@ class ExportParams(_Section):
 
 
 class EvaluateParams(_Section):
-    """How often, and on how much, the test is measured."""
+    """Bootstrap resamples, and texts that are timed."""
 
     bootstrap: Annotated[int, Field(ge=100)]
     latency_rows: Count
@@ -87,7 +87,7 @@ class RegisterParams(_Section):
 
 
 class Hub(_Section):
-    """A split of a data set on the Hugging Face Hub, or in a local folder of the same layout."""
+    """A split of a dataset on the Hugging Face Hub, or in a local folder of the same layout."""
 
     name: str
     config: str | None = None
@@ -95,9 +95,9 @@ class Hub(_Section):
 
 
 class Source(_Section):
-    """One entry of sources.yaml: where a data set lies and which of our labels its labels allow."""
+    """One entry of sources.yaml: where a dataset is, and which of our labels its labels allow."""
 
-    use: Literal["split", "train", "heldout"] = "split"
+    use: Literal["split", "train", "external"] = "split"
     path: str | None = None
     label_path: str | None = None
     hub: Hub | None = None
@@ -108,19 +108,19 @@ class Source(_Section):
     labels: dict[str | int, Annotated[list[Label], Field(min_length=1)]]
 
     @model_validator(mode="after")
-    def _has_a_place(self) -> "Source":
+    def _has_an_origin(self) -> "Source":
         if self.path is None and self.hub is None:
-            raise ValueError("neither path nor hub; one of them is wanted")
+            raise ValueError("got neither path nor hub, wanted one of them")
         return self
 
     @property
-    def judges_all_labels(self) -> bool:
-        """Whether every row has a single label, as a test of all three labels needs."""
+    def has_single_labels(self) -> bool:
+        """Whether every row has exactly one label, as a test of all three labels needs."""
         return all(len(allowed) == 1 for allowed in self.labels.values())
 
 
 class Profile(_Section):
-    """What `fetch` decided for this checkout: which overrides apply, and whose tweets these are."""
+    """What `ingest` decided: which overrides apply, and whether the data is only the sample."""
 
     profile: Literal["full", "quick", "sample"]
     data: Literal["sources", "sample"]
@@ -131,10 +131,10 @@ Params = TypeVar("Params", bound=BaseModel)
 
 def load_params(section: str, model: type[Params]) -> Params:
     """Return a section of params.yaml with the current profile's overrides applied."""
-    found = _read(PARAMS)
-    if not isinstance(found.get(section), dict):
-        raise ConfigError(f"{PARAMS}: {section}: got {found.get(section)!r}, wanted a section")
-    values = dict(found[section])
+    content = _read(PARAMS)
+    if not isinstance(content.get(section), dict):
+        raise ConfigError(f"{PARAMS}: {section}: got {content.get(section)!r}, wanted a section")
+    values = dict(content[section])
     profiles = values.pop("profiles", {})
     overrides = profiles.get(load_profile().profile, {}) if isinstance(profiles, dict) else profiles
     if not isinstance(overrides, dict):
@@ -148,7 +148,7 @@ def load_file(path: Path, model: type[Params]) -> Params:
 
 
 def load_sources(path: Path = SOURCES) -> dict[str, Source]:
-    """Return sources.yaml by name, in its order; at least one is there to learn from."""
+    """Return the sources by name, in the file's order; at least one has `use: split`."""
     sources = {
         str(name): _check(Source, entry, f"{path}: {name}.") for name, entry in _read(path).items()
     }
@@ -158,7 +158,7 @@ def load_sources(path: Path = SOURCES) -> dict[str, Source]:
 
 
 def load_profile() -> Profile:
-    """Return what `fetch` wrote; ConfigError before its first run."""
+    """Return the profile that `ingest` wrote; ConfigError before its first run."""
     return load_file(PROFILE, Profile)
 
 
@@ -166,7 +166,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"{path}: missing; `make train` makes or needs it") from None
+        raise ConfigError(f"{path}: missing; run `make train`") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         problem = " ".join(str(error).split())
         raise ConfigError(f"{path}: not YAML: {problem}") from None

@@ -1,10 +1,10 @@
-"""Errors that a user can mend, and how a stage ends on one.
+"""Errors that a user can fix, and how a stage ends on one.
 
 TaggerError
 ├── ConfigError    a key under configs/ is unknown, mistyped or out of range
-├── DataError      a file, row or column is not what sources.yaml or the stage before promised
+├── DataError      a file, row or column does not fit sources.yaml or the stage before
 ├── ArtifactError  a checkpoint, bundle or report cannot be read or written
-└── RefusedError   a candidate did not pass the gates
+└── RefusedError   a gate refused the candidate
 """
 
 import fcntl
@@ -14,7 +14,7 @@ from pathlib import Path
 
 
 class TaggerError(Exception):
-    """Its text is one line: the file, row or key, the value found, and what was wanted."""
+    """The text is one line: the file, row or key, the value found, and the value wanted."""
 
 
 class ConfigError(TaggerError):
@@ -30,7 +30,7 @@ class ArtifactError(TaggerError):
 
 
 class RefusedError(TaggerError):
-    """A candidate did not pass the gates; the text counts them and says where the reasons are."""
+    """Gates refused a candidate; the text has their number and where the reasons are."""
 
 
 def run_stage(main: Callable[[], None]) -> None:
@@ -43,12 +43,12 @@ def run_stage(main: Callable[[], None]) -> None:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise ArtifactError(
-                    f"{lock_path}: another stage is running in this checkout; wait for it to end"
+                    f"{lock_path}: another stage is running in this checkout; wait until it ends"
                 ) from None
             main()
     except TaggerError as error:
         sys.exit(f"error: {error}")
     except OSError as error:
-        # A full disk, a read-only folder: the system's own sentence names it best.
+        # A full disk, a read-only folder: the system's own message says it best.
         where = f"{error.filename}: " if error.filename else ""
         sys.exit(f"error: {where}{error.strerror or error}")

@@ -1,4 +1,4 @@
-"""Writing whole files or none, and reading what an earlier stage wrote."""
+"""Atomic writes, and reading what an earlier stage wrote."""
 
 import hashlib
 import json
@@ -13,8 +13,8 @@ from training.errors import ArtifactError
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """Yield a scratch path beside `path`; it takes the name only once the block has ended well."""
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a scratch path beside `path`; it replaces `path` only if the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
     os.close(handle)
@@ -29,12 +29,12 @@ def whole(path: Path) -> Iterator[Path]:
 
 def write_json(path: Path, content: object) -> None:
     """Write `content` with sorted keys, so that equal content gives an equal digest."""
-    with whole(path) as scratch:
+    with atomic_write(path) as scratch:
         scratch.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:
-    """Read what an earlier stage wrote; ArtifactError if it is missing or is not JSON."""
+    """Return a JSON file's content; ArtifactError if it is missing or not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

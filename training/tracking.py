@@ -1,4 +1,4 @@
-"""MLflow: where runs go, and one run from training to registration."""
+"""MLflow: the tracking store, and one run from training to registration."""
 
 import logging
 import os
@@ -21,7 +21,7 @@ def connect() -> None:
 
 @contextmanager
 def tracked_run(run_id: str | None = None) -> Iterator[str]:
-    """Open a run, or go on with `run_id`, and yield its id."""
+    """Open a run, or continue `run_id`, and yield its id."""
     connect()
     mlflow.set_experiment(EXPERIMENT)
     if run_id is not None and not _exists(run_id):

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from serving.prediction_log.outbox import RecordType, Outbox
+from serving.prediction_log.outbox import Outbox, RecordType
 from tests.chaos.load import Load
 from tests.chaos.proxy import Proxy
 from tests.chaos.service import Service, empty, rows

@@ -25,7 +25,7 @@ def read(path: Path) -> dict:
     return json.loads(path.read_text())
 
 
-def test_the_bundle_is_whole_and_says_what_it_was_made_of(trained: Path) -> None:
+def test_the_bundle_is_complete_and_names_its_origin(trained: Path) -> None:
     bundle = Bundle.load(trained / "models" / "candidate")
     assert bundle.manifest.data == "sample"
     assert bundle.manifest.data_sha == read(trained / "models/finetuned/run.json")["data_sha"]
@@ -33,7 +33,7 @@ def test_the_bundle_is_whole_and_says_what_it_was_made_of(trained: Path) -> None
     assert not list((trained / "models").glob(".*"))  # no scratch folder is left
 
 
-def test_metrics_and_card(trained: Path) -> None:
+def test_metrics_and_card_are_written(trained: Path) -> None:
     metrics = read(trained / "models/candidate/metrics.json")
     figures = metrics["sources"]["sample"]
     assert figures["rows"] == sum(map(sum, figures["confusion"]))
@@ -71,17 +71,17 @@ def test_mlflow_has_the_run_and_a_candidate_that_answers_as_the_bundle(
     bundle = Bundle.load(trained / "models" / "candidate")
     scores = bundle.score(TEXTS)
     assert np.array_equal(answer[list(LABELS)].to_numpy(), scores)
-    assert answer["label"].tolist() == [LABELS[at] for at in bundle.decide(scores)]
+    assert answer["label"].tolist() == [LABELS[i] for i in bundle.decide(scores)]
 
 
 def fresh(folder: Path, monkeypatch: pytest.MonkeyPatch, **train: object) -> Path:
     """A checkout with prepared sample data, ready for the train stage."""
-    from training import fetch, prepare
+    from training.data import ingest, prepare
 
     checkout = make_checkout(folder, monkeypatch.chdir, monkeypatch.delenv)
     base = str(tiny_base(folder / "base"))
     set_params(checkout, TINY_PARAMS | {"train": TINY_PARAMS["train"] | {"base": base} | train})
-    fetch.fetch("sample", fetch.load_sources())
+    ingest.ingest("sample", ingest.load_sources())
     prepare.main()
     return checkout
 
@@ -97,33 +97,33 @@ def stage(name: str, checkout: Path, **environment: str) -> subprocess.Completed
     )  # fmt: skip
 
 
-def test_training_twice_and_training_killed_and_resumed_give_one_model(
+def test_training_is_reproducible_even_if_killed_and_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = fresh(tmp_path / "whole", monkeypatch)
-    assert stage("train", whole).returncode == 0
+    assert stage("modeling.train", whole).returncode == 0
     again = fresh(tmp_path / "again", monkeypatch)
-    base = str(tmp_path / "whole" / "base")  # the base's path is a parameter, and so in the card
+    base = str(tmp_path / "whole" / "base")  # the base's path is a parameter
     set_params(again, {"train": {"base": base}})
 
     process = subprocess.Popen(
-        [sys.executable, "-m", "training.train"],
+        [sys.executable, "-m", "training.modeling.train"],
         cwd=again,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
     deadline = time.monotonic() + 200
     while not list(again.glob("models/checkpoints/*/checkpoint-*/average.pt")):
-        assert process.poll() is None, "it ended before it could be killed"
+        assert process.poll() is None, "training ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not (again / "models/finetuned").exists()
-    cut_off = next(again.glob("models/checkpoints/*")) / "checkpoint-9999"
-    cut_off.mkdir()  # as if killed while writing one
+    incomplete = next(again.glob("models/checkpoints/*")) / "checkpoint-9999"
+    incomplete.mkdir()  # as if it had been killed while writing one
 
-    resumed = stage("train", again)
+    resumed = stage("modeling.train", again)
     assert resumed.returncode == 0, resumed.stderr
     assert "resuming from" in resumed.stdout
     assert weights(again) == weights(whole)
@@ -132,18 +132,20 @@ def test_training_twice_and_training_killed_and_resumed_give_one_model(
     assert len(runs) == 2
 
 
-def test_an_unreadable_checkpoint_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_checkpoint_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     checkout = fresh(tmp_path, monkeypatch)
-    from training import train
+    from training.modeling import train
 
     params = train.load_params("train", train.TrainParams)
-    files = [train.PROCESSED / f"{split}.parquet" for split in ("train", "val")]
+    files = [train.split_file(split) for split in ("train", "val")]
     data_sha = "-".join(train.sha256(path)[:16] for path in files)
     folder = train.checkpoint_folder(params, train.load_sources(), data_sha)
     spoiled = checkout / folder / "checkpoint-5"
     spoiled.mkdir(parents=True)
     (spoiled / "average.pt").write_bytes(b"nonsense")
-    ended = stage("train", checkout)
+    ended = stage("modeling.train", checkout)
     assert ended.returncode == 1
     assert ended.stderr.strip().splitlines()[-1].startswith("error: models/checkpoints/")
     assert "unreadable checkpoint" in ended.stderr
@@ -157,8 +159,8 @@ def test_single_class_data_stops_before_training(
     rows = [(f"nothing bad {at} alpha{at} beta{at}", "neither") for at in range(400)]
     write_csv(checkout / "data/raw/sample.csv", rows)
     (checkout / "data/raw/contrast.csv").unlink()
-    assert stage("prepare", checkout).returncode == 0
-    ended = stage("validate", checkout)
+    assert stage("data.prepare", checkout).returncode == 0
+    ended = stage("data.validate", checkout)
     assert ended.returncode == 1
     assert ended.stderr.startswith("error: data/processed/train.parquet: labels: 0 rows break")
 
@@ -171,7 +173,7 @@ def test_a_second_run_in_the_same_checkout_is_refused(
     checkout = fresh(tmp_path, monkeypatch)
     with (checkout / "data/.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        ended = stage("prepare", checkout)
+        ended = stage("data.prepare", checkout)
     assert ended.returncode == 1
     assert ended.stderr == (
         "error: data/.lock: another stage is running in this checkout; wait for it to end\n"
@@ -179,13 +181,13 @@ def test_a_second_run_in_the_same_checkout_is_refused(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_a_full_disk_is_said_and_leaves_no_half_file(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_leaves_no_partial_file(tmp_path: Path) -> None:
     code = """
 from pathlib import Path
 from training.errors import run_stage
-from training.files import whole
+from training.files import atomic_write
 def main():
-    with whole(Path("out.json")) as scratch:
+    with atomic_write(Path("out.json")) as scratch:
         scratch.write_text("half")
         Path("/dev/full").write_text("x" * 100_000)
 run_stage(main)
@@ -199,14 +201,16 @@ run_stage(main)
     assert {path.name for path in tmp_path.iterdir()} == {"data"}
 
 
-def test_export_refuses_what_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_export_without_a_checkpoint_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     checkout = fresh(tmp_path, monkeypatch)
-    ended = stage("export", checkout)
+    ended = stage("export.export", checkout)
     assert ended.returncode == 1
     assert ended.stderr.startswith("error: models/finetuned: no checkpoint")
 
 
-def test_int8_is_close_to_its_parent(trained: Path) -> None:
+def test_int8_is_close_to_fp32(trained: Path) -> None:
     bundle = Bundle.load(trained / "models" / "candidate")
     parent = Bundle(bundle.manifest, bundle.tokenizer, (trained / "models/fp32.onnx").read_bytes())
     texts = pd.read_csv(ROOT / "data/sample/tweets.csv")["text"].tolist()
@@ -214,6 +218,6 @@ def test_int8_is_close_to_its_parent(trained: Path) -> None:
     assert not np.array_equal(bundle.score(texts), parent.score(texts))
 
 
-def test_a_folder_can_be_moved(trained: Path, tmp_path: Path) -> None:
+def test_a_bundle_can_be_moved(trained: Path, tmp_path: Path) -> None:
     shutil.copytree(trained / "models" / "candidate", tmp_path / "elsewhere")
     assert Bundle.load(tmp_path / "elsewhere").golden_error() < 1e-5

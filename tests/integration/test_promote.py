@@ -1,4 +1,4 @@
-"""Promotion of real bundles: who is refused and why, what moves, and what a kill leaves behind."""
+"""Promotion of real bundles: which are refused and why, what changes, and what a kill leaves."""
 
 import json
 import shutil
@@ -14,13 +14,13 @@ from tokenizers import Tokenizer
 
 from serving.bundle import LABELS, Bundle, content_version, named
 from tests.conftest import ROOT
-from training import promote, releases
 from training.errors import ArtifactError, RefusedError
 from training.files import sha256
-from training.releases import PREVIOUS, PRODUCTION, RELEASES, State, read_state
+from training.release import promote, releases
+from training.release.releases import PREVIOUS, PRODUCTION, RELEASES, State, read_state
 
 MODEL = "tweet-tagger"
-# The project's gates, as far as a tiny model of a few hundred rows can be held to them.
+# The project's gates, with limits that a tiny model of a few hundred rows can fulfil.
 TINY = {
     "min_rows": 30,
     "macro_f1": {"sample": 0.55},
@@ -139,12 +139,12 @@ def test_the_first_good_candidate_becomes_production(checkout: Path) -> None:
     }  # fmt: skip
     assert Path("reports/gates.md").read_text().startswith(f"# Gates: {version} is accepted")
     # What validate will compare the next training data with.
-    from training import fetch, validate
+    from training.data import drift, ingest, validate
 
-    fetch.fetch("sample", fetch.load_sources())
+    ingest.ingest("sample", ingest.load_sources())
     reference = pd.read_parquet(validate.REFERENCE)
     train = pd.read_parquet("data/processed/train.parquet")
-    assert validate.features(reference).equals(validate.features(train))
+    assert drift.features(reference).equals(drift.features(train))
 
 
 def test_a_second_promotion_keeps_the_first_as_previous_and_rollback_exchanges_them(
@@ -174,7 +174,7 @@ def test_a_second_promotion_keeps_the_first_as_previous_and_rollback_exchanges_t
 
 
 @pytest.mark.parametrize("links_moved", [False, True])
-def test_a_change_that_was_cut_off_is_finished(checkout: Path, links_moved: bool) -> None:
+def test_an_interrupted_change_is_finished(checkout: Path, links_moved: bool) -> None:
     promote.promote(dry_run=False)
     first, second = str(read_state().production), another()
     releases.add(second, {path.name: path for path in promote.CANDIDATE.iterdir()})
@@ -189,14 +189,14 @@ def test_a_change_that_was_cut_off_is_finished(checkout: Path, links_moved: bool
     assert aliases() == {"production": second, "previous": first}
 
 
-def test_a_model_of_the_sample_is_refused_whatever_its_figures(checkout: Path) -> None:
+def test_a_model_of_the_sample_is_always_refused(checkout: Path) -> None:
     seal(data="sample")
     page = refused()
     assert "- **training data: sample, wanted sources**" in page
-    assert "1 refused" in page
+    assert "1 failed" in page
 
 
-def test_dynamic_int8_is_refused_for_its_batches(checkout: Path) -> None:
+def test_dynamic_int8_fails_the_batch_gate(checkout: Path) -> None:
     promote.promote(dry_run=False)
     model = promote.CANDIDATE / "model.onnx"
     onnxruntime.quantization.quantize_dynamic(promote.FP32, model)
@@ -204,7 +204,7 @@ def test_dynamic_int8_is_refused_for_its_batches(checkout: Path) -> None:
     assert "- **batch: probability moved: " in refused()
 
 
-def test_padding_is_refused_for_its_time(checkout: Path) -> None:
+def test_a_slow_model_fails_the_latency_gate(checkout: Path) -> None:
     promote.promote(dry_run=False)
     gates = yaml.safe_load(Path("configs/gates.yaml").read_text())
     Path("configs/gates.yaml").write_text(yaml.safe_dump(gates | {"max_p95_ratio": 1.2}))
@@ -216,9 +216,11 @@ def test_padding_is_refused_for_its_time(checkout: Path) -> None:
     assert "- **p95 milliseconds a text, over production's: " in refused()
 
 
-def test_shuffled_labels_are_refused(checkout: Path) -> None:
-    """Trained anew; the test keeps its labels."""
-    from training import evaluate, export, train
+def test_a_model_of_shuffled_labels_is_refused(checkout: Path) -> None:
+    """It is trained again; the test keeps its labels."""
+    from training.evaluation import evaluate
+    from training.export import export
+    from training.modeling import train
 
     for split in ("train", "val"):
         path = Path(f"data/processed/{split}.parquet")
@@ -233,16 +235,16 @@ def test_shuffled_labels_are_refused(checkout: Path) -> None:
     assert "- **sample: macro-F1: " in page
 
 
-def test_an_altered_or_foreign_candidate_is_not_judged(checkout: Path) -> None:
+def test_an_altered_or_foreign_candidate_is_an_error(checkout: Path) -> None:
     card = promote.CANDIDATE / "metrics.json"
     kept = card.read_text()
     card.write_text(json.dumps(json.loads(kept) | {"version": "0123456789ab"}))
-    with pytest.raises(ArtifactError, match=r"metrics\.json: of 0123456789ab, wanted"):
+    with pytest.raises(ArtifactError, match=r"metrics\.json: got 0123456789ab, wanted"):
         promote.promote(dry_run=False)
     card.write_text(kept)
     train = Path("data/processed/train.parquet")
     pd.read_parquet(train).head(50).to_parquet(train)
-    with pytest.raises(ArtifactError, match="not what models/candidate learned from"):
+    with pytest.raises(ArtifactError, match="not the data of models/candidate"):
         promote.promote(dry_run=False)
     (promote.CANDIDATE / "model.onnx").write_bytes(b"altered")
     with pytest.raises(ArtifactError, match="altered"):
@@ -250,7 +252,7 @@ def test_an_altered_or_foreign_candidate_is_not_judged(checkout: Path) -> None:
     assert read_state() == State()
 
 
-def test_a_folder_in_productions_place_is_not_overwritten(checkout: Path) -> None:
+def test_a_folder_named_production_is_not_overwritten(checkout: Path) -> None:
     PRODUCTION.mkdir()
     (PRODUCTION / "mine").write_text("kept")
     with pytest.raises(ArtifactError, match="move it away"):

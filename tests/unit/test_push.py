@@ -10,10 +10,10 @@ import yaml
 from deploy.push import push, stage
 from serving.bundle import content_version
 from tests.conftest import ROOT
-from training import releases
 from training.errors import ArtifactError
 from training.files import read_json, sha256, write_json
-from training.releases import PRODUCTION, State
+from training.release import releases
+from training.release.releases import PRODUCTION, State
 
 
 class FakeHub:

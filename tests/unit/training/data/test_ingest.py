@@ -1,0 +1,110 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from tests.conftest import ROOT, write_csv
+from training.config import load_profile, load_sources
+from training.data.ingest import ingest, raw_files
+from training.errors import DataError
+
+ROWS = [("a lovely day", "neither"), ("you clown", "offensive")]
+
+
+@pytest.fixture
+def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A closed port on this machine: the client is real, the Hub does not answer.
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", "http://127.0.0.1:9")
+
+
+def set_sources(folder: Path, **sources: object) -> None:
+    (folder / "configs" / "sources.yaml").write_text(yaml.safe_dump(sources, sort_keys=False))
+
+
+def entry(**more: object) -> dict[str, object]:
+    return {"labels": {name: [name] for name in ("hate", "offensive", "neither")}, **more}
+
+
+SAMPLE = entry(path="data/sample/tweets.csv")
+
+
+def test_data_dir_is_searched_first(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_csv(tmp_path / "mine" / "own.csv", ROWS)
+    monkeypatch.setenv("DATA_DIR", str(tmp_path / "mine"))
+    set_sources(checkout, own=entry(path="own.csv"), sample=SAMPLE)
+    ingest("full", load_sources())
+    assert {path.name for path in Path("data/raw").iterdir()} == {"own.csv", "sample.csv"}
+    assert load_profile().model_dump() == {"profile": "full", "data": "sources"}
+
+
+def test_a_removed_source_leaves_data_raw(checkout: Path) -> None:
+    Path("data/raw").mkdir()
+    Path("data/raw/old.csv").write_text("text,label\n")
+    set_sources(checkout, sample=SAMPLE)
+    ingest("full", load_sources())
+    assert raw_files("old") is None
+
+
+def test_without_data_and_hub_the_sample_is_used(
+    checkout: Path, no_hub: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ingest("full", load_sources())
+    assert load_profile().model_dump() == {"profile": "sample", "data": "sample"}
+    assert "Only the bundled sample is here" in capsys.readouterr().err
+    assert {path.name for path in Path("data/raw").iterdir()} == {"sample.csv", "contrast.csv"}
+
+
+def test_a_missing_file_is_an_error_if_other_data_is_there(
+    checkout: Path, tmp_path: Path, no_hub: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATA_DIR", str(tmp_path))
+    with pytest.raises(DataError, match=r"davidson: davidson/labeled_data\.csv is not there"):
+        ingest("full", load_sources())
+    assert not Path("data/profile.yaml").exists()
+
+
+def test_data_dir_must_be_a_folder(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATA_DIR", "/nowhere")
+    with pytest.raises(DataError, match="DATA_DIR: got '/nowhere'"):
+        ingest("full", load_sources())
+
+
+def test_a_text_file_needs_its_label_file(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "t.txt").write_text("a\n")
+    monkeypatch.setenv("DATA_DIR", str(tmp_path))
+    set_sources(checkout, lines=entry(path="t.txt", label_path="y.txt"))
+    with pytest.raises(DataError, match=r"y\.txt: missing"):
+        ingest("full", load_sources())
+
+
+def test_a_local_folder_with_a_hub_layout_is_read(checkout: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "hub"
+    folder.mkdir()
+    pd.DataFrame(ROWS, columns=["text", "label"]).to_parquet(
+        folder / "train-00000-of-00001.parquet"
+    )
+    # In a process of its own: `datasets` reads its cache's place when it is imported.
+    set_sources(checkout, hubbed=entry(hub={"name": str(folder), "split": "train"}))
+    code = "from training.data import ingest; ingest.ingest('full', ingest.load_sources())"
+    environment = os.environ | {"HF_HOME": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True)
+    frame = pd.read_parquet("data/raw/hubbed.parquet")
+    assert frame["text"].tolist() == [text for text, _ in ROWS]
+
+
+def test_a_missing_hub_split_is_reported(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pd.DataFrame(ROWS, columns=["text", "label"]).to_parquet(tmp_path / "train.parquet")
+    set_sources(checkout, hubbed=entry(hub={"name": str(tmp_path), "split": "nosuch"}))
+    with pytest.raises(DataError, match=r"hubbed: hub: .*nosuch"):
+        ingest("full", load_sources())

@@ -1,0 +1,248 @@
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.conftest import write_csv
+from training.config import PrepareParams, Source, load_sources
+from training.data.ingest import ingest
+from training.data.prepare import near_duplicates, prepare, read_source, resolve_labels
+from training.errors import DataError
+
+PARAMS = PrepareParams(val_fraction=0.2, test_fraction=0.2, near_duplicate=0.8, max_rows=0)
+LABELS = {name: [name] for name in ("hate", "offensive", "neither")}
+CSV = Source(path="x.csv", labels=LABELS)
+BINARY = Source(path="x.csv", labels={"hate": ["hate"], "not": ["offensive", "neither"]})
+
+
+def raw(name: str, rows: list[tuple[str, str]]) -> None:
+    write_csv(Path("data/raw") / f"{name}.csv", rows)
+
+
+def ids(frame: pd.DataFrame) -> set[str]:
+    return set(frame["id"])
+
+
+def test_retweets_are_one_row(checkout: Path) -> None:
+    raw(
+        "a",
+        [
+            ("What a day", "neither"),
+            ("RT @x: what a day!! https://t.co/1", "neither"),
+            ("Other", "hate"),
+        ],
+    )
+    splits, counts = prepare(PARAMS, {"a": CSV})
+    assert sum(map(len, splits.values())) == 2
+    assert counts["duplicates"] == 1
+
+
+def test_votes_for_another_label_than_the_rows_are_dropped(checkout: Path) -> None:
+    source = CSV.model_copy(
+        update={"votes": {"hate": ["h", "hate_count"], "offensive": ["o"], "neither": ["n"]}}
+    )
+    Path("data/raw").mkdir(parents=True)
+    Path("data/raw/a.csv").write_text(
+        "text,label,hate_count,o,n\n"
+        "first of them,hate,2,1,0\n"
+        "the second one,neither,1,2,0\n"  # for another label
+        "here comes a third,offensive,0,3,3\n"
+    )
+    raw("b", [("somebody else wrote this", "hate")])
+    splits, _ = prepare(PARAMS, {"a": source, "b": CSV})
+    kept = pd.concat(splits.values()).set_index("text")["votes"]
+    assert kept.map(list).to_dict() == {
+        "first of them": [2, 1, 0],
+        "the second one": [0, 0, 0],
+        "here comes a third": [0, 3, 3],
+        "somebody else wrote this": [0, 0, 0],
+    }
+
+
+@pytest.mark.parametrize(
+    ("header", "problem"),
+    [
+        ("text,label,h,n", "no column o, which votes names"),
+        ("text,label,h,o", "got 'x', wanted a count"),
+    ],
+)
+def test_unreadable_votes_are_reported(checkout: Path, header: str, problem: str) -> None:
+    source = CSV.model_copy(update={"votes": {"hate": ["h"], "offensive": ["o"]}})
+    Path("data/raw").mkdir(parents=True)
+    Path("data/raw/a.csv").write_text(f"{header}\nsome words,hate,1,x\n")
+    with pytest.raises(DataError, match=problem):
+        read_source("a", source)
+
+
+def test_of_near_duplicates_the_earlier_row_is_kept(checkout: Path) -> None:
+    base = "one two three four five six seven eight nine"
+    raw("a", [(base, "neither"), (f"{base} ten", "hate"), ("nothing alike here", "hate")])
+    splits, counts = prepare(PARAMS, {"a": CSV})
+    kept = pd.concat(splits.values())
+    assert sorted(kept["text"]) == sorted([base, "nothing alike here"])
+    assert counts["near_duplicates"] == 1
+
+
+def test_near_duplicates_equal_a_brute_force_search() -> None:
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    sets = [{f"w{w}" for w in rng.integers(0, 12, rng.integers(1, 9))} for _ in range(300)]
+    dropped: list[int] = []
+    for at, one in enumerate(sets):
+        earlier = [sets[i] for i in range(at) if i not in dropped]
+        if any(len(one & other) >= 0.8 * len(one | other) for other in earlier):
+            dropped.append(at)
+    assert len(dropped) > 20
+    assert near_duplicates(sets, 0.8) == dropped
+
+
+@pytest.mark.parametrize(
+    ("sets", "resolve_labelsd"),
+    [
+        ([["hate"], ["hate"]], ["hate"]),
+        ([["offensive"], ["offensive", "neither"]], ["offensive"]),
+        ([["hate"], ["hate"], ["neither"]], ["hate"]),
+        ([["hate"], ["neither"]], None),
+        ([["hate", "offensive"], ["offensive", "neither"]], ["offensive"]),
+    ],
+)
+def test_conflicts_are_resolved_by_the_written_rule(
+    sets: list[list[str]], resolve_labelsd: list[str] | None
+) -> None:
+    assert resolve_labels(sets) == resolve_labelsd
+
+
+def test_only_sources_with_single_labels_are_in_test(checkout: Path) -> None:
+    raw("full", [(f"text number {i} alpha{i} beta{i}", "neither") for i in range(200)])
+    raw("binary", [(f"other {i} gamma{i} delta{i}", "hate") for i in range(200)])
+    splits, _ = prepare(PARAMS, {"full": CSV, "binary": BINARY})
+    assert set(splits["test"]["source"]) == {"full"}
+    assert all(len(labels) == 1 for labels in splits["test"]["labels"])
+    assert 20 < len(splits["test"]) < 60
+    assert (splits["val"]["source"] == "binary").sum() > (splits["val"]["source"] == "full").sum()
+
+
+def test_with_max_rows_every_split_keeps_rows(checkout: Path) -> None:
+    raw("a", [(f"text number {i} alpha{i} beta{i}", "neither") for i in range(400)])
+    everything, _ = prepare(PARAMS, {"a": CSV})
+    some, _ = prepare(PARAMS.model_copy(update={"max_rows": 100}), {"a": CSV})
+    assert sum(map(len, some.values())) == 100
+    for split, share in {"train": 0.6, "val": 0.2, "test": 0.2}.items():
+        assert ids(some[split]) <= ids(everything[split])
+        assert 0.5 * share < len(some[split]) / 100 < 1.6 * share
+
+
+def test_adding_a_source_moves_no_row_from_train_to_test(checkout: Path) -> None:
+    rows = [(f"text number {i} alpha{i} beta{i}", "neither") for i in range(200)]
+    raw("a", rows)
+    raw("b", [(f"more {i} gamma{i} delta{i}", "hate") for i in range(200)] + rows[:50])
+    before, _ = prepare(PARAMS, {"a": CSV})
+    after, _ = prepare(PARAMS, {"b": CSV, "a": CSV})
+    assert not ids(before["train"]) & ids(after["test"])
+    assert not ids(before["test"]) & ids(after["train"])
+
+
+def test_external_rows_are_kept_before_training_rows(checkout: Path) -> None:
+    raw("a", [("same words in both", "neither"), ("only here", "hate")])
+    raw("held", [("Same words, in both!", "neither")])
+    splits, _ = prepare(
+        PARAMS, {"a": CSV, "held": Source(use="external", path="x.csv", labels=LABELS)}
+    )
+    assert splits["external"]["text"].tolist() == ["Same words, in both!"]
+    assert len(pd.concat([splits[s] for s in ("train", "val", "test")])) == 1
+
+
+def test_a_source_for_training_only_is_in_train_only(checkout: Path) -> None:
+    raw("a", [(f"text number {i} alpha{i} beta{i}", "neither") for i in range(200)])
+    rows = [(f"frame about group{i} gamma{i} delta{i}", "hate") for i in range(200)]
+    raw("contrast", rows)
+    contrast = Source(use="train", path="x.csv", labels=LABELS)
+    splits, _ = prepare(PARAMS, {"a": CSV, "contrast": contrast})
+    kept = {name for name, frame in splits.items() if "contrast" in set(frame["source"])}
+    assert kept == {"train"}
+
+
+def test_the_order_of_rows_changes_nothing(checkout: Path) -> None:
+    rows = [(f"text number {i} alpha{i} beta{i}", "neither") for i in range(50)]
+    raw("a", rows)
+    one, _ = prepare(PARAMS, {"a": CSV})
+    raw("a", rows[::-1])
+    other, _ = prepare(PARAMS, {"a": CSV})
+    for split, frame in one.items():
+        pd.testing.assert_frame_equal(
+            frame.reset_index(drop=True), other[split].reset_index(drop=True)
+        )
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet", "txt"])
+def test_every_kind_of_file_is_read(checkout: Path, suffix: str) -> None:
+    frame = pd.DataFrame({"text": ['a, "quoted" text', "two"], "label": ["1", "0"]})
+    path = Path("data/raw") / f"own.{suffix}"
+    path.parent.mkdir()
+    if suffix == "csv":
+        frame.to_csv(path, index=False)
+    elif suffix == "jsonl":
+        frame.to_json(path, orient="records", lines=True)
+    elif suffix == "parquet":
+        frame.astype({"label": "int64"}).to_parquet(path)
+    else:
+        path.write_text("\n".join(frame["text"]) + "\n")
+        path.with_suffix(".labels").write_text("1\n0\n")
+    source = Source(path=path.name, labels={1: ["hate"], 0: ["offensive", "neither"]})
+    read = read_source("own", source)
+    assert read["text"].tolist() == frame["text"].tolist()
+    assert read["labels"].tolist() == [["hate"], ["offensive", "neither"]]
+
+
+def bad(name: str, content: bytes) -> None:
+    path = Path("data/raw") / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("own.csv", b"text,label\nhi,hate\nho,spam\n", r"own\.csv: row 2: got label 'spam'"),
+        (
+            "own.csv",
+            b"text,klass\nhi,hate\n",
+            r"own\.csv: no column 'label'; it has \['klass', 'text'\]",
+        ),
+        ("own.csv", b"text,label\n", r"own\.csv: no rows"),
+        ("own.csv", b"", r"own\.csv: not readable"),
+        ("own.csv", b"text,label\nhi \xff,hate\n", r"own\.csv: byte .* wanted UTF-8"),
+        (
+            "own.jsonl",
+            b'{"text": "hi", "label": "hate"}\n{"text": 7, "label": "hate"}\n',
+            r"row 2: text: 7",
+        ),
+        ("own.jsonl", b"{", r"own\.jsonl: not readable"),
+        ("own.parquet", b"nonsense", r"own\.parquet: not readable"),
+    ],
+)
+def test_bad_input_is_reported_with_file_and_row(
+    checkout: Path, name: str, content: bytes, message: str
+) -> None:
+    bad(name, content)
+    with pytest.raises(DataError, match=message) as error:
+        read_source("own", Source(path=name, labels=LABELS))
+    assert "\n" not in str(error.value)
+
+
+def test_parallel_files_must_have_equal_lengths(checkout: Path) -> None:
+    bad("own.txt", b"a\nb\n")
+    bad("own.labels", b"hate\n")
+    with pytest.raises(DataError, match="2 texts, but 1 labels"):
+        read_source("own", Source(path="own.txt", label_path="own.labels", labels=LABELS))
+
+
+def test_the_bundled_sample_is_complete(checkout: Path) -> None:
+    ingest("sample", load_sources())
+    rows = read_source("sample", load_sources()["sample"])
+    shares = rows["labels"].map(lambda labels: labels[0]).value_counts(normalize=True)
+    assert len(rows) > 500
+    assert shares.min() > 0.25
+    _, counts = prepare(PARAMS, {"sample": load_sources()["sample"]})
+    assert counts["duplicates"] == counts["conflicts"] == counts["near_duplicates"] == 0

@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+from sklearn.metrics import f1_score
+
+from training.evaluation.metrics import (
+    calibration_error,
+    classification_metrics,
+    f1_scores,
+    identity_gap,
+)
+from training.partial_labels import label_mask
+
+RNG = np.random.default_rng(1)
+
+
+def sample(rows: int = 300) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    truth = RNG.choice(3, rows, p=[0.1, 0.6, 0.3])
+    scores = RNG.dirichlet([1, 1, 1], rows).astype(np.float32)
+    scores[np.arange(rows), truth] += 0.5
+    scores /= scores.sum(axis=1, keepdims=True)
+    return scores, scores.argmax(axis=1), truth
+
+
+def test_f1_equals_scikit_learn() -> None:
+    scores, chosen, truth = sample()
+    ours = classification_metrics(
+        scores, chosen, np.eye(3, dtype=bool)[truth], np.arange(3), draws=100
+    )
+    assert ours["macro_f1"] == pytest.approx(f1_score(truth, chosen, average="macro"))
+    assert ours["weighted_f1"] == pytest.approx(f1_score(truth, chosen, average="weighted"))
+    by_class = [row["f1"] for row in ours["classes"].values()]
+    assert by_class == pytest.approx(f1_score(truth, chosen, average=None))
+    assert f1_scores(np.array(ours["confusion"], dtype=float))["classes"] == pytest.approx(by_class)
+
+
+def test_intervals_contain_the_value_and_narrow_with_more_rows() -> None:
+    widths = []
+    for rows in (200, 3200):
+        scores, chosen, truth = sample(rows)
+        metrics = classification_metrics(
+            scores, chosen, np.eye(3, dtype=bool)[truth], np.arange(3), draws=200
+        )
+        low, high = metrics["intervals"]["macro_f1"]
+        assert low < metrics["macro_f1"] < high
+        widths.append(high - low)
+    assert widths[0] / widths[1] == pytest.approx(4, rel=0.5)
+
+
+def test_calibration_error_of_a_known_case() -> None:
+    confidence = np.array([0.9] * 10 + [0.6] * 10)
+    correct = np.array([True] * 9 + [False] + [True] * 3 + [False] * 7)
+    assert calibration_error(confidence, correct) == pytest.approx((0.0 * 10 + 0.3 * 10) / 20)
+
+
+def test_a_dataset_is_evaluated_by_its_own_classes() -> None:
+    allowed = label_mask([["hate"], ["offensive", "neither"], ["offensive", "neither"], ["hate"]])
+    scores = np.array([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.6, 0.2, 0.2], [0.9, 0.05, 0.05]])
+    metrics = classification_metrics(
+        scores, scores.argmax(axis=1), allowed, np.array([0, 1, 1]), draws=100
+    )
+    assert list(metrics["classes"]) == ["hate", "offensive, neither"]
+    assert metrics["macro_f1"] == pytest.approx(
+        f1_score([0, 1, 1, 0], [0, 1, 0, 0], average="macro")
+    )
+    assert metrics["classes"]["hate"]["roc_auc"] == 1.0
+
+
+def test_the_identity_gap_shows_a_biased_model() -> None:
+    texts = [f"the weather is nice {i}" for i in range(50)] + [
+        f"I met a Muslim friend {i}" for i in range(50)
+    ]
+    allowed = label_mask([["neither"]] * 100)
+    chosen = np.array([2] * 50 + [0] * 25 + [2] * 25)
+    gap = identity_gap(texts, chosen, allowed)
+    assert gap["gap"] == pytest.approx(0.5)
+    assert gap["groups"] == {"muslims": {"rows": 50, "false_positive_rate": 0.5}}

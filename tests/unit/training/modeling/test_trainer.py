@@ -1,0 +1,79 @@
+"""The trainer's own parts: the logit bias of sources, learning rates, and rows as inputs."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import DistilBertConfig, DistilBertForSequenceClassification, TrainingArguments
+
+from training.config import TrainParams
+from training.modeling.loss import partial_label_loss
+from training.modeling.trainer import SOURCE_BIAS_RATE, PartialLabelTrainer, encode
+
+
+@pytest.fixture
+def trainer(tmp_path: Path) -> PartialLabelTrainer:
+    sizes = {"vocab_size": 20, "dim": 8, "hidden_dim": 16, "n_layers": 1, "n_heads": 2}
+    no_dropout = {"dropout": 0.0, "attention_dropout": 0.0, "seq_classif_dropout": 0.0}
+    model = DistilBertForSequenceClassification(
+        DistilBertConfig(num_labels=3, **sizes, **no_dropout)
+    )
+    model.source_logit_bias = torch.nn.Parameter(torch.tensor([[9.0, 9, 0], [0, 3, 0]]))
+    args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none")
+    return PartialLabelTrainer(decay=0.0, model=model, args=args)
+
+
+def batch(source: int) -> dict[str, torch.Tensor]:
+    return {
+        "input_ids": torch.tensor([[2, 5, 3]]),
+        "attention_mask": torch.ones(1, 3, dtype=torch.long),
+        "allowed": torch.tensor([[True, False, False]]),
+        "votes": torch.tensor([[0.25, 0.25, 0]]),
+        "weight": torch.ones(1),
+        "source": torch.tensor([source]),
+    }
+
+
+@pytest.mark.parametrize(("source", "bias"), [(0, [0.0, 0, 0]), (1, [0.0, 3, 0])])
+def test_all_sources_but_the_first_have_a_logit_bias_in_training_only(
+    trainer: PartialLabelTrainer, source: int, bias: list[float]
+) -> None:
+    inputs = batch(source)
+    model = trainer.model.eval()
+    plain, output = trainer.compute_loss(model, inputs, return_outputs=True)
+    target = inputs["allowed"], inputs["votes"], inputs["weight"]
+    assert plain == partial_label_loss(output.logits, *target)
+    shifted = partial_label_loss(output.logits + torch.tensor(bias), *target)
+    assert trainer.compute_loss(model.train(), inputs) == shifted
+
+
+def test_source_biases_learn_faster_and_do_not_decay(trainer: PartialLabelTrainer) -> None:
+    groups = trainer.create_optimizer().param_groups
+    faster = [g for g in groups if any(p is trainer.model.source_logit_bias for p in g["params"])]
+    rate = trainer.args.learning_rate
+    assert [(g["lr"], g["weight_decay"]) for g in faster] == [(SOURCE_BIAS_RATE * rate, 0.0)]
+    assert sum(len(g["params"]) for g in groups) == len(list(trainer.model.parameters()))
+    assert {g["lr"] for g in groups} == {rate, SOURCE_BIAS_RATE * rate}
+
+
+def test_the_weight_of_a_row_is_that_of_its_labels_times_its_source() -> None:
+    tokenizer = Tokenizer(WordLevel({"[UNK]": 0}, "[UNK]"))
+    params = TrainParams.model_construct(class_weights=(3.0, 1.0, 2.0))
+    rows = pd.DataFrame(
+        {
+            "text": ["a", "b", "c"],
+            "labels": [["hate"], ["hate", "offensive"], ["neither"]],
+            "votes": [[2.0, 1.0, 0.0], [0.0] * 3, [0.0] * 3],
+            "source": ["often", "once", "often"],
+        }
+    )
+    encoded = encode(rows, tokenizer, {"once": 1.0, "often": 2.5}, params)
+    assert encoded["weight"] == pytest.approx([7.5, 2, 5])
+    assert encoded["source"] == [1, 0, 1]
+    assert np.array(encoded["votes"]) == pytest.approx(
+        np.array([[2 / 3, 1 / 3, 0], [0] * 3, [0] * 3])
+    )

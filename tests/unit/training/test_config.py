@@ -1,0 +1,74 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import set_params
+from training.config import TrainParams, load_params, load_profile, load_sources
+from training.errors import ConfigError
+
+
+@pytest.fixture
+def full(checkout: Path) -> Path:
+    (checkout / "data" / "profile.yaml").write_text("{profile: full, data: sources}")
+    return checkout
+
+
+def test_profiles_change_what_they_name_and_nothing_else(full: Path) -> None:
+    usual = load_params("train", TrainParams)
+    (full / "data" / "profile.yaml").write_text("{profile: quick, data: sources}")
+    quick = load_params("train", TrainParams)
+    assert quick.epochs < usual.epochs
+    assert quick.model_dump(exclude={"epochs"}) == usual.model_dump(exclude={"epochs"})
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"epochs": "three"}, "train.epochs: got 'three'"),
+        ({"epochs": 0}, "train.epochs: got 0"),
+        ({"epoch": 3}, "train.epoch: got 3"),
+        ({"precision": "fp8"}, "train.precision: got 'fp8'"),
+        ({"class_weights": [1.0]}, "train.class_weights"),
+    ],
+)
+def test_a_wrong_parameter_is_named_with_its_value(
+    full: Path, change: dict[str, object], said: str
+) -> None:
+    set_params(full, {"train": change})
+    with pytest.raises(ConfigError) as error:
+        load_params("train", TrainParams)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_parameter_is_named(full: Path) -> None:
+    path = full / "configs" / "params.yaml"
+    params = yaml.safe_load(path.read_text())
+    del params["train"]["seed"]
+    path.write_text(yaml.safe_dump(params))
+    with pytest.raises(ConfigError, match=r"train.seed"):
+        load_params("train", TrainParams)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: {path: a.csv, labels: {0: [hat]}}", r"labels\.0\.0: got 'hat'"),
+        ("a: {labels: {0: [hate]}}", "neither path nor hub"),
+        ("a: {path: a.csv, labels: {0: []}}", r"labels\.0"),
+        ("a: {path: a.csv, label: y, labels: {0: [hate]}, sep: ','}", "sep"),
+        ("a: {use: external, path: a.csv, labels: {0: [hate]}}", "no source has use: split"),
+        ("a: [", "not YAML"),
+        ("- a", "wanted a mapping"),
+    ],
+)
+def test_a_wrong_source_is_named(checkout: Path, text: str, said: str) -> None:
+    (checkout / "configs" / "sources.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        load_sources()
+
+
+def test_the_profile_is_wanted_before_any_stage(checkout: Path) -> None:
+    with pytest.raises(ConfigError, match=r"data/profile\.yaml: missing"):
+        load_profile()

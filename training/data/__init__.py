@@ -1,0 +1,1 @@
+"""From sources to de-duplicated, validated splits."""

@@ -1,0 +1,115 @@
+"""Stage 1: read the sources, drop duplicates, resolve conflicts, split by a stable hash.
+
+    data/raw -> data/processed/{train,val,test,external}.parquet, reports/prepare.json
+
+Columns: `id` (hash of the normalised text), `text` (as the source has it), `labels` (a list of
+names: the partial label), `votes` (how many annotators gave each of LABELS; zeros if unknown) and
+`source`. The report has what was read, dropped and kept.
+
+The rules, in this order:
+1. Two rows have the same text if their words are equal after normalisation, without mentions, URLs
+   and retweet marks.
+2. Rows of one text become one row. Its partial label is what all of their partial labels share; if
+   they share nothing, the one that most rows have; on a tie the text is dropped. Its votes are the
+   first row's, if no other label has more of them than the row's own.
+3. A row whose words are nearly those of an earlier one (Jaccard similarity) is dropped. Rows for
+   external validation come first, then the sources in the order of sources.yaml: a test text is
+   never dropped in favour of a training text.
+4. The split depends on the text's hash alone, so that a new source moves no row from one split to
+   another. Only sources with single labels are in test; the other sources' share of the test goes
+   to val, never to train. With `use` a source is in train only, or in none of the three.
+"""
+
+import pandas as pd
+
+from training.config import PrepareParams, Source, load_params, load_profile, load_sources
+from training.data.dedup import keep_if_agreeing, near_duplicates, resolve_labels, text_id
+from training.data.ingest import raw_files
+from training.data.normalize import build_normalizer, words
+from training.data.sources import read_source
+from training.errors import run_stage
+from training.files import atomic_write, write_json
+from training.paths import REPORTS, split_file
+
+SPLITS = ("train", "val", "test", "external")
+
+
+def assign_split(row_id: str, source: Source, params: PrepareParams) -> str:
+    """Return the split of a row (rule 4)."""
+    if source.use != "split":
+        return source.use
+    place = int(row_id, 16) / 16 ** len(row_id)
+    if place < params.test_fraction:
+        return "test" if source.has_single_labels else "val"
+    return "val" if place < params.test_fraction + params.val_fraction else "train"
+
+
+def prepare(
+    params: PrepareParams, sources: dict[str, Source]
+) -> tuple[dict[str, pd.DataFrame], dict[str, object]]:
+    """Return the splits by name, and what was read, dropped and kept."""
+    ranked = sorted(sources.items(), key=lambda item: item[1].use != "external")
+    frames = [read_source(name, source) for name, source in ranked]
+    rows = pd.concat(frames, ignore_index=True)
+    counts: dict[str, object] = {"read": _by_source(rows)}
+
+    normalizer = build_normalizer()
+    rows["words"] = [words(normalizer.normalize_str(text)) for text in rows["text"]]
+    counts["without_words"] = int((rows["words"].str.len() == 0).sum())
+    rows = rows[rows["words"].str.len() > 0]
+    rows["id"] = rows["words"].map(text_id)
+
+    resolved = rows.groupby("id", sort=False)["labels"].agg(
+        lambda labels: resolve_labels(list(labels))
+    )
+    counts["duplicates"] = len(rows) - len(resolved)
+    rows = rows.drop_duplicates("id")
+    rows["labels"] = rows["id"].map(resolved)
+    counts["conflicts"] = int(rows["labels"].isna().sum())
+    rows = rows[rows["labels"].notna()].reset_index(drop=True)
+    rows["votes"] = [
+        keep_if_agreeing(votes, labels)
+        for votes, labels in zip(rows["votes"], rows["labels"], strict=True)
+    ]
+
+    near = near_duplicates([set(row) for row in rows["words"]], params.near_duplicate)
+    counts["near_duplicates"] = len(near)
+    rows = rows.drop(index=near)
+
+    if params.max_rows:
+        # By the id's last digits, because its first ones decide the split.
+        rows = rows.sort_values("id", key=lambda ids: ids.str[::-1])
+        rows = rows.groupby("source", sort=False).head(params.max_rows)
+    rows["split"] = [
+        assign_split(row_id, sources[name], params)
+        for row_id, name in zip(rows["id"], rows["source"], strict=True)
+    ]
+    # Sorted by id, the files do not depend on the order of reading.
+    rows = rows.sort_values("id")
+    splits = {
+        split: rows.loc[rows["split"] == split, ["id", "text", "labels", "votes", "source"]]
+        for split in SPLITS
+    }
+    counts["kept"] = {split: _by_source(frame) for split, frame in splits.items()}
+    return splits, counts
+
+
+def _by_source(rows: pd.DataFrame) -> dict[str, int]:
+    return {str(name): int(count) for name, count in rows["source"].value_counts().items()}
+
+
+def main() -> None:
+    """Write the splits and the counts."""
+    sources = load_sources()
+    if load_profile().data == "sample":
+        sources = {name: source for name, source in sources.items() if raw_files(name)}
+    splits, counts = prepare(load_params("prepare", PrepareParams), sources)
+    for split, frame in splits.items():
+        with atomic_write(split_file(split)) as scratch:
+            frame.to_parquet(scratch, index=False)
+    write_json(REPORTS / "prepare.json", counts)
+    print("rows " + ", ".join(f"{split} {len(frame)}" for split, frame in splits.items()))
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,1 @@
+"""From a checkpoint to a sealed int8 bundle."""

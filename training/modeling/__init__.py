@@ -1,0 +1,1 @@
+"""The base model, its loss and its fine-tuning."""

@@ -1,0 +1,204 @@
+"""Stage 3: fine-tune the base on the train split; keep the epoch that is best on validation.
+
+    train, val -> models/finetuned/ model.safetensors, config.json   the fp32 checkpoint
+                                    tokenizer.json
+                                    history.json   what was logged, by step
+                                    run.json       the MLflow run that later stages continue
+
+A killed training continues from its last checkpoint, to the same model bit for bit. How the recipe
+was chosen is in docs/experiments.md.
+"""
+
+import hashlib
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+import torch
+import transformers
+from torch import nn
+from transformers import DistilBertForSequenceClassification, EvalPrediction, TrainingArguments
+
+from training.config import Source, TrainParams, load_params, load_profile, load_sources
+from training.errors import ArtifactError, DataError, run_stage
+from training.files import atomic_write, read_json, sha256, write_json
+from training.modeling.base import load_base
+from training.modeling.trainer import PartialLabelTrainer, Progress, collator, encode
+from training.partial_labels import (
+    LABELS,
+    balanced_macro_f1,
+    classes_by_source,
+    macro_f1_by_source,
+)
+from training.paths import FINETUNED, MODELS, split_file
+from training.tracking import git_sha, tracked_run
+
+CHECKPOINTS = MODELS / "checkpoints"
+NEEDED_BYTES = 2 * 2**30
+
+
+def uses_bf16(precision: str) -> bool:
+    """Return whether to compute in bfloat16, which is slower than fp32 where it is emulated."""
+    if precision != "auto":
+        return precision == "bf16"
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    cpuinfo = Path("/proc/cpuinfo")
+    return cpuinfo.exists() and bool({"avx512_bf16", "amx_bf16"} & set(cpuinfo.read_text().split()))
+
+
+def checkpoint_folder(params: TrainParams, sources: Mapping[str, Source], data_sha: str) -> Path:
+    """Return the folder of this training's checkpoints; each recipe and data has its own."""
+    weights = {name: source.weight for name, source in sources.items()}
+    recipe = f"{params.model_dump_json()}{weights}{data_sha}"
+    return CHECKPOINTS / hashlib.sha256(recipe.encode()).hexdigest()[:12]
+
+
+def _last_checkpoint(folder: Path) -> Path | None:
+    """Return the newest complete checkpoint, and remove incomplete ones."""
+    complete = []
+    for path in folder.glob("checkpoint-*"):
+        if (path / "average.pt").is_file():
+            complete.append(path)
+        else:
+            shutil.rmtree(path)
+    return max(complete, key=lambda path: int(path.name.split("-")[1]), default=None)
+
+
+def train(
+    params: TrainParams,
+    frames: dict[str, pd.DataFrame],
+    configured: Mapping[str, Source],
+    folder: Path,
+) -> tuple[DistilBertForSequenceClassification, Any, dict[str, Any]]:
+    """Fine-tune, or continue from the checkpoints in `folder`.
+
+    Returns the best epoch's averaged model, its tokenizer, and `{"log": […], "best": {…}}`.
+    """
+    if params.threads:
+        torch.set_num_threads(params.threads)
+    transformers.set_seed(params.seed)
+    model, tokenizer = load_base(
+        params.base, dropout=params.dropout, encoder_dropout=params.encoder_dropout,
+        max_tokens=params.max_tokens,
+    )  # fmt: skip
+    classes = classes_by_source(configured, frames["val"]["source"])
+    # In the order of sources.yaml; sources without classes come last.
+    seen = {name for frame in frames.values() for name in frame["source"]}
+    names = [*classes, *sorted(seen - set(classes))]
+    sources = {name: configured[name].weight for name in names}
+    model.source_logit_bias = nn.Parameter(torch.zeros(len(sources), len(LABELS)))
+    # Sorted by length: validation runs in this order.
+    val = frames["val"].sort_values("text", key=lambda text: text.str.len())
+    source = val["source"].to_numpy()
+
+    def metrics(prediction: EvalPrediction) -> dict[str, float]:
+        chosen = prediction.predictions.argmax(axis=1)
+        scores = macro_f1_by_source(chosen, prediction.label_ids, source, classes)
+        named = {f"macro_f1_{name}": score for name, score in scores.items()}
+        return named | {"macro_f1": balanced_macro_f1(scores, source, classes)}
+
+    progress = Progress(folder)
+    progress.trainer = trainer = PartialLabelTrainer(
+        decay=params.ema_decay,
+        model=model,
+        args=TrainingArguments(
+            output_dir=str(folder),
+            num_train_epochs=params.epochs,
+            per_device_train_batch_size=params.batch_size,
+            per_device_eval_batch_size=64,
+            learning_rate=params.learning_rate,
+            lr_scheduler_type="cosine_with_min_lr",
+            lr_scheduler_kwargs={"min_lr": params.final_learning_rate},
+            warmup_ratio=params.warmup_ratio,
+            weight_decay=params.weight_decay,
+            max_grad_norm=params.max_grad_norm,
+            bf16=uses_bf16(params.precision),
+            use_cpu=not torch.cuda.is_available(),
+            seed=params.seed,
+            eval_strategy="epoch",
+            save_steps=params.checkpoint_steps,
+            save_total_limit=2,
+            logging_steps=50,
+            disable_tqdm=not sys.stderr.isatty(),
+            remove_unused_columns=False,
+            label_names=["allowed"],
+            dataloader_pin_memory=torch.cuda.is_available(),
+            report_to="none",
+        ),
+        train_dataset=encode(frames["train"], tokenizer, sources, params),
+        eval_dataset=encode(val, tokenizer, sources, params),
+        data_collator=collator(tokenizer.token_to_id("[PAD]")),
+        compute_metrics=metrics,
+        callbacks=[progress],
+    )
+    trainer.remove_callback(transformers.PrinterCallback)
+    checkpoint = _last_checkpoint(folder)
+    if checkpoint:
+        print(f"resuming from {checkpoint}")
+    try:
+        if checkpoint:
+            state = torch.load(checkpoint / "average.pt", weights_only=True)
+            trainer.average.load_state_dict(state)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        model.load_state_dict(torch.load(folder / "best.pt", weights_only=True))
+        del model.source_logit_bias
+    except Exception as error:
+        # torch and safetensors have errors of their own for a full disk and a broken file.
+        problem = " ".join(str(error).split())
+        if "No space left" in problem or "PytorchStreamWriter" in problem:
+            raise ArtifactError(f"{folder}: the disk is full ({problem})") from None
+        if checkpoint and trainer.state.global_step == 0:
+            raise ArtifactError(
+                f"{checkpoint}: unreadable checkpoint ({problem}); delete {folder} to start over"
+            ) from None
+        raise
+    history = {"log": trainer.state.log_history, "best": read_json(folder / "best.json")}
+    return model, tokenizer, history
+
+
+def main() -> None:
+    """Train on data/processed and write models/finetuned."""
+    params = load_params("train", TrainParams)
+    files = {split: split_file(split) for split in ("train", "val")}
+    frames = {split: pd.read_parquet(path) for split, path in files.items()}
+    learned = {label for labels in frames["train"]["labels"] for label in labels}
+    if learned != set(LABELS):
+        raise DataError(f"{files['train']}: labels: got {sorted(learned)}, wanted all of {LABELS}")
+    sources = load_sources()
+    free = shutil.disk_usage(".").free
+    if free < NEEDED_BYTES:
+        raise ArtifactError(f"models: {free >> 20} MiB free, wanted {NEEDED_BYTES >> 20} MiB")
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+
+    data_sha = "-".join(sha256(path)[:16] for path in files.values())
+    folder = checkpoint_folder(params, sources, data_sha)
+    run_file = folder / "run.json"
+    run_id = read_json(run_file)["run_id"] if run_file.exists() else None
+    with tracked_run(run_id) as run_id:
+        write_json(run_file, {"run_id": run_id, "data_sha": data_sha})
+        mlflow.set_tags({"git_sha": git_sha(), "data_sha": data_sha} | load_profile().model_dump())
+        mlflow.log_params({f"train.{key}": value for key, value in params.model_dump().items()})
+        mlflow.log_params({f"weight.{name}": source.weight for name, source in sources.items()})
+        model, tokenizer, history = train(params, frames, sources, folder)
+
+    with atomic_write(FINETUNED / "tokenizer.json") as scratch:
+        tokenizer.save(str(scratch))
+    model.save_pretrained(FINETUNED)
+    write_json(FINETUNED / "history.json", history)
+    shutil.copyfile(run_file, FINETUNED / "run.json")
+    shutil.rmtree(CHECKPOINTS)
+    print(
+        f"best epoch {history['best']['epoch']}: macro-F1 {history['best']['macro_f1']:.3f} on val"
+    )
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,218 @@
+"""The trainer: transformers' Trainer with partial labels, averaged weights and exact resuming.
+
+What is validated and kept is an exponential moving average of the weights. It replaces a learning
+rate that falls to zero, and keeps more distance from single rows.
+
+Sources differ in how much of each label they hold, because they were collected differently. Each
+source but the first has a bias on the logits, which is learned with the rest and used in training
+only: it takes up that source's prior, so that the scores keep the first one's.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+import torch
+from datasets import Dataset
+from tokenizers import Tokenizer
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+from transformers import Trainer, TrainerCallback, TrainerState
+
+from training.config import TrainParams
+from training.files import atomic_write, read_json, write_json
+from training.modeling.loss import partial_label_loss
+from training.partial_labels import label_mask
+
+SOURCE_BIAS_RATE = 20  # times the learning rate
+
+
+class LengthGroupedSampler(torch.utils.data.Sampler[int]):
+    """Batches of texts of similar length, in an order that depends on seed and epoch only.
+
+    The sampler in transformers draws from the global generator: a run that is resumed in the middle
+    of an epoch would see some rows twice and others never.
+    """
+
+    def __init__(self, lengths: list[int], batch_size: int, seed: int) -> None:
+        self.lengths, self.batch_size, self.seed, self.epoch = (
+            np.array(lengths),
+            batch_size,
+            seed,
+            0,
+        )
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of an epoch; the Trainer calls this before each one."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        rng = np.random.default_rng([self.seed, self.epoch])
+        rows = rng.permutation(len(self.lengths))
+        pool = 50 * self.batch_size  # rows are sorted within pools, so that batches stay random
+        pools = [rows[start : start + pool] for start in range(0, len(rows), pool)]
+        rows = np.concatenate([part[np.argsort(self.lengths[part])] for part in pools])
+        whole = len(rows) // self.batch_size * self.batch_size
+        batches = rows[:whole].reshape(-1, self.batch_size)
+        yield from rng.permutation(batches).ravel().tolist()
+        yield from rows[whole:].tolist()
+
+
+class PartialLabelTrainer(Trainer):  # type: ignore[misc]
+    """A Trainer with the partial label loss, a logit bias for each source, and averaged weights.
+
+    Beside its own parameters the model has `source_logit_bias` [sources, labels].
+    """
+
+    model: nn.Module
+    model_wrapped: nn.Module
+
+    def __init__(self, *, decay: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+
+        def average(averaged: Any, current: Any, seen: Any) -> None:
+            # A young average forgets faster; otherwise the untrained head would count for long.
+            keep = min(decay, (1 + int(seen)) / (10 + int(seen)))
+            torch._foreach_lerp_(averaged, current, 1 - keep)
+
+        self.average = AveragedModel(kwargs["model"], multi_avg_fn=average)
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LengthGroupedSampler:
+        lengths = (train_dataset or self.train_dataset)["length"]
+        return LengthGroupedSampler(lengths, self.args.train_batch_size, self.args.seed)
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, torch.Tensor], return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | None = None,
+    ) -> Any:  # fmt: skip
+        """Return the batch's loss."""
+        output = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+        logits = output.logits
+        if model.training:
+            # The first source's bias stays zero: the scores are calibrated to it.
+            others = inputs["source"][:, None] > 0
+            bias = self.model.get_parameter("source_logit_bias")
+            logits = logits + bias[inputs["source"]] * others
+        loss = partial_label_loss(
+            logits, *(inputs[name] for name in ("allowed", "votes", "weight"))
+        )
+        return (loss, output) if return_outputs else loss
+
+    def create_optimizer(self) -> torch.optim.Optimizer:
+        """Return AdamW; biases and norms do not decay, and the source biases learn faster.
+
+        The source biases start at zero and must reach a source's log odds within an epoch.
+        """
+        decays = set(self.get_decay_parameter_names(self.model)) - {"source_logit_bias"}
+        named = dict(self.model.named_parameters())
+        source_bias = named.pop("source_logit_bias")
+        rate, decay = self.args.learning_rate, self.args.weight_decay
+        groups = [
+            {"params": [p for n, p in named.items() if n in decays], "weight_decay": decay},
+            {"params": [p for n, p in named.items() if n not in decays], "weight_decay": 0.0},
+            {"params": [source_bias], "weight_decay": 0.0, "lr": SOURCE_BIAS_RATE * rate},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=rate, fused=True)
+        return self.optimizer
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Evaluate the averaged weights."""
+        current = self.model, self.model_wrapped
+        self.model = self.model_wrapped = self.average.module
+        try:
+            return dict(super().evaluate(*args, **kwargs))
+        finally:
+            self.model, self.model_wrapped = current
+
+
+class Progress(TrainerCallback):  # type: ignore[misc]
+    """Averages after each step, completes checkpoints, keeps the best epoch, logs to MLflow."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.trainer: PartialLabelTrainer
+
+    def on_train_begin(self, args: Any, state: TrainerState, *_: Any, **kwargs: Any) -> None:
+        self.started, self.first = time.monotonic(), state.global_step
+
+    def on_step_end(self, *_: Any, **kwargs: Any) -> None:
+        self.trainer.average.update_parameters(kwargs["model"])
+
+    def on_save(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
+        # Written last: a checkpoint without it is incomplete.
+        with atomic_write(
+            self.folder / f"checkpoint-{state.global_step}" / "average.pt"
+        ) as scratch:
+            torch.save(self.trainer.average.state_dict(), scratch)
+
+    def on_evaluate(
+        self, args: Any, state: TrainerState, control: Any, metrics: dict[str, float], **_: Any
+    ) -> None:
+        best = self.folder / "best.json"
+        score = metrics["eval_macro_f1"]
+        if not best.exists() or score > read_json(best)["macro_f1"]:
+            with atomic_write(self.folder / "best.pt") as scratch:
+                torch.save(self.trainer.average.module.state_dict(), scratch)
+            write_json(best, {"macro_f1": score, "epoch": round(state.epoch or 0)})
+
+    def on_log(
+        self, args: Any, state: TrainerState, control: Any, logs: dict[str, Any], **_: Any
+    ) -> None:
+        values = {name: value for name, value in logs.items() if isinstance(value, int | float)}
+        mlflow.log_metrics(values, step=state.global_step)
+        if "loss" in logs and args.disable_tqdm:
+            step, steps = state.global_step, state.max_steps
+            left = (time.monotonic() - self.started) / (step - self.first) * (steps - step)
+            loss = f"loss {logs['loss']:.3f}"
+            print(f"step {step}/{steps}  {loss}  {left / 60:.0f} minutes left", flush=True)
+
+
+def encode(
+    frame: pd.DataFrame, tokenizer: Tokenizer, sources: dict[str, float], params: TrainParams
+) -> Dataset:
+    """Return rows as the model's inputs.
+
+    Args:
+        frame: text, labels, votes, source.
+        tokenizer: the base's.
+        sources: weight of a row, by source.
+        params: class weights.
+    """
+    encoded = tokenizer.encode_batch(frame["text"].tolist())
+    allowed = label_mask(frame["labels"])
+    votes = np.array(frame["votes"].tolist(), dtype=np.float32)
+    by_class = (allowed @ np.array(params.class_weights)) / allowed.sum(axis=1)
+    return Dataset.from_dict(
+        {
+            "input_ids": [row.ids for row in encoded],
+            "length": [len(row.ids) for row in encoded],
+            "allowed": allowed.tolist(),
+            "votes": (votes / votes.sum(axis=1, keepdims=True).clip(1)).tolist(),
+            "weight": (by_class * frame["source"].map(sources)).astype(np.float32).tolist(),
+            "source": frame["source"].map(list(sources).index).tolist(),
+        }
+    )
+
+
+def collator(pad: int) -> Callable[[list[dict[str, Any]]], dict[str, torch.Tensor]]:
+    """Return a function that pads rows with the token id `pad` into one batch."""
+
+    def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        ids = [torch.tensor(row["input_ids"]) for row in rows]
+        ones = [torch.ones_like(row) for row in ids]
+        return {
+            "input_ids": nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=pad),
+            "attention_mask": nn.utils.rnn.pad_sequence(ones, batch_first=True),
+        } | {
+            name: torch.tensor([row[name] for row in rows])
+            for name in ("allowed", "votes", "weight", "source")
+        }
+
+    return collate

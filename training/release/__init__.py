@@ -1,0 +1,1 @@
+"""Gates, promotion, rollback and MLflow's registry."""

@@ -1,0 +1,26 @@
+"""The bundle as an MLflow model: texts in, labels and scores out. MLflow runs this file."""
+
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+
+from serving.bundle import LABELS, Bundle
+
+
+class TweetTagger(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
+    """Predicts with the artifact `bundle`."""
+
+    def load_context(self, context: Any) -> None:
+        """Load and verify the bundle."""
+        self.bundle = Bundle.load(Path(context.artifacts["bundle"]))
+
+    def predict(self, context: Any, model_input: list[str], params: Any = None) -> pd.DataFrame:
+        """Return one row for each text: `label`, then each label's probability."""
+        scores = self.bundle.score(model_input)
+        labels = [LABELS[i] for i in self.bundle.decide(scores)]
+        return pd.DataFrame({"label": labels, **dict(zip(LABELS, scores.T, strict=True))})
+
+
+mlflow.models.set_model(TweetTagger())

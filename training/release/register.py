@@ -1,0 +1,85 @@
+"""Stage 6: log the metrics to the training's MLflow run, and register the bundle.
+
+models/candidate, reports -> MLflow: a version with the alias `candidate`
+                          -> reports/registered.json: run, model name, version
+"""
+
+import logging
+import warnings
+from typing import Any
+
+import mlflow
+
+from training.config import RegisterParams, load_params
+from training.errors import run_stage
+from training.files import read_json, write_json
+from training.paths import CANDIDATE, FINETUNED, REPORTS
+from training.tracking import tracked_run
+
+EXAMPLE = ["have a lovely day everyone", "what an idiot, delete your account"]
+
+
+def flat_metrics(metrics: dict[str, Any], prefix: str = "") -> dict[str, float]:
+    """Return the numbers of nested metrics by dotted name, without lists and texts."""
+    flat: dict[str, float] = {}
+    for name, value in metrics.items():
+        if isinstance(value, dict):
+            flat |= flat_metrics(value, f"{prefix}{name}.")
+        elif isinstance(value, int | float):
+            # MLflow's metric names may not have commas.
+            flat[f"{prefix}{name}".replace(",", "")] = float(value)
+    return flat
+
+
+def main() -> None:
+    """Register models/candidate."""
+    params = load_params("register", RegisterParams)
+    manifest, metrics = read_json(CANDIDATE / "bundle.json"), read_json(CANDIDATE / "metrics.json")
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    with (
+        warnings.catch_warnings(),
+        tracked_run(read_json(FINETUNED / "run.json")["run_id"]) as run,
+    ):
+        warnings.simplefilter("ignore")  # MLflow's own, about type hints and pip
+        from mlflow.models import ModelSignature
+        from mlflow.types import ColSpec, Schema
+
+        mlflow.set_tags(
+            {f"bundle.{key}": manifest[key] for key in ("version", "data", "data_sha", "git_sha")}
+        )
+        mlflow.log_metrics(flat_metrics(metrics))
+        mlflow.log_artifacts("reports/plots", "plots")
+        mlflow.log_artifacts("reports/drift", "drift")
+        mlflow.log_artifact("reports/rules.json", "drift")
+        mlflow.log_artifact("configs/params.yaml", "configs")
+        mlflow.log_artifact("configs/sources.yaml", "configs")
+        logged = mlflow.pyfunc.log_model(
+            name="bundle",
+            python_model="training/release/pyfunc.py",
+            artifacts={"bundle": str(CANDIDATE)},
+            code_paths=["serving"],
+            signature=ModelSignature(
+                inputs=Schema([ColSpec("string")]),
+                outputs=Schema(
+                    [
+                        ColSpec("string", "label"),
+                        *(ColSpec("float", label) for label in manifest["labels"]),
+                    ]
+                ),
+            ),
+            input_example=EXAMPLE,
+            pip_requirements="requirements/serve.txt",
+            registered_model_name=params.model,
+        )
+        client = mlflow.MlflowClient()
+        version = logged.registered_model_version
+        client.set_registered_model_alias(params.model, "candidate", version)
+        for key in ("version", "data"):
+            client.set_model_version_tag(params.model, version, f"bundle.{key}", manifest[key])
+    registered = {"run_id": run, "model": params.model, "version": int(version)}
+    write_json(REPORTS / "registered.json", registered)
+    print(f"registered {params.model} version {version} as candidate, run {run}")
+
+
+if __name__ == "__main__":
+    run_stage(main)
