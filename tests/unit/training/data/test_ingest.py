@@ -57,7 +57,7 @@ def test_without_data_and_hub_the_sample_is_used(
 ) -> None:
     ingest("full", load_sources())
     assert load_profile().model_dump() == {"profile": "sample", "data": "sample"}
-    assert "Only the bundled sample is here" in capsys.readouterr().err
+    assert "Only the bundled sample was found" in capsys.readouterr().err
     assert {path.name for path in Path("data/raw").iterdir()} == {"sample.csv", "contrast.csv"}
 
 
@@ -65,7 +65,7 @@ def test_a_missing_file_is_an_error_if_other_data_is_there(
     checkout: Path, tmp_path: Path, no_hub: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DATA_DIR", str(tmp_path))
-    with pytest.raises(DataError, match=r"davidson: davidson/labeled_data\.csv is not there"):
+    with pytest.raises(DataError, match=r"davidson: davidson/labeled_data\.csv not found"):
         ingest("full", load_sources())
     assert not Path("data/profile.yaml").exists()
 

@@ -62,7 +62,7 @@ def test_votes_for_another_label_than_the_rows_are_dropped(checkout: Path) -> No
 @pytest.mark.parametrize(
     ("header", "problem"),
     [
-        ("text,label,h,n", "no column o, which votes names"),
+        ("text,label,h,n", "votes: no column o"),
         ("text,label,h,o", "got 'x', wanted a count"),
     ],
 )
@@ -211,15 +211,15 @@ def bad(name: str, content: bytes) -> None:
             r"own\.csv: no column 'label'; it has \['klass', 'text'\]",
         ),
         ("own.csv", b"text,label\n", r"own\.csv: no rows"),
-        ("own.csv", b"", r"own\.csv: not readable"),
+        ("own.csv", b"", r"own\.csv: unreadable"),
         ("own.csv", b"text,label\nhi \xff,hate\n", r"own\.csv: byte .* wanted UTF-8"),
         (
             "own.jsonl",
             b'{"text": "hi", "label": "hate"}\n{"text": 7, "label": "hate"}\n',
-            r"row 2: text: 7",
+            r"row 2: text: got 7",
         ),
-        ("own.jsonl", b"{", r"own\.jsonl: not readable"),
-        ("own.parquet", b"nonsense", r"own\.parquet: not readable"),
+        ("own.jsonl", b"{", r"own\.jsonl: unreadable"),
+        ("own.parquet", b"nonsense", r"own\.parquet: unreadable"),
     ],
 )
 def test_bad_input_is_reported_with_file_and_row(

@@ -222,7 +222,7 @@ def test_the_page_names_reasons_and_prints_texts_as_code_alone() -> None:
     assert page.startswith("# Gates: 0123456789ab is refused\n")
     assert "- **p95 milliseconds a text, over production's: 4.50, wanted at most 1.20**" in page
     assert "ba9876543210" in page
-    assert "## Rows of ours that were lost: " in page
+    assert "## Rows of ours that the candidate lost: " in page
     lost = flips(ours, theirs).lost
     assert sum(f"`text {at}`" in page for at in lost) == len(lost) - (0 in lost)
     cells = {line.count("|") for line in page.splitlines() if line.startswith("|")}
