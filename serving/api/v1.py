@@ -21,7 +21,7 @@ from serving.api.schemas import (
 )
 from serving.errors import ErrorCode, ServiceError
 from serving.explain import html
-from serving.explain.explainer import Explainer, Question
+from serving.explain.explainer import Explainer, ExplainParams
 from serving.model_manager import ModelManager
 
 Responses = dict[int | str, dict[str, Any]]
@@ -79,7 +79,7 @@ async def explain(request: Request, body: ExplainRequest) -> dict[str, Any] | Re
     classifier_of(request).check_texts([body.text], lambda _: "text")
     explainer: Explainer = request.app.state.explainer
     engine = caller_of(request, "native").engine
-    explanation = await explainer.explain(engine, Question(**body.model_dump()))
+    explanation = await explainer.explain(engine, ExplainParams(**body.model_dump()))
     accepted = request.headers.get("accept", "")
     if "text/html" in accepted and "application/json" not in accepted:
         page = await asyncio.to_thread(html.render, explanation, body.text)

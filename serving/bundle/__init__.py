@@ -1,16 +1,16 @@
-"""The model bundle: a folder that is verified, loaded and asked for scores.
+"""The model bundle: a folder with a model, which this package verifies, loads and runs.
 
     model.onnx       int8: input_ids, attention_mask [rows, tokens] int64 -> logits [rows, labels]
-    tokenizer.json   with the text normalisation and the truncation inside it
+    tokenizer.json   contains the text normalisation and the truncation
     bundle.json      the manifest, written last; it seals the other two by their SHA-256
 
-    manifest <- decision <- bundle
+    manifest <- decision <- bundle  (imports)
 
-This is all that training hands to serving.
+The bundle is all that serving gets from training.
 """
 
 from serving.bundle.bundle import Bundle, Encoding
-from serving.bundle.decision import Floats, Ints, decide, named
+from serving.bundle.decision import Floats, Ints, decide, scores_by_label
 from serving.bundle.manifest import (
     LABELS,
     MANIFEST,
@@ -39,6 +39,6 @@ __all__ = [
     "Thresholds",
     "content_version",
     "decide",
-    "named",
     "read_manifest",
+    "scores_by_label",
 ]

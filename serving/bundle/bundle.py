@@ -2,8 +2,8 @@
 
     texts -> encode -> infer -> probabilities [rows, labels] -> decide -> label indices [rows]
 
-The service answers with this code and the pipeline's gates judge with it. It knows nothing of HTTP,
-queues or policies, and no more of training than the manifest says.
+The service and the pipeline's gates score with this same code. It knows nothing of HTTP, queues or
+policies, and no more of training than the manifest says.
 """
 
 import hashlib
@@ -21,14 +21,14 @@ from serving.bundle.manifest import LABELS, MANIFEST, SEALED, BundleError, Manif
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """A text as the model reads it."""
+    """A text as the model reads it: its token ids, and whether they were cut at `max_tokens`."""
 
     ids: list[int]
     truncated: bool
 
 
 class Bundle:
-    """A loaded model. Its methods keep no state, so threads may share it."""
+    """A loaded model. Its methods keep no state, so threads can share it."""
 
     def __init__(
         self,
@@ -53,13 +53,12 @@ class Bundle:
 
         Args:
             folder: the bundle's folder.
-            threads: for one inference; 0 leaves the choice to ONNX Runtime, which counts the
-                machine's cores and does not see a container's limit.
-            parallel_threads: for one inference that has the machine to itself, see `infer`;
-                0: the same as `threads`.
+            threads: threads of one inference; 0 leaves the choice to ONNX Runtime, which counts
+                the machine's cores and does not see a container's limit.
+            parallel_threads: threads of an inference with `intra_op_parallel`; 0: as `threads`.
 
         Raises:
-            BundleError: it is incomplete, altered, of a newer schema or of other labels.
+            BundleError: it is incomplete, altered, of a newer schema, or has other labels.
         """
         manifest = read_manifest(folder)
         contents = {}
@@ -74,7 +73,7 @@ class Bundle:
                 raise BundleError(f"{folder / name}: {error.strerror}") from None
             if hashlib.sha256(contents[name]).hexdigest() != manifest.files.get(name):
                 raise BundleError(
-                    f"{folder}: {name} is not the file that {MANIFEST} sealed: altered"
+                    f"{folder}: {name} does not match its SHA-256 in {MANIFEST}: altered"
                 )
         try:
             tokenizer = Tokenizer.from_buffer(contents["tokenizer.json"])
@@ -86,10 +85,10 @@ class Bundle:
                 parallel_threads=parallel_threads,
             )
         except Exception as error:  # both libraries raise their own, unrelated types
-            raise BundleError(f"{folder}: its sealed files do not load: {error}") from None
+            raise BundleError(f"{folder}: its files cannot be loaded: {error}") from None
 
     def encode(self, texts: Sequence[str]) -> list[Encoding]:
-        """Return each text's token ids (at most `max_tokens`) and whether it was cut."""
+        """Return the encoding of each text: at most `max_tokens` token ids."""
         return [
             Encoding(row.ids, bool(row.overflowing))
             for row in self.tokenizer.encode_batch_fast(texts)  # without offsets
@@ -98,13 +97,13 @@ class Bundle:
     def infer(self, batch: Sequence[Encoding], *, intra_op_parallel: bool = False) -> Floats:
         """Return calibrated probabilities [rows, labels] of one padded batch.
 
-        With `intra_op_parallel` the same is computed in `parallel_threads` threads.
+        `intra_op_parallel` computes the same in `parallel_threads` threads.
         """
         ids = np.full((len(batch), max(len(row.ids) for row in batch)), self._pad, dtype=np.int64)
         mask = np.zeros_like(ids)
-        for at, row in enumerate(batch):
-            ids[at, : len(row.ids)] = row.ids
-            mask[at, : len(row.ids)] = 1
+        for i, row in enumerate(batch):
+            ids[i, : len(row.ids)] = row.ids
+            mask[i, : len(row.ids)] = 1
         session = self._parallel_session if intra_op_parallel else self._session
         (logits,) = session.run(["logits"], {"input_ids": ids, "attention_mask": mask})
         scaled = logits / self.manifest.temperature
@@ -112,37 +111,37 @@ class Bundle:
         return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True), dtype=np.float32)
 
     def score(self, texts: Sequence[str], *, batch_size: int = 32) -> Floats:
-        """Return calibrated probabilities [texts, labels], in batches of texts of like length."""
-        encoded = self.encode(texts)
-        order = sorted(range(len(texts)), key=lambda at: len(encoded[at].ids))
+        """Return calibrated probabilities [texts, labels], in batches of similar length."""
+        encodings = self.encode(texts)
+        order = sorted(range(len(texts)), key=lambda i: len(encodings[i].ids))
         scores = np.empty((len(texts), len(LABELS)), dtype=np.float32)
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
-            scores[rows] = self.infer([encoded[at] for at in rows])
+            scores[rows] = self.infer([encodings[i] for i in rows])
         return scores
 
     def decide(self, scores: Floats) -> Ints:
-        """Return the label index of each row of probabilities [rows, labels]."""
+        """Return the label indices [rows] of probabilities [rows, labels]."""
         return decide(scores, self.manifest.thresholds)
 
     def golden_error(self) -> float:
-        """Return the largest |Δp| between the golden scores and what this machine computes."""
+        """Return the largest |Δp| between the golden scores and this machine's."""
         golden = self.manifest.golden
         want = np.array([[row.scores[label] for label in LABELS] for row in golden])
-        have = np.concatenate([self.score([row.text]) for row in golden])
-        return float(np.abs(have - want).max())
+        got = np.concatenate([self.score([row.text]) for row in golden])
+        return float(np.abs(got - want).max())
 
 
 def _session(model: bytes, threads: int) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    # Else its threads go on looking for work for a while, on cores that others need.
+    # By default its threads spin for a while after a run, on processors that others need.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     return ort.InferenceSession(
         model,
         options,
         providers=["CPUExecutionProvider"],
-        # On a CPU that operator takes ten times as long as the two that it replaces.
+        # On a CPU the fused operator takes ten times as long as the two that it replaces.
         disabled_optimizers=["SkipLayerNormFusion"],
     )

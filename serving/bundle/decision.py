@@ -1,4 +1,4 @@
-"""From probabilities to a label: one rule, for the service and for the pipeline's gates.
+"""From probabilities to a label: one rule for the service and for the pipeline's gates.
 
 scores [rows, labels] + thresholds -> decide -> label indices [rows]
 """
@@ -15,11 +15,14 @@ Ints = npt.NDArray[np.int64]
 
 
 def decide(scores: Floats, thresholds: Thresholds) -> Ints:
-    """Return label indices [rows] of probabilities [rows, labels].
+    """Return label indices [rows], in the order of LABELS, for probabilities [rows, labels].
 
-    A text is hate where, of p(hate) and the likelier of the other two together, `hate` or more is
-    p(hate); at 0.5 it is then the likeliest label. Else it is offensive where p(hate) +
-    p(offensive) ≥ `toxic` (doubt between the two is no doubt that it is one of them), else neither.
+        hate       p(hate) / (p(hate) + max(p(offensive), p(neither))) ≥ thresholds.hate
+        offensive  otherwise, if p(hate) + p(offensive) ≥ thresholds.toxic
+        neither    otherwise
+
+    At thresholds.hate = 0.5, hate is chosen exactly where it is the likeliest label. The sum in the
+    second rule serves texts that are clearly toxic while the model doubts which kind they are.
     """
     hate, others = scores[:, 0], scores[:, 1:]
     toxic = np.where(hate + others[:, 0] >= thresholds.toxic, 1, 2)
@@ -27,6 +30,6 @@ def decide(scores: Floats, thresholds: Thresholds) -> Ints:
     return np.asarray(np.where(is_hate, 0, toxic), dtype=np.int64)
 
 
-def named(scores: Iterable[float]) -> dict[str, float]:
-    """Return one row of probabilities by label name."""
+def scores_by_label(scores: Iterable[float]) -> dict[str, float]:
+    """Return a row of probabilities [labels] as a mapping from label names."""
     return {label: float(score) for label, score in zip(LABELS, scores, strict=True)}

@@ -1,6 +1,8 @@
-"""The manifest: what bundle.json says, and whether it can be believed.
+"""The manifest: the content of bundle.json, read and checked.
 
-BundleError  a folder is not a bundle that this version can serve; the text says why
+    bundle.json ──> schema version, fields, content address, labels ──> Manifest
+
+BundleError  a folder is not a bundle that this version can serve
 """
 
 import hashlib
@@ -18,11 +20,11 @@ SEALED = ("model.onnx", "tokenizer.json")
 
 
 class BundleError(Exception):
-    """A folder is not a bundle that this version can serve; the text says why in one sentence."""
+    """A folder is not a bundle that this version can serve; the message says why."""
 
 
 class Thresholds(BaseModel):
-    """Where probabilities become a label; see `Bundle.decide`."""
+    """The thresholds of `decide`, between 0 and 1."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -31,7 +33,7 @@ class Thresholds(BaseModel):
 
 
 class Golden(BaseModel):
-    """A text and the scores that the bundle gave it where it was made."""
+    """A text, and its probabilities by label as computed on the machine that made the bundle."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -40,7 +42,18 @@ class Golden(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What bundle.json says."""
+    """The content of bundle.json.
+
+    version: content address, 12 hex digits; see `content_version`.
+    created, git_sha: when, and from which commit, the bundle was made.
+    data: "sources" if trained on labelled corpora, "sample" if on the bundled sample.
+    data_sha: digest of the prepared data that it was trained on.
+    base: the pretrained model.
+    max_tokens: longest input; longer texts are truncated.
+    temperature: by which logits are divided before the softmax.
+    files: SHA-256 of each sealed file, in hex.
+    golden: texts whose scores a machine must reproduce within golden_tolerance (largest |Δp|).
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -64,16 +77,20 @@ class Manifest(BaseModel):
 
 
 def content_version(manifest: Mapping[str, Any]) -> str:
-    """Return the bundle's content address: 12 hex digits over all that decides its answers.
+    """Return the bundle's content address: 12 hex digits of a SHA-256 over the manifest.
 
-    When and from which commit it was made is left out, so equal content has one version.
+    The date and the commit are left out, so bundles with equal content have the same version.
     """
     content = {k: v for k, v in manifest.items() if k not in {"version", "created", "git_sha"}}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Return a bundle's checked manifest; BundleError says what is wrong with it."""
+    """Read and check a bundle's manifest.
+
+    Raises:
+        BundleError: it is missing, altered, of a newer schema, or has other labels.
+    """
     path = folder / MANIFEST
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -85,10 +102,10 @@ def read_manifest(folder: Path) -> Manifest:
         raise BundleError(f"{path}: {error.strerror}") from None
     except ValueError as error:
         raise BundleError(f"{path}: not JSON ({error}): altered") from None
-    found = content.get("schema_version") if isinstance(content, dict) else None
-    if isinstance(found, int) and found > SCHEMA_VERSION:
+    schema = content.get("schema_version") if isinstance(content, dict) else None
+    if isinstance(schema, int) and schema > SCHEMA_VERSION:
         raise BundleError(
-            f"{path}: schema {found} is newer than {SCHEMA_VERSION}, the newest known"
+            f"{path}: schema {schema} is newer than {SCHEMA_VERSION}, the newest known"
         )
     try:
         manifest = Manifest.model_validate(content)
@@ -97,7 +114,7 @@ def read_manifest(folder: Path) -> Manifest:
         key = ".".join(map(str, first["loc"]))
         raise BundleError(f"{path}: {key}: {first['msg']}") from None
     if manifest.version != content_version(content):
-        raise BundleError(f"{path}: its version is not that of its content: altered")
+        raise BundleError(f"{path}: its version does not match its content: altered")
     if manifest.labels != LABELS:
         raise BundleError(f"{path}: labels: got {manifest.labels}, wanted {LABELS}")
     return manifest

@@ -1,1 +1,1 @@
-"""Explanations by LIME: how much each word speaks for a label."""
+"""Explanations by LIME: how much each word contributes to a label's probability."""

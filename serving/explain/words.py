@@ -1,10 +1,10 @@
-"""The words of a text and where they stand: what an explanation can weigh.
+"""The words of a text and their offsets: the units that an explanation weighs.
 
-    classes:   every character becomes one letter of CLASS, so that places stay as they are
-    patterns:  what one word is, over those letters; over the text itself for what has a spelling
+    text ──> a class letter for each character (offsets stay valid) ──> regular expression ──> words
 
 A link, a mention, a hashtag, an emoji with all its joiners, an ideograph, "don't", "b!tch", "f**k"
-and "i d i o t" are one word each. It knows no model; what a model makes of a word is its own.
+and "i d i o t" are one word each. Patterns that depend on spelling, such as links, are found in the
+text itself first. It knows no model and no tokenizer: a word can have several tokens.
 """
 
 import html
@@ -13,8 +13,8 @@ import unicodedata
 from dataclasses import dataclass
 from itertools import groupby
 
-# Spelt wholes: links, numeric references of characters, three or more letters with gaps between.
-_SPELT = re.compile(
+# Words by spelling: links, HTML character references, three or more letters with gaps between.
+_SPELLED = re.compile(
     r"(?:https?://|www\.)\S+|\bt\.co/\S+"
     r"|&#x?[0-9a-f]{2,7};|&[a-z]{2,8};"
     r"|(?<![\w*])[a-z]([ .\-_*])[a-z](?:\1[a-z])+(?![.\-_*]?\w)",
@@ -23,7 +23,7 @@ _SPELT = re.compile(
 _REFERENCE = re.compile(r"&#?\w+;")
 # w letter, digit   h ideograph   m mark   z joiner, direction   e emoji, symbol   s skin tone
 # r half a flag   t tag of a flag   a @ or #   l sign in a letter's place   j apostrophe
-# U u a spelt whole   - anything else
+# U u first and further characters of a word by spelling   - anything else
 _WORD = re.compile(
     r"Uu*"
     r"|(?:a(?=w))?w(?:[wm]|z+(?=[wm])|[jla]+(?=w))*"
@@ -41,7 +41,7 @@ _CATEGORIES = {"L": "w", "N": "w", "M": "m", "Cf": "z", "So": "e", "Co": "e"}
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """One occurrence; `begin` and `end` count characters, end exclusive."""
+    """One occurrence of a word; `begin` and `end` are offsets in characters, end exclusive."""
 
     text: str
     begin: int
@@ -49,37 +49,38 @@ class Word:
 
     @property
     def key(self) -> str:
-        """What occurrences of the same word share."""
+        """The same for all occurrences of a word, whatever their case."""
         return self.text.casefold()
 
 
 def split(text: str) -> list[Word]:
-    """Return a text's words in order; what lies between them is punctuation and space."""
+    """Return a text's words in order, without the punctuation and space between them."""
     classes = _classes(text)
     return [
-        Word(text[found.start() : found.end()], found.start(), found.end())
-        for found in _WORD.finditer(classes)
+        Word(text[match.start() : match.end()], match.start(), match.end())
+        for match in _WORD.finditer(classes)
     ]
 
 
-def distinct(words: list[Word]) -> list[list[Word]]:
-    """Return the occurrences of each distinct word, in the order of their first."""
-    in_order = {word.key: at for at, word in reversed(list(enumerate(words)))}
-    by_key = sorted(words, key=lambda word: (in_order[word.key], word.begin))
+def group_occurrences(words: list[Word]) -> list[list[Word]]:
+    """Return the occurrences of each distinct word, ordered by the first of them."""
+    first = {word.key: i for i, word in reversed(list(enumerate(words)))}
+    by_key = sorted(words, key=lambda word: (first[word.key], word.begin))
     return [list(group) for _, group in groupby(by_key, key=lambda word: word.key)]
 
 
 def _classes(text: str) -> str:
+    """Return the class letter of each character; the comment above _WORD lists them."""
     classes = [_class(character) for character in text]
-    for found in _SPELT.finditer(text):
-        begin, end = found.span()
-        whole = "U" + "u" * (end - begin - 1)
-        if _REFERENCE.fullmatch(found[0]):
-            named = html.unescape(found[0])
-            kind = _class(named) if len(named) == 1 else "-"
-            # As `&#8217;` in don&#8217;t: the reference stands for the character.
-            whole = whole if kind in "whe" else kind * (end - begin)
-        classes[begin:end] = whole
+    for match in _SPELLED.finditer(text):
+        begin, end = match.span()
+        letters = "U" + "u" * (end - begin - 1)
+        if _REFERENCE.fullmatch(match[0]):
+            character = html.unescape(match[0])
+            kind = _class(character) if len(character) == 1 else "-"
+            # As in don&#8217;t, where the reference stands for an apostrophe.
+            letters = letters if kind in "whe" else kind * (end - begin)
+        classes[begin:end] = letters
     return "".join(classes)
 
 

@@ -1,1 +1,1 @@
-"""From texts to predictions: micro-batches, the engine, the policy."""
+"""From texts to predictions: scheduler, batcher, engine, policy."""

@@ -1,50 +1,44 @@
-"""Micro-batches: callers wait in a queue, inference threads take from it what fits together.
+"""Micro-batches: callers queue items, and inference threads run them in batches.
 
-    submit ──> three queues by priority ──> take: a run of like sizes ──> run(batch) ──> futures
+    submit ──> scheduler: queues, choice of a batch ──> run(batch) in a thread ──> futures
 
-Nothing waits for a timer: an idle thread takes a lonely item at once, and while it works the next
-batch fills by itself. A batch is padded to its longest item, and padding is not free, so items of
-like sizes go together; `Capacity.batch_tokens` bounds rows times the longest size. Each batch
-begins with who has waited longest, so that nobody is passed over for being unlike the others. It
-knows neither text nor HTTP, nor what an item is beyond its size.
+There is no timer: an idle thread takes a single item at once, and while it works the next batch
+collects by itself. The scheduler decides what a batch holds; this module has the threads, the lock,
+the futures and the clock. It knows neither text nor HTTP, and nothing of an item but its size.
 
     BatcherError
-    ├── QueueFullError    who came now would wait too long
-    └── BatcherDeadError  no thread is left that could answer
+    ├── QueueFullError    a new item would wait longer than `Capacity.max_wait`
+    └── BatcherDeadError  no thread is left that could run a batch
 """
 
 import asyncio
 import os
 import sys
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import IntEnum
-from math import ceil, inf
+from math import ceil
 from time import perf_counter
 from typing import Generic, TypeVar
+
+from serving.inference.scheduler import Priority, Scheduler
+
+__all__ = [
+    "BatchReport",
+    "Batcher",
+    "BatcherDeadError",
+    "BatcherError",
+    "Capacity",
+    "Priority",
+    "QueueFullError",
+]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-WINDOW = 256  # waiting items among which a batch's like sizes are sought
-OLDEST_EVERY = 8  # every so many batches begin with the oldest item of all, so that nobody starves
-NICE = 5  # of the inference threads
-LOW_PRIORITY_QUIET_S = (
-    0.1  # seconds without low priority: before, more of it will come while a batch runs
-)
-STUCK_AFTER_S = 60.0  # in one batch
-JOIN_S = 1.5  # for the batches that run when it closes
-SMOOTHING = 0.1  # weight of the newest batch in the measured speed and size
-
-
-class Priority(IntEnum):
-    """Who goes first. A batch holds one kind only."""
-
-    HIGH = 0
-    NORMAL = 1
-    LOW = 2
+NICE = 5  # of the inference threads, so that the event loop goes first
+STUCK_AFTER_S = 60.0  # a thread in one batch for longer counts as stuck
+JOIN_S = 1.5  # how long `close` waits for each thread
 
 
 class BatcherError(Exception):
@@ -52,7 +46,7 @@ class BatcherError(Exception):
 
 
 class QueueFullError(BatcherError):
-    """The wait would be too long; `wait` is it, in seconds."""
+    """The expected wait is too long; `wait` has it in seconds."""
 
     def __init__(self, wait: float) -> None:
         super().__init__(f"the wait would be {ceil(wait)} s")
@@ -60,28 +54,36 @@ class QueueFullError(BatcherError):
 
 
 class BatcherDeadError(BatcherError):
-    """No inference thread is left, or the batcher is closed."""
+    """An inference thread died, or the batcher is closed."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchReport:
-    """What one batch was: for metrics."""
+    """Measurements of one batch, for metrics.
+
+    rows: number of items.
+    tokens: their sizes together.
+    padded: rows times the largest size.
+    seconds: duration of the run.
+    queued: seconds in the queue of each request whose first item is in this batch.
+    failed: whether `run` raised for any item.
+    """
 
     rows: int
     tokens: int
     padded: int
     seconds: float
-    queued: tuple[float, ...]  # seconds that each caller whose items begin here has waited
+    queued: tuple[float, ...]
     failed: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """How much is done at one time.
+    """Limits on work in progress.
 
-    threads: that run batches.
-    batch_tokens: of a batch, padding included; a larger item goes alone.
-    max_wait: seconds; who would wait longer is refused.
+    threads: number of threads that run batches.
+    batch_tokens: size limit of a batch, padding included; a larger item is a batch alone.
+    max_wait: longest expected wait in seconds; above it a new item is refused.
     """
 
     threads: int
@@ -89,30 +91,30 @@ class Capacity:
     max_wait: float
 
 
-class _Group(Generic[Result]):
-    """The items of one caller."""
+class _Request(Generic[Result]):
+    """The items of one `submit` call, and their results so far."""
 
-    __slots__ = ("future", "left", "priority", "results", "since", "taken")
+    __slots__ = ("future", "is_done", "missing", "results", "since", "started")
 
-    def __init__(
-        self, future: "asyncio.Future[list[Result]]", count: int, priority: Priority
-    ) -> None:
-        self.future, self.priority = future, priority
+    def __init__(self, future: "asyncio.Future[list[Result]]", count: int) -> None:
+        self.future, self.is_done = future, future.done
         self.results: list[Result | None] = [None] * count
-        self.left = count
+        self.missing = count
         self.since = perf_counter()
-        self.taken = False
+        self.started = False
 
 
 class _Entry(Generic[Item, Result]):
-    __slots__ = ("at", "group", "item", "size")
+    """One item; its result goes to `request.results[index]`."""
 
-    def __init__(self, item: Item, size: int, group: _Group[Result], at: int) -> None:
-        self.item, self.size, self.group, self.at = item, size, group, at
+    __slots__ = ("index", "item", "request", "size")
+
+    def __init__(self, item: Item, size: int, request: _Request[Result], index: int) -> None:
+        self.item, self.size, self.request, self.index = item, size, request, index
 
 
 class Batcher(Generic[Item, Result]):
-    """Runs `run` on batches of what callers submit, in threads of its own."""
+    """Runs `run` on batches of submitted items, in threads of its own."""
 
     def __init__(
         self,
@@ -125,40 +127,37 @@ class Batcher(Generic[Item, Result]):
         """Make a batcher; `start` starts it.
 
         Args:
-            run: returns a result for each item of a batch; called in an inference thread, and told
-                whether the machine is its own: nothing else runs or waits, and nothing of a low
-                priority has run of late.
-            size: of an item, in tokens.
-            capacity: threads, and what they take on.
-            observe: is told of each batch, on the event loop.
+            run: returns one result for each item of a batch. It is called in an inference thread.
+                Its second argument says whether the machine is otherwise idle: nothing else runs
+                or waits, and no low-priority batch ran just now.
+            size: returns an item's length in tokens.
+            capacity: limits on work in progress.
+            observe: receives a report of each batch, on the event loop.
         """
         self._run, self._size, self._observe = run, size, observe
-        self._budget, self._max_wait = capacity.batch_tokens, capacity.max_wait
-        self._ready = threading.Condition()
-        self._queues: tuple[deque[_Entry[Item, Result]], ...] = tuple(deque() for _ in Priority)
-        self._tokens = [0 for _ in Priority]  # waiting in each queue
-        # Tokens a second of one thread, and an item's usual size in tokens; 0: not yet measured.
-        self._pace = 0.0, 0.0
-        self._low_began = -inf  # the last batch of low priority
-        self._idle = 0
-        self._batches = 0
+        self._max_wait = capacity.max_wait
+        self._scheduler: Scheduler[_Entry[Item, Result]] = Scheduler(
+            capacity.batch_tokens, capacity.threads, perf_counter
+        )
+        self._ready = threading.Condition()  # guards the scheduler and the next three fields
+        self._idle = 0  # threads that wait for work
         self._closing = False
         self._died: BaseException | None = None
         self._busy_since: list[float | None] = [None] * capacity.threads
         self._threads = [
-            threading.Thread(target=self._work, args=(at,), name=f"inference-{at}", daemon=True)
-            for at in range(capacity.threads)
+            threading.Thread(target=self._work, args=(i,), name=f"inference-{i}", daemon=True)
+            for i in range(capacity.threads)
         ]
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def start(self) -> None:
-        """Start the threads; the running event loop is where results will arrive."""
+        """Start the threads. Results are delivered on the event loop that runs now."""
         self._loop = asyncio.get_running_loop()
         for thread in self._threads:
             thread.start()
 
     async def close(self) -> None:
-        """Finish what waits and stop; idempotent."""
+        """Finish all waiting items and stop the threads; idempotent."""
         with self._ready:
             self._closing = True
             self._ready.notify_all()
@@ -168,37 +167,31 @@ class Batcher(Generic[Item, Result]):
 
     @property
     def alive(self) -> bool:
-        """Whether every thread is there and none has been in one batch for a minute."""
+        """Whether every thread lives and none has been in one batch for over a minute."""
         now = perf_counter()
         stuck = any(since and now - since > STUCK_AFTER_S for since in self._busy_since)
         return not stuck and all(thread.is_alive() for thread in self._threads)
 
     @property
     def waiting_tokens(self) -> int:
-        """How much waits, padding not counted."""
-        return sum(self._tokens)
-
-    def expected_wait(self, priority: Priority, pending: int = 0) -> float:
-        """Return the seconds until an item that came now would begin; 0 if that is not known.
-
-        `pending` more items, of the usual size, are on their way here.
-        """
-        speed, usual_size = self._pace
-        ahead = sum(self._tokens[: priority + 1]) + pending * usual_size
-        return ahead / (speed * len(self._threads)) if speed else 0.0
+        """Tokens in the queues, padding not counted."""
+        return self._scheduler.waiting_tokens
 
     def check_capacity(self, priority: Priority, pending: int = 0) -> None:
-        """Raise QueueFullError if who came now would wait too long; see `expected_wait`."""
-        wait = self.expected_wait(priority, pending)
+        """Raise QueueFullError if an item that arrived now would wait too long.
+
+        `pending` further items are expected to arrive before it; see `Scheduler.expected_wait`.
+        """
+        wait = self._scheduler.expected_wait(priority, pending)
         if wait > self._max_wait:
             raise QueueFullError(wait)
 
     def submit(self, items: Sequence[Item], priority: Priority) -> "asyncio.Future[list[Result]]":
-        """Queue items; the future has their results in their order. Cancel it to leave.
+        """Queue items. The future gets their results in the same order; cancel it to give up.
 
         Raises:
-            QueueFullError: the wait would be too long.
-            BatcherDeadError: nobody would answer.
+            QueueFullError: the expected wait is too long.
+            BatcherDeadError: an inference thread died, or the batcher is closed.
         """
         assert self._loop is not None, "not started"
         self.check_capacity(priority)
@@ -206,92 +199,66 @@ class Batcher(Generic[Item, Result]):
         if not items:
             future.set_result([])
             return future
-        group: _Group[Result] = _Group(future, len(items), priority)
-        entries = [_Entry(item, self._size(item), group, at) for at, item in enumerate(items)]
+        request: _Request[Result] = _Request(future, len(items))
+        entries = [_Entry(item, self._size(item), request, i) for i, item in enumerate(items)]
         with self._ready:
             if self._died or self._closing:
                 raise BatcherDeadError("no inference thread is left")
-            self._queues[priority].extend(entries)
-            self._tokens[priority] += sum(entry.size for entry in entries)
+            self._scheduler.add(entries, priority)
             if self._idle:
                 self._ready.notify(len(entries))
         return future
 
-    def _work(self, me: int) -> None:
+    def _work(self, thread: int) -> None:
+        """Run batches until the batcher closes; `thread` is this thread's index."""
         batch: list[_Entry[Item, Result]] = []
         ended = 0.0
         if sys.platform == "linux":  # elsewhere only whole processes have a priority
-            # The event loop goes first: it needs little, and all wait for it.
+            # The event loop goes first: it needs little time, and every request waits for it.
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
         try:
             while batch := self._take():
-                self._busy_since[me] = started = perf_counter()
-                queued = _first_seen(batch, started)
-                results = self._results(batch, self._is_idle(batch))
-                # What lies between two batches slows who waits as the batches do.
-                could_begin = max(ended, min(entry.group.since for entry in batch))
+                self._busy_since[thread] = started = perf_counter()
+                queued = _queue_times(batch, started)
+                results = self._results(batch, self._is_idle())
+                # The time between two batches also slows down waiting items, so it counts.
+                could_start = max(ended, min(entry.request.since for entry in batch))
                 ended = perf_counter()
-                self._busy_since[me] = None
-                self._note_speed(batch, ended - could_begin)
-                self._report(batch, results, ended - started, queued)
-        except BaseException as error:  # a thread that ends in silence would leave callers waiting
+                self._busy_since[thread] = None
+                tokens = sum(entry.size for entry in batch)
+                self._scheduler.note_speed(len(batch), tokens, ended - could_start)
+                padded = len(batch) * max(entry.size for entry in batch)
+                failed = any(isinstance(result, Exception) for result in results)
+                seconds = ended - started
+                report = BatchReport(len(batch), tokens, padded, seconds, queued, failed)
+                self._call_on_loop(self._deliver, batch, results, report)
+        except BaseException as error:  # a thread that ended silently would leave callers waiting
             self._die(error, batch)
 
     def _take(self) -> "list[_Entry[Item, Result]]":
-        """Wait for items and return a batch of them; nothing when closing and all is done."""
+        """Wait for items and return a batch; an empty one once closing and nothing is left."""
         with self._ready:
             while True:
-                batch = self._pick()
+                batch = self._scheduler.next_batch(self._idle)
                 if batch or self._closing or self._died:
                     return batch
                 self._idle += 1
                 self._ready.wait()
                 self._idle -= 1
 
-    def _is_idle(self, batch: "list[_Entry[Item, Result]]") -> bool:
-        """Say whether the machine is a batch's own. What matters little leaves room for others."""
-        others = self._idle < len(self._threads) - 1 or any(self._tokens)
-        return not others and perf_counter() - self._low_began > LOW_PRIORITY_QUIET_S
+    def _is_idle(self) -> bool:
+        """Say whether the machine has nothing to do but the calling thread's batch.
 
-    def _pick(self) -> "list[_Entry[Item, Result]]":
-        waiting = [priority for priority in Priority if self._skip_left(priority)]
-        if not waiting:
-            return []
-        self._batches += 1
-        priority = waiting[0]
-        if self._batches % OLDEST_EVERY == 0:
-            priority = min(waiting, key=lambda p: self._queues[p][0].group.since)
-        queue = self._queues[priority]
-        window: list[_Entry[Item, Result]] = []
-        while queue and len(window) < WINDOW:
-            entry = queue.popleft()
-            if entry.group.future.done():  # its caller left
-                self._tokens[priority] -= entry.size
-            else:
-                window.append(entry)
-        budget = self._budget
-        if priority is Priority.LOW:  # in one thread: who matters more finds another free
-            self._low_began = perf_counter()
-        elif self._idle:  # threads that have nothing to do shall have their share of it
-            budget = min(budget, -(-self._tokens[priority] // (self._idle + 1)))
-        chosen = group_by_length([entry.size for entry in window], budget)
-        batch = [window[at] for at in chosen]
-        taken = set(chosen)
-        queue.extendleft(window[at] for at in reversed(range(len(window))) if at not in taken)
-        self._tokens[priority] -= sum(entry.size for entry in batch)
-        return batch
-
-    def _skip_left(self, priority: Priority) -> bool:
-        """Drop whose caller left from the queue's head; say whether somebody waits."""
-        queue = self._queues[priority]
-        while queue and queue[0].group.future.done():
-            self._tokens[priority] -= queue.popleft().size
-        return bool(queue)
+        A low-priority batch never has it to itself, so that other work finds processors free.
+        """
+        if self._idle < len(self._threads) - 1 or self._scheduler.waiting_tokens:
+            return False
+        return not self._scheduler.expects_low_priority()
 
     def _results(
         self, batch: "list[_Entry[Item, Result]]", is_idle: bool
     ) -> "list[Result | Exception]":
-        """Run a batch; if it fails, each item alone, so that a bad one harms no neighbour."""
+        """Run a batch. If it fails, run each item alone, so that a bad one fails by itself."""
         try:
             return list(self._run([entry.item for entry in batch], is_idle))
         except Exception as error:
@@ -299,98 +266,50 @@ class Batcher(Generic[Item, Result]):
                 return [error]
         return [result for entry in batch for result in self._results([entry], is_idle)]
 
-    def _note_speed(self, batch: "list[_Entry[Item, Result]]", seconds: float) -> None:
-        tokens = sum(entry.size for entry in batch)
-        speed, size = self._pace
-        weight = SMOOTHING if speed else 1
-        # Not locked, but written as one: two threads at once may lose one of many measurements.
-        self._pace = (
-            speed + (tokens / seconds - speed) * weight,
-            size + (tokens / len(batch) - size) * weight,
-        )
-
-    def _report(
-        self,
-        batch: "list[_Entry[Item, Result]]",
-        results: "list[Result | Exception]",
-        seconds: float,
-        queued: tuple[float, ...],
-    ) -> None:
-        tokens = sum(entry.size for entry in batch)
-        padded = len(batch) * max(entry.size for entry in batch)
-        failed = any(isinstance(result, Exception) for result in results)
-        report = BatchReport(len(batch), tokens, padded, seconds, queued, failed)
-        self._tell(self._deliver, batch, results, report)
-
     def _deliver(
         self,
         batch: "list[_Entry[Item, Result]]",
         results: "list[Result | Exception]",
         report: BatchReport,
     ) -> None:
-        """On the event loop: hand the results to who waits for them."""
+        """On the event loop: put the results into their requests' futures."""
         for entry, result in zip(batch, results, strict=True):
-            group = entry.group
-            if group.future.done():
+            request = entry.request
+            if request.is_done():
                 continue
             if isinstance(result, Exception):
-                group.future.set_exception(result)
+                request.future.set_exception(result)
                 continue
-            group.results[entry.at] = result
-            group.left -= 1
-            if not group.left:
-                group.future.set_result(group.results)  # type: ignore[arg-type]  # all are there
+            request.results[entry.index] = result
+            request.missing -= 1
+            if not request.missing:
+                request.future.set_result(request.results)  # type: ignore[arg-type]  # no None left
         self._observe(report)
 
     def _die(self, error: BaseException, batch: "list[_Entry[Item, Result]]") -> None:
-        """Let nobody wait for a thread that is gone."""
+        """Fail the items of a dead thread's batch and all that wait, and stop the other threads."""
         with self._ready:
             self._died = error
-            left = [*batch, *(entry for queue in self._queues for entry in queue)]
-            for queue in self._queues:
-                queue.clear()
-            self._tokens = [0 for _ in Priority]
+            lost = [*batch, *self._scheduler.clear()]
             self._ready.notify_all()
-        self._tell(self._fail, left)
+        self._call_on_loop(self._fail, lost)
 
     def _fail(self, entries: "list[_Entry[Item, Result]]") -> None:
         for entry in entries:
-            if not entry.group.future.done():
-                entry.group.future.set_exception(BatcherDeadError("its inference thread died"))
+            if not entry.request.is_done():
+                entry.request.future.set_exception(BatcherDeadError("its inference thread died"))
 
-    def _tell(self, function: Callable[..., None], *args: object) -> None:
+    def _call_on_loop(self, function: Callable[..., None], *args: object) -> None:
         assert self._loop is not None
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(function, *args)
 
 
-def _first_seen(batch: "list[_Entry[Item, Result]]", now: float) -> tuple[float, ...]:
-    """Return how long each caller waited whose first items these are."""
-    queued = []
+def _queue_times(batch: "list[_Entry[Item, Result]]", now: float) -> tuple[float, ...]:
+    """Return how long each request waited whose first items are in this batch."""
+    times = []
     for entry in batch:
-        if not entry.group.taken:
-            entry.group.taken = True
-            queued.append(now - entry.group.since)
-    return tuple(queued)
-
-
-def group_by_length(sizes: Sequence[int], budget: int) -> list[int]:
-    """Return the positions of a batch: the first item, and others nearest to it in size.
-
-    They are added as long as rows times the largest size stay within the budget.
-    """
-    order = sorted(range(len(sizes)), key=sizes.__getitem__)
-    low = high = order.index(0)
-    while True:
-        below = sizes[order[low]] - sizes[order[low - 1]] if low else None
-        above = sizes[order[high + 1]] - sizes[order[high]] if high + 1 < len(order) else None
-        if below is None and above is None:
-            return order[low : high + 1]
-        downward = above is None or (below is not None and below <= above)
-        longest = sizes[order[high if downward else high + 1]]
-        if (high - low + 2) * longest > budget:
-            return order[low : high + 1]
-        if downward:
-            low -= 1
-        else:
-            high += 1
+        if not entry.request.started:
+            entry.request.started = True
+            times.append(now - entry.request.since)
+    return tuple(times)

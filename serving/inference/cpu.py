@@ -1,7 +1,8 @@
 """How many processors this process may use.
 
 ONNX Runtime counts the machine's cores. A container's limit is a quota of processor time (cgroup
-version 1 or 2), which no core count shows; with more threads than quota they throttle each other.
+version 1 or 2) that no core count shows. With more threads than the quota allows, all of them are
+throttled.
 """
 
 import os
@@ -9,29 +10,34 @@ from math import ceil
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
-OURS = Path("/proc/self/cgroup")
+OWN_CGROUP = Path("/proc/self/cgroup")
 
 
-def cpu_limit(cgroups: Path = CGROUPS, ours: Path = OURS) -> int:
-    """Return the whole processors that this process may keep busy, at least 1."""
+def cpu_limit(cgroups: Path = CGROUPS, own: Path = OWN_CGROUP) -> int:
+    """Return the number of processors that this process may keep busy: a whole number, at least 1.
+
+    Args:
+        cgroups: where the cgroup file system is mounted.
+        own: the file that lists this process's cgroups.
+    """
     cores = len(os.sched_getaffinity(0))
-    quotas = [quota for folder in _folders(cgroups, ours) if (quota := _quota(folder)) is not None]
+    quotas = [quota for folder in _folders(cgroups, own) if (quota := _quota(folder)) is not None]
     return max(1, min([cores, *map(ceil, quotas)]))
 
 
-def _folders(cgroups: Path, ours: Path) -> list[Path]:
-    """Return this process's cgroups and all above them: the tightest limit holds."""
+def _folders(cgroups: Path, own: Path) -> list[Path]:
+    """Return this process's cgroups and all above them. The lowest of their limits applies."""
     folders = []
-    for line in _read(ours).splitlines():
+    for line in _read(own).splitlines():
         _, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if controllers and "cpu" not in controllers.split(","):
             continue
-        # Version 2 names no controllers. Version 1 has a folder for them.
+        # Version 2 names no controllers; version 1 has a folder for each.
         root = cgroups / "cpu" if controllers else cgroups
         here = root / path.strip("/")
         folders += [here, *here.parents][: len(here.parts) - len(root.parts) + 1]
-    # Inside a container the paths may be the host's, while its own group is mounted at the root.
+    # In a container these paths may be the host's, while its own cgroup is mounted at the root.
     return [*folders, cgroups, cgroups / "cpu"]
 
 

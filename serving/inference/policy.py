@@ -1,7 +1,8 @@
-"""The policy: what follows from a score. Toxicity bands, an action, and warnings near a bound.
+"""The policy: from scores to a toxicity band, an action, and warnings near a bound.
 
-One pure function of the scores and `configs/policy.yaml`. It knows no text, no model and no label:
-which of the three labels a text has is the bundle's to say.
+    scores by label + configs/policy.yaml ──> Policy.apply ──> PolicyDecision
+
+A pure function. It knows no text and no model, and it does not choose the label: the bundle does.
 """
 
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class PolicyDecision(NamedTuple):
-    """What follows from a score."""
+    """The result of the policy for one text."""
 
     toxicity: Toxicity
     action: Action
@@ -30,21 +31,21 @@ class _Section(BaseModel):
 
 
 class Bands(_Section):
-    """Lower bounds of p(hate) + p(offensive)."""
+    """Lower bounds of the toxicity bands, in p(hate) + p(offensive)."""
 
     uncertain: Share
     high: Share
     strong: Share
 
     @model_validator(mode="after")
-    def _rise(self) -> "Bands":
+    def _check_order(self) -> "Bands":
         if not self.uncertain < self.high < self.strong:
-            raise ValueError("bounds must rise")
+            raise ValueError("bounds must increase")
         return self
 
 
 class Bounds(_Section):
-    """Lower bounds of p(hate) and of p(hate) + p(offensive); either one is enough."""
+    """Lower bounds of an action: p(hate), and p(hate) + p(offensive). Reaching one is enough."""
 
     hate: Share
     toxic: Share
@@ -60,21 +61,27 @@ class Policy(_Section):
     margin: Annotated[float, Field(ge=0, lt=0.5)]
 
     @model_validator(mode="after")
-    def _review_first(self) -> "Policy":
+    def _check_review(self) -> "Policy":
         if self.review.hate > self.block.hate or self.review.toxic > self.block.toxic:
-            raise ValueError("review must not begin above block")
+            raise ValueError("bounds of review must not be above those of block")
         return self
 
     @classmethod
     def load(cls, path: Path) -> "Policy":
-        """Read a policy; SettingsError if the file cannot be used."""
+        """Read a policy file.
+
+        Raises:
+            SettingsError: the file is missing or invalid.
+        """
         return load_config(path, cls)
 
     def apply(self, scores: Mapping[str, float]) -> PolicyDecision:
-        """Return what follows from a text's probabilities by label."""
+        """Return the decision for a text's probabilities by label."""
         hate = scores["hate"]
         toxic = hate + scores["offensive"]
-        return PolicyDecision(self._band(toxic), self._action(hate, toxic), self._near(hate, toxic))
+        return PolicyDecision(
+            self._band(toxic), self._action(hate, toxic), self._warnings(hate, toxic)
+        )
 
     def _band(self, toxic: float) -> Toxicity:
         if toxic >= self.toxicity.strong:
@@ -88,8 +95,8 @@ class Policy(_Section):
             return "block"
         return "review" if hate >= self.review.hate or toxic >= self.review.toxic else "allow"
 
-    def _near(self, hate: float, toxic: float) -> tuple[str, ...]:
-        """Name what a change of `margin` in both probabilities could change."""
+    def _warnings(self, hate: float, toxic: float) -> tuple[str, ...]:
+        """Return a warning for each result that would differ if both values moved by `margin`."""
         lower, upper = -self.margin, self.margin
         warnings = []
         if self._band(toxic + lower) != self._band(toxic + upper):

@@ -8,22 +8,17 @@ import numpy as np
 import pytest
 
 from serving.bundle import LABELS, Bundle, Encoding, Floats, Golden
-from serving.inference.batcher import (
-    BatcherDeadError,
-    BatchReport,
-    Capacity,
-    Priority,
-    QueueFullError,
-)
+from serving.inference.batcher import BatcherDeadError, BatchReport, Capacity, QueueFullError
 from serving.inference.engine import INLINE_CHARS, Engine
 from serving.inference.policy import Policy
+from serving.inference.scheduler import Priority
 
 ROOT = Path(__file__).parents[4]
 TEXTS = ["have a lovely day", "you absolute clown", "😂😂", "word " * 300, "привет", "ok"]
 
 
-class Notes:
-    """An observer that remembers."""
+class Measurements:
+    """An observer that adds up what it receives."""
 
     def __init__(self) -> None:
         self.hits = self.misses = self.tokenised_requests = 0
@@ -40,8 +35,8 @@ class Notes:
         self.batches.append(report)
 
 
-class MortalBundle(Bundle):
-    """A bundle in whose hands a thread dies when a batch holds a text of many tokens."""
+class ThreadKillingBundle(Bundle):
+    """A bundle that ends the inference thread when a batch holds a truncated text."""
 
     def infer(self, batch: Sequence[Encoding], *, intra_op_parallel: bool = False) -> Floats:
         if any(row.truncated for row in batch):
@@ -62,13 +57,13 @@ def policy() -> Policy:
 @asynccontextmanager
 async def running(
     bundle: Bundle, policy: Policy, *, cache_size: int = 100, max_wait: float = 60
-) -> AsyncIterator[tuple[Engine, Notes]]:
-    notes = Notes()
-    engine = Engine(bundle, policy, notes, Capacity(2, 256, max_wait), cache_size=cache_size)
+) -> AsyncIterator[tuple[Engine, Measurements]]:
+    measured = Measurements()
+    engine = Engine(bundle, policy, measured, Capacity(2, 256, max_wait), cache_size=cache_size)
     await engine.start()
-    notes.batches.clear()
+    measured.batches.clear()
     try:
-        yield engine, notes
+        yield engine, measured
     finally:
         await engine.close()
 
@@ -83,14 +78,14 @@ def test_a_text_scores_the_same_alone_in_a_list_and_in_the_bundle(
             alone = [(await engine.score([text]))[0] for text in TEXTS]
         want = bundle.score(TEXTS)
         for rows in (together[: len(TEXTS)], together[-len(TEXTS) :], alone):
-            have = np.array([[row.scores[label] for label in LABELS] for row in rows])
-            assert np.abs(have - want).max() < 1e-3
-            assert [row.label for row in rows] == [LABELS[at] for at in bundle.decide(want)]
+            got = np.array([[row.scores[label] for label in LABELS] for row in rows])
+            assert np.abs(got - want).max() < 1e-3
+            assert [row.label for row in rows] == [LABELS[i] for i in bundle.decide(want)]
 
     asyncio.run(body())
 
 
-def test_a_prediction_carries_verdict_truncation_and_warnings(folder: Path, policy: Policy) -> None:
+def test_a_prediction_has_decision_truncation_and_warnings(folder: Path, policy: Policy) -> None:
     async def body() -> None:
         async with running(Bundle.load(folder), policy) as (engine, _):
             short, long, nothing = await engine.predict(["ok", "word " * 300, "\u200b"])
@@ -107,60 +102,60 @@ def test_a_prediction_carries_verdict_truncation_and_warnings(folder: Path, poli
     asyncio.run(body())
 
 
-def test_a_text_that_comes_again_is_not_inferred_again(folder: Path, policy: Policy) -> None:
+def test_a_repeated_text_comes_from_the_cache(folder: Path, policy: Policy) -> None:
     async def body() -> None:
-        async with running(Bundle.load(folder), policy, cache_size=2) as (engine, notes):
+        async with running(Bundle.load(folder), policy, cache_size=2) as (engine, measured):
             first = await engine.predict(["good morning", "good morning", "good evening"])
-            assert (notes.hits, notes.misses) == (1, 2)
-            assert sum(report.rows for report in notes.batches) == 2
-            # Normalised, it is the same text.
+            assert (measured.hits, measured.misses) == (1, 2)
+            assert sum(report.rows for report in measured.batches) == 2
+            # After normalisation it is the same text.
             again = await engine.predict(["GOOD  morning"])
             assert again[0] == first[0] == first[1]
-            assert (notes.hits, notes.misses) == (2, 2)
+            assert (measured.hits, measured.misses) == (2, 2)
             assert engine.cached_texts == 2
-            await engine.predict(["another one"])  # the oldest, the evening, goes
+            await engine.predict(["another one"])  # evicts the least recently used: the evening
             await engine.predict(["good morning"])
-            assert (notes.hits, notes.misses) == (3, 3)
+            assert (measured.hits, measured.misses) == (3, 3)
             await engine.predict(["good evening"])
-            assert (notes.hits, notes.misses) == (3, 4)
+            assert (measured.hits, measured.misses) == (3, 4)
 
     asyncio.run(body())
 
 
 def test_without_a_cache_every_text_is_inferred(folder: Path, policy: Policy) -> None:
     async def body() -> None:
-        async with running(Bundle.load(folder), policy, cache_size=0) as (engine, notes):
+        async with running(Bundle.load(folder), policy, cache_size=0) as (engine, measured):
             await engine.predict(["good morning"] * 3)
-            assert sum(report.rows for report in notes.batches) == 3
-            assert (notes.hits, notes.misses, engine.cached_texts) == (0, 0, 0)
+            assert sum(report.rows for report in measured.batches) == 3
+            assert (measured.hits, measured.misses, engine.cached_texts) == (0, 0, 0)
 
     asyncio.run(body())
 
 
 def test_long_lists_are_tokenised_off_the_event_loop(folder: Path, policy: Policy) -> None:
     threads: list[str] = []
-    at_once: list[int] = []
+    lengths: list[int] = []
 
-    class Watched(Bundle):
+    class RecordingBundle(Bundle):
         def encode(self, texts: Sequence[str]) -> list[Encoding]:
             threads.append(threading.current_thread().name)
-            at_once.append(len(texts))
+            lengths.append(len(texts))
             return super().encode(texts)
 
     async def body() -> None:
-        async with running(Watched.load(folder), policy) as (engine, _):
+        async with running(RecordingBundle.load(folder), policy) as (engine, _):
             threads.clear()
-            at_once.clear()
+            lengths.clear()
             await engine.score(["ok", "yes"])
             await engine.score(["x" * INLINE_CHARS, "no"])
         assert threads[:2] == [threading.main_thread().name] * 2
         assert threads[2] != threads[0]
-        assert at_once == [1, 1, 2]  # it waits for no thread of the tokenizer's
+        assert lengths == [1, 1, 2]  # one by one on the event loop, so no tokenizer thread starts
 
     asyncio.run(body())
 
 
-def test_a_machine_that_computes_otherwise_is_not_ready_and_says_so(
+def test_a_machine_that_computes_other_golden_scores_is_not_ready(
     folder: Path, policy: Policy
 ) -> None:
     async def body() -> None:
@@ -178,9 +173,9 @@ def test_a_machine_that_computes_otherwise_is_not_ready_and_says_so(
     asyncio.run(body())
 
 
-def test_a_dead_thread_is_told_of(folder: Path, policy: Policy) -> None:
+def test_an_engine_with_a_dead_thread_is_not_alive(folder: Path, policy: Policy) -> None:
     async def body() -> None:
-        async with running(MortalBundle.load(folder), policy) as (engine, _):
+        async with running(ThreadKillingBundle.load(folder), policy) as (engine, _):
             assert engine.alive
             with pytest.raises(BatcherDeadError):
                 await engine.predict(["word " * 300])
@@ -193,31 +188,31 @@ def test_a_dead_thread_is_told_of(folder: Path, policy: Policy) -> None:
     asyncio.run(body())
 
 
-def test_too_much_waiting_is_refused_before_anything_is_done(folder: Path, policy: Policy) -> None:
+def test_a_full_queue_is_refused_before_tokenising(folder: Path, policy: Policy) -> None:
     async def body() -> None:
-        async with running(Bundle.load(folder), policy, max_wait=1e-9, cache_size=0) as (e, notes):
-            waiting = asyncio.create_task(e.score(["a list"] * 200, Priority.HIGH))
-            await asyncio.sleep(0)  # it is queued now
+        bundle = Bundle.load(folder)
+        async with running(bundle, policy, max_wait=1e-9, cache_size=0) as (engine, measured):
+            waiting = asyncio.create_task(engine.score(["a list"] * 200, Priority.HIGH))
+            await asyncio.sleep(0)  # now the list is queued
             with pytest.raises(QueueFullError):
-                e.check_capacity()
-            e_requests = notes.tokenised_requests
-            assert e_requests == 1
+                engine.check_capacity()
+            assert measured.tokenised_requests == 1
             await waiting
-            e.check_capacity()
+            engine.check_capacity()
 
     asyncio.run(body())
 
 
-def test_who_is_cancelled_is_not_answered_and_harms_nobody(folder: Path, policy: Policy) -> None:
+def test_a_cancelled_request_does_not_disturb_others(folder: Path, policy: Policy) -> None:
     async def body() -> None:
         async with running(Bundle.load(folder), policy, cache_size=0) as (engine, _):
-            leaving = asyncio.create_task(engine.predict(["ok"] * 400))
-            staying = asyncio.create_task(engine.predict(["have a lovely day"]))
+            cancelled = asyncio.create_task(engine.predict(["ok"] * 400))
+            kept = asyncio.create_task(engine.predict(["have a lovely day"]))
             await asyncio.sleep(0)
-            leaving.cancel()
-            assert len(await staying) == 1
+            cancelled.cancel()
+            assert len(await kept) == 1
             with pytest.raises(asyncio.CancelledError):
-                await leaving
+                await cancelled
             assert engine.waiting_tokens == 0 or len(await engine.predict(["ok"])) == 1
 
     asyncio.run(body())

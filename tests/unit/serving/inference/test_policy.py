@@ -22,7 +22,7 @@ def policy() -> Policy:
     return Policy.model_validate(CONTENT)
 
 
-def judged(policy: Policy, hate: float, offensive: float) -> tuple[str, str, tuple[str, ...]]:
+def decide(policy: Policy, hate: float, offensive: float) -> tuple[str, str, tuple[str, ...]]:
     return policy.apply({"hate": hate, "offensive": offensive, "neither": 1 - hate - offensive})
 
 
@@ -40,10 +40,10 @@ def judged(policy: Policy, hate: float, offensive: float) -> tuple[str, str, tup
         (1.0, 0.0, "strong", "block"),
     ],
 )
-def test_bands_and_actions_begin_at_their_bounds(
+def test_bands_and_actions_start_at_their_bounds(
     policy: Policy, hate: float, offensive: float, toxicity: str, action: str
 ) -> None:
-    assert judged(policy, hate, offensive)[:2] == (toxicity, action)
+    assert decide(policy, hate, offensive)[:2] == (toxicity, action)
 
 
 @pytest.mark.parametrize(
@@ -57,40 +57,40 @@ def test_bands_and_actions_begin_at_their_bounds(
         (0.0, 0.75, ()),
     ],
 )
-def test_a_warning_stands_near_a_bound_on_both_sides(
+def test_scores_near_a_bound_have_a_warning_on_both_sides(
     policy: Policy, hate: float, offensive: float, warnings: tuple[str, ...]
 ) -> None:
-    assert judged(policy, hate, offensive)[2] == warnings
+    assert decide(policy, hate, offensive)[2] == warnings
 
 
-def test_ours_is_one_and_says_what_no_score_is_without(tmp_path: Path) -> None:
+def test_the_shipped_policy_allows_harmless_and_blocks_hateful_texts() -> None:
     policy = Policy.load(ROOT / "configs" / "policy.yaml")
     assert policy.version
-    assert judged(policy, 0.0, 0.0) == ("none", "allow", ())
-    assert judged(policy, 1.0, 0.0)[:2] == ("strong", "block")
+    assert decide(policy, 0.0, 0.0) == ("none", "allow", ())
+    assert decide(policy, 1.0, 0.0)[:2] == ("strong", "block")
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
-        ({"toxicity": {"uncertain": 0.7, "high": 0.6, "strong": 0.9}}, "toxicity: .*rise"),
+        ({"toxicity": {"uncertain": 0.7, "high": 0.6, "strong": 0.9}}, "toxicity: .*increase"),
         ({"toxicity": {"uncertain": 0.3, "high": 0.6}}, "toxicity.strong: "),
-        ({"block": {"hate": 0.1, "toxic": 0.95}}, "review must not begin above block"),
+        ({"block": {"hate": 0.1, "toxic": 0.95}}, "bounds of review must not be above"),
         ({"block": {"hate": 1.1, "toxic": 0.95}}, "block.hate: "),
         ({"version": ""}, "version: "),
         ({"surprise": 1}, "surprise: "),
     ],
 )
-def test_a_wrong_policy_is_refused_by_key(
-    tmp_path: Path, changes: dict[str, object], said: str
+def test_an_invalid_policy_is_refused_and_the_message_has_the_key(
+    tmp_path: Path, changes: dict[str, object], message: str
 ) -> None:
     path = tmp_path / "policy.yaml"
     path.write_text(yaml.safe_dump(CONTENT | changes))
-    with pytest.raises(SettingsError, match=said):
+    with pytest.raises(SettingsError, match=message):
         Policy.load(path)
 
 
-def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
+def test_a_missing_or_broken_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "policy.yaml"
     with pytest.raises(SettingsError, match=r"policy\.yaml: No such file"):
         Policy.load(path)
