@@ -16,7 +16,7 @@ import httpx
 import numpy as np
 import pytest
 
-from serving.bundle import Bundle, content_version, named
+from serving.bundle import Bundle, content_version, scores_by_label
 from serving.model_manager import ModelManager
 from serving.observability.metrics import Metrics
 from serving.settings import Settings
@@ -41,7 +41,7 @@ def variant(origin: Path, folder: Path, temperature: float) -> Path:
     seal(folder, manifest)
     bundle = Bundle.load(folder)
     for row in manifest["golden"]:
-        row["scores"] = named(bundle.score([row["text"]])[0])
+        row["scores"] = scores_by_label(bundle.score([row["text"]])[0])
     seal(folder, manifest)
     return folder
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from tokenizers import Tokenizer
 
-from serving.bundle import LABELS, Bundle, content_version, named
+from serving.bundle import LABELS, Bundle, content_version, scores_by_label
 from tests.conftest import ROOT
 from training.errors import ArtifactError, RefusedError
 from training.files import sha256
@@ -80,7 +80,7 @@ def seal(**changes: object) -> str:
     path.write_text(json.dumps(manifest))
     bundle = Bundle.load(folder)
     for golden in manifest["golden"]:
-        golden["scores"] = named(bundle.score([golden["text"]])[0])
+        golden["scores"] = scores_by_label(bundle.score([golden["text"]])[0])
     manifest["version"] = content_version(manifest)
     path.write_text(json.dumps(manifest))
     metrics = folder / "metrics.json"

@@ -27,7 +27,7 @@ from serving.bundle import (
     BundleError,
     Manifest,
     content_version,
-    named,
+    scores_by_label,
 )
 from training.config import ExportParams, TrainParams, load_params, load_profile, load_sources
 from training.errors import ArtifactError, run_stage
@@ -55,7 +55,7 @@ def export_onnx(checkpoint: Path, folder: Path, opset: int) -> Path:
 def _golden(bundle: Bundle, sample: Path, count: int) -> list[dict[str, Any]]:
     # The bundled sample's texts may be published, whatever the model learned from.
     texts = pd.read_csv(sample)["text"].head(count)
-    return [{"text": text, "scores": named(bundle.score([text])[0])} for text in texts]
+    return [{"text": text, "scores": scores_by_label(bundle.score([text])[0])} for text in texts]
 
 
 def export(

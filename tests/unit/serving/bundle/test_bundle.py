@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serving.bundle import LABELS, Bundle, BundleError, Thresholds, content_version, decide, named
+from serving.bundle import LABELS, Bundle, BundleError, Thresholds, content_version, decide, scores_by_label
 
 TEXTS = [
     "have a lovely day",
@@ -154,4 +154,4 @@ def test_hate_at_one_half_is_the_likeliest_label() -> None:
 
 
 def test_named() -> None:
-    assert named([0.5, 0.25, 0.25]) == {"hate": 0.5, "offensive": 0.25, "neither": 0.25}
+    assert scores_by_label([0.5, 0.25, 0.25]) == {"hate": 0.5, "offensive": 0.25, "neither": 0.25}
