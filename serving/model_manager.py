@@ -97,22 +97,9 @@ class ModelManager:
         self._metrics.active.set(self.active)
 
     async def model_info(self) -> dict[str, Any]:
-        """Return manifest, policy, model card and metrics of the model that answers.
-
-        The pipeline writes card and metrics after the bundle: each is None if the file is missing
-        or is about another version.
-        """
-        engine, folder = self.engine, self.folder
-        manifest = engine.bundle.manifest
-        card, metrics = await asyncio.to_thread(
-            lambda: [_document(folder / name, manifest.version) for name in DOCUMENTS]
-        )
-        return {
-            "manifest": manifest.model_dump(),
-            "policy": engine.policy.model_dump(),
-            "card": card,
-            "metrics": json.loads(metrics) if metrics else None,
-        }
+        """Return the description of the model that answers; see `describe`."""
+        engine = self.engine
+        return await asyncio.to_thread(describe, self.folder, engine.bundle.manifest, engine.policy)
 
     async def start(self) -> None:
         """Load bundle and policy and replay the golden scores; BundleError, SettingsError."""
@@ -208,6 +195,21 @@ def bundle_folder(configured: Path | None) -> Path:
         return configured
     production = Path("models/production")
     return production if (production / MANIFEST).exists() else Path("models/candidate")
+
+
+def describe(folder: Path, manifest: Manifest, policy: Policy) -> dict[str, Any]:
+    """Return manifest, policy, model card and metrics of a bundle.
+
+    The pipeline writes card and metrics after the bundle: each is None if the file is missing or is
+    about another version.
+    """
+    card, metrics = (_document(folder / name, manifest.version) for name in DOCUMENTS)
+    return {
+        "manifest": manifest.model_dump(),
+        "policy": policy.model_dump(),
+        "card": card,
+        "metrics": json.loads(metrics) if metrics else None,
+    }
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:

@@ -58,15 +58,7 @@ async def predict(request: Request, body: PredictRequest) -> dict[str, Any]:
         "model": {"name": result.manifest.name, "version": result.manifest.version},
         "policy": result.policy,
         "predictions": [
-            {
-                "id": prediction_id,
-                "label": prediction.label,
-                "scores": prediction.scores,
-                "toxicity": prediction.toxicity,
-                "action": prediction.action,
-                "truncated": prediction.truncated,
-                "warnings": prediction.warnings,
-            }
+            {"id": prediction_id, **prediction.as_dict()}
             for prediction_id, prediction in zip(result.ids, result.predictions, strict=True)
         ],
     }
@@ -85,23 +77,7 @@ async def explain(request: Request, body: ExplainRequest) -> dict[str, Any] | Re
         page = await asyncio.to_thread(html.render, explanation, body.text)
         headers = {"content-security-policy": page.policy}
         return Response(page.html, media_type="text/html; charset=utf-8", headers=headers)
-    return {
-        "label": explanation.label,
-        "words": [
-            {
-                "word": weight.word.text,
-                "weight": weight.weight,
-                "begin": weight.word.begin,
-                "end": weight.word.end,
-            }
-            for weight in explanation.weights
-        ],
-        "r2": explanation.r2,
-        "scores_used": explanation.scores_used,
-        "exact": explanation.exact,
-        "seed": explanation.seed,
-        "model": {"name": explanation.model[0], "version": explanation.model[1]},
-    }
+    return explanation.as_dict()
 
 
 @router.post("/feedback", response_model=FeedbackReply, responses=ERRORS | NOT_FOUND)

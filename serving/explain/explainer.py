@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from time import monotonic
+from typing import Any
 
 import numpy as np
 from cachetools import LRUCache
@@ -80,6 +81,26 @@ class Explanation:
     seed: int
     scores: dict[str, float]
     model: tuple[str, str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the reply of /v1/explain."""
+        return {
+            "label": self.label,
+            "words": [
+                {
+                    "word": weight.word.text,
+                    "weight": weight.weight,
+                    "begin": weight.word.begin,
+                    "end": weight.word.end,
+                }
+                for weight in self.weights
+            ],
+            "r2": self.r2,
+            "scores_used": self.scores_used,
+            "exact": self.exact,
+            "seed": self.seed,
+            "model": {"name": self.model[0], "version": self.model[1]},
+        }
 
 
 @dataclass(frozen=True, slots=True)

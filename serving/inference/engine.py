@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
-from typing import Protocol
+from typing import Any, Protocol
 
 from cachetools import LRUCache
 
@@ -50,6 +50,17 @@ class Prediction:
     action: str
     truncated: bool
     warnings: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the prediction as /v1/predict shows it, without an id."""
+        return {
+            "label": self.label,
+            "scores": self.scores,
+            "toxicity": self.toxicity,
+            "action": self.action,
+            "truncated": self.truncated,
+            "warnings": self.warnings,
+        }
 
 
 class Observer(Protocol):

@@ -197,7 +197,7 @@ def test_a_bad_bundle_is_refused_and_the_old_one_stays_active(
     manifest = json.loads((strange / "bundle.json").read_text())
     manifest["golden"][0]["scores"] = {"hate": 0.9, "offensive": 0.05, "neither": 0.05}
     seal(strange, manifest)
-    for bad, reason in ((altered, "altered"), (strange, "golden"), (tmp_path, "no bundle")):
+    for bad, reason in ((altered, "altered"), (strange, "golden"), (tmp_path, "missing")):
         point_link(link, bad)
         reply = service.http.post("/v1/model/reload")
         assert reply.status_code == 409

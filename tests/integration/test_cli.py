@@ -1,0 +1,172 @@
+"""`tweet-tagger` on a real bundle: its output on a terminal and in a pipe, and its errors."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support.service import ROOT, Served
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+TEXTS = ["you are all welcome here", "you absolute clown", "😂😂"]
+
+
+@pytest.fixture
+def run(trained: Path) -> Run:
+    """Run a command with the small model; its output goes into a pipe."""
+
+    def run(*arguments: str, stdin: bytes = b"", **environment: str) -> Run:
+        bundle = {"BUNDLE": str(trained / "models" / "candidate")}
+        ended = subprocess.run(
+            [sys.executable, "-m", "serving", *arguments],
+            cwd=ROOT,
+            env=os.environ | bundle | environment,
+            input=stdin,
+            capture_output=True,
+            check=False,
+            timeout=120,
+        )
+        out, err = ended.stdout.decode(), ended.stderr.decode()
+        return subprocess.CompletedProcess(ended.args, ended.returncode, out, err)
+
+    return run
+
+
+def on_terminal(trained: Path, *arguments: str) -> str:
+    """The output of a command on a terminal of 100 columns."""
+    reader, writer = pty.openpty()
+    bundle = {"BUNDLE": str(trained / "models" / "candidate"), "COLUMNS": "100", "TERM": "xterm"}
+    with subprocess.Popen(
+        [sys.executable, "-m", "serving", *arguments],
+        cwd=ROOT,
+        env=os.environ | bundle,
+        stdout=writer,
+        stderr=subprocess.STDOUT,
+    ) as process:
+        os.close(writer)
+        output = b""
+        try:
+            while part := os.read(reader, 4096):
+                output += part
+        except OSError:  # Linux reports the end of a terminal so
+            pass
+        assert process.wait(60) == 0, output.decode()
+    os.close(reader)
+    return output.decode()
+
+
+def test_predictions_equal_those_of_the_service(run: Run, served: Served) -> None:
+    lines = run("predict", *TEXTS).stdout.splitlines()
+    predictions = served.predict(*TEXTS).json()["predictions"]
+    for line, prediction in zip(lines, predictions, strict=True):
+        del prediction["id"]
+        assert json.loads(line) == prediction
+
+
+def test_every_line_of_standard_input_is_classified(run: Run) -> None:
+    texts = "".join(f"text {i}\n" for i in range(600))
+    ended = run("predict", "-", stdin=texts.encode())
+    assert ended.returncode == 0
+    assert len(ended.stdout.splitlines()) == 600
+
+
+def test_an_explanation_equals_that_of_the_service(run: Run, served: Served) -> None:
+    ended = run("explain", "you absolute clown", "--label", "hate", "--num-features", "2")
+    body = {"text": "you absolute clown", "label": "hate", "num_features": 2}
+    assert json.loads(ended.stdout) == served.http.post("/v1/explain", json=body).json()
+
+
+def test_the_model_is_described_as_by_the_service(run: Run, served: Served) -> None:
+    assert json.loads(run("model").stdout) == served.http.get("/v1/model").json()
+
+
+def test_a_terminal_gets_a_table_and_colours(trained: Path) -> None:
+    table = on_terminal(trained, "predict", *TEXTS)
+    assert "toxicity" in table
+    assert all(text in table for text in TEXTS)
+    assert "{" not in table
+    explanation = on_terminal(trained, "explain", "you absolute clown")
+    assert "\x1b[" in explanation
+    assert "clown" in explanation
+    assert "# Model card" in on_terminal(trained, "model")
+
+
+def test_a_new_key_is_accepted_by_the_service(run: Run, serve: Callable[..., Served]) -> None:
+    lines = run("key", "new", "bot", "--scope", "predict").stdout.splitlines()
+    secret, entry = (line.split(maxsplit=1)[1] for line in lines)
+    service = serve(API_KEYS=entry)
+    assert service.predict("ok").status_code == 401
+    service.http.headers["authorization"] = f"Bearer {secret}"
+    assert service.predict("ok").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "message"),
+    [
+        (["predict"], b"", "Missing argument"),
+        (["predict", " "], b"", "TEXT must not be blank"),
+        (["predict", "-"], b"a\n\n", "line 2: the text must not be blank"),
+        (["predict", "-"], b"a\nb\xff\n", "line 2: byte 1 is not UTF-8"),
+        (["predict", "--bundle", "/nowhere", "a"], b"", "/nowhere: bundle.json is missing"),
+        (["explain", "a", "--label", "spam"], b"", "'spam' is not one of"),
+        (["model", "--bundle", "/nowhere"], b"", "/nowhere: bundle.json is missing"),
+        (["key", "new", "a b"], b"", "NAME: got 'a b'"),
+        (["map-thresholds", "/nowhere.csv"], b"", "/nowhere.csv"),
+        (["surprise"], b"", "No such command 'surprise'"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_2(
+    run: Run, arguments: list[str], stdin: bytes, message: str
+) -> None:
+    ended = run(*arguments, stdin=stdin)
+    assert ended.returncode == 2
+    assert message in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+
+
+def test_a_bad_setting_is_one_sentence(run: Run) -> None:
+    ended = run("predict", "a", POLICY="/nowhere.yaml")
+    assert (ended.returncode, ended.stderr) == (2, "/nowhere.yaml: No such file or directory\n")
+
+
+def test_the_help_imports_little() -> None:
+    code = """
+import sys
+from serving.cli import main
+try:
+    main(["--help"])
+except SystemExit as end:
+    assert not end.code
+slow = {"onnxruntime", "fastapi", "numpy", "pydantic", "rich"} & set(sys.modules)
+assert not slow, slow
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    assert "map-thresholds" in ended.stdout
+
+
+def test_rich_works_without_the_packages_that_the_image_leaves_out(trained: Path) -> None:
+    code = """
+import sys
+class Refuse:
+    def find_spec(self, name, *_):
+        if name.split('.')[0] in {'pygments', 'markdown_it', 'mdurl'}:
+            raise ImportError(name)
+sys.meta_path.insert(0, Refuse())
+sys.stdout.isatty = lambda: True
+from serving.cli import main
+main(["explain", "you absolute clown"])
+"""
+    bundle = {"BUNDLE": str(trained / "models" / "candidate")}
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=os.environ | bundle, check=False,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert "clown" in ended.stdout
