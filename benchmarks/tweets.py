@@ -1,6 +1,7 @@
-"""The tweets that are sent: real ones if the data folder is there, else the sample's, lengthened.
+"""The tweets that the benchmarks send: real ones if the data folder has them, else longer ones made
+from the bundled sample.
 
-Every tweet is distinct, and their order is random but the same each time.
+All are different, and their order is random but the same each time.
 """
 
 import csv
@@ -15,28 +16,27 @@ DAVIDSON = "davidson/labeled_data.csv"
 
 
 def data_folder() -> Path:
-    """Return the folder in which `make train` too looks first."""
+    """Return the folder where `make train` looks first, too."""
     return Path(os.environ.get("DATA_DIR") or "../shared/data")
 
 
 def load(count: int = COUNT) -> tuple[list[str], str]:
-    """Return at most `count` distinct tweets, and in words what they are."""
-    found, names = real(data_folder())
-    if not found:
-        found, names = lengthened(SAMPLE, count), ["the bundled sample, each with half of another"]
-    found = list(dict.fromkeys(found))
-    random.Random(0).shuffle(found)
-    return found[:count], f"{len(found[:count]):,} distinct tweets: {', '.join(names)}"
+    """Return at most `count` different tweets, and a description of them."""
+    texts, names = real(data_folder())
+    if not texts:
+        texts, names = lengthened(SAMPLE, count), ["the bundled sample, each with half of another"]
+    texts = list(dict.fromkeys(texts))
+    random.Random(0).shuffle(texts)
+    return texts[:count], f"{len(texts[:count]):,} different tweets: {', '.join(names)}"
 
 
 def real(folder: Path) -> tuple[list[str], list[str]]:
-    """Return the tweets under `folder`, and of what sets they are."""
+    """Return the tweets under `folder`, and the names of their data sets."""
     tweets, names = [], []
     for name in LINES:
         if (path := folder / name).is_file():
-            tweets += [
-                line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()
-            ]
+            lines = path.read_text(encoding="utf-8").split("\n")
+            tweets += [line for line in lines if line.strip()]
             names.append(name)
     if (path := folder / DAVIDSON).is_file():
         with path.open(encoding="utf-8", newline="") as handle:
@@ -47,12 +47,14 @@ def real(folder: Path) -> tuple[list[str], list[str]]:
 
 
 def lengthened(path: Path, count: int) -> list[str]:
-    """Return about `count` distinct texts: one of the sample's, which are short, and a half."""
+    """Return about `count` different texts: a text of the sample, which are short, and half of
+    another.
+    """
     with path.open(encoding="utf-8", newline="") as handle:
         short = [row["text"] for row in csv.DictReader(handle)]
-    draw, texts = random.Random(1), []
+    generator, texts = random.Random(1), []
     for _ in range(count):
-        whole, other = draw.sample(short, 2)
+        whole, other = generator.sample(short, 2)
         words = other.split()
         texts.append(" ".join([whole, *words[: (len(words) + 1) // 2]]))
     return list(dict.fromkeys(texts))

@@ -1,6 +1,6 @@
-"""What is compared: how each server starts, what it is asked, how its answer reads.
+"""The servers that are compared: how each starts, what it is sent, how its reply reads.
 
-A peer's environment is made under .bench/ from tests/bench/peers/NAME/requirements.txt, once.
+A peer's environment is made under .bench/ from benchmarks/serving/peers/NAME/requirements.txt, once.
 """
 
 import hashlib
@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tests.bench.process import Server, exchange, free_port
-from tests.bench.wire import post
+from benchmarks.serving.process import Server
+from tests.mongod import free_port
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -32,19 +32,19 @@ OFFLINE = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "TOKENIZERS_PARALLELISM": "true",
 }
-Rows = list[dict[str, float]]
+Scores = list[dict[str, float]]  # of each text, by label
 
 
 class TargetError(Exception):
-    """A target cannot take part; the text says why."""
+    """A target cannot be measured; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Models:
-    """The same model in the forms that the servers want."""
+    """The same model in the formats that the servers need."""
 
     bundle: Path
-    finetuned: Path  # the bundle's fp32 parent: a Hugging Face folder
+    finetuned: Path  # the fp32 model of which the bundle was made, as a Hugging Face folder
     fp32: Path  # the same as ONNX
 
 
@@ -57,32 +57,27 @@ class Target:
     model: str
     command: Callable[[Models, int], list[str]]
     path: str
-    body: Callable[[list[str]], Any]
-    rows: Callable[[Any], Rows]
-    environment: bool = True  # of its own; else this one
+    body: Callable[[list[str]], Any]  # the JSON document that asks for the scores of texts
+    scores: Callable[[Any], Scores]  # what the reply's JSON document says
+    own_environment: bool = True
     prepare: Callable[[Models], None] = lambda _: None
     packages: tuple[str, ...] = ()
     start_timeout: float = 120.0
 
-    def request(self, texts: list[str], port: int) -> bytes:
-        """Return the bytes that ask for the scores of `texts`."""
-        return post(self.path, self.body(texts), f"127.0.0.1:{port}")
-
     def start(self, models: Models, port: int) -> Server:
-        """Start it."""
         log = WORK / "logs" / f"{self.name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         return Server(self.command(models, port), OFFLINE, ROOT, log, port)
 
-    def score(self, server: Server, texts: list[str]) -> Rows:
-        """Return what a running server says of `texts`, a row of scores a text."""
-        reply, body = exchange(server.port, self.request(texts, server.port))
-        if reply.status != 200:
-            raise TargetError(f"{self.title}: {reply.status}: {body[:300]!r}")
-        rows = self.rows(json.loads(body))
-        if len(rows) != len(texts):
-            raise TargetError(f"{self.title}: {len(rows)} answers to {len(texts)} texts")
-        return rows
+    def score(self, server: Server, texts: list[str]) -> Scores:
+        """Return the scores that a running server gives to the texts."""
+        reply = server.http.post(self.path, json=self.body(texts))
+        if reply.status_code != 200:
+            raise TargetError(f"{self.title}: status {reply.status_code}: {reply.text[:300]}")
+        scores = self.scores(reply.json())
+        if len(scores) != len(texts):
+            raise TargetError(f"{self.title}: got {len(scores)} scores, wanted {len(texts)}")
+        return scores
 
 
 def python(name: str) -> str:
@@ -90,52 +85,57 @@ def python(name: str) -> str:
     return str(WORK / name / "bin" / "python")
 
 
+def _run(what: str, command: list[str], timeout: float) -> None:
+    """Run a command in the project's root.
+
+    Raises:
+        TargetError: it failed.
+    """
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **OFFLINE, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=False, timeout=timeout,
+    )  # fmt: skip
+    if done.returncode:
+        raise TargetError(f"{what}: {done.stderr[-600:]}")
+
+
 def install(name: str) -> None:
-    """Make a peer's environment, unless it is there and of these very requirements."""
-    wanted = PEERS / name / "requirements.txt"
+    """Make a peer's environment, unless one with the same requirements is there."""
+    requirements = PEERS / name / "requirements.txt"
     folder, mark = WORK / name, WORK / name / "installed"
-    digest = hashlib.sha256(wanted.read_bytes()).hexdigest()
+    digest = hashlib.sha256(requirements.read_bytes()).hexdigest()
     if mark.is_file() and mark.read_text() == digest:
         return
     print(f"making {folder.relative_to(ROOT)} (a few minutes, once)", flush=True)
     venv.create(folder, clear=True, with_pip=True)
-    quiet = ["--quiet", "--disable-pip-version-check"]
-    done = subprocess.run(
-        [python(name), "-m", "pip", "install", *quiet, "-r", str(wanted)],
-        capture_output=True, text=True, check=False, timeout=1800,
-    )  # fmt: skip
-    if done.returncode:
-        raise TargetError(f"{name}: pip: {done.stderr[-600:]}")
+    pip = [python(name), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    _run(f"{name}: pip install", [*pip, "-r", str(requirements)], timeout=1800)
     mark.write_text(digest)
 
 
-def versions(name: str, packages: tuple[str, ...]) -> str:
-    """Return what of `packages` a peer's environment holds."""
+def versions(target: Target) -> str:
+    """Return the versions of the packages that a target runs on."""
     code = (
         "import sys; from importlib.metadata import version;"
         "print(', '.join(f'{p} {version(p)}' for p in sys.argv[1:]))"
     )
-    interpreter = python(name) if name else sys.executable
+    interpreter = python(target.name) if target.own_environment else sys.executable
     done = subprocess.run(
-        [interpreter, "-c", code, *packages], capture_output=True, text=True, check=False
+        [interpreter, "-c", code, *target.packages], capture_output=True, text=True, check=False
     )
     return done.stdout.strip()
 
 
 def _prepare(name: str, folder: Path, *args: Path) -> None:
-    """Fill a folder anew with a model as a peer wants it, by its own tools."""
+    """Convert the model to a peer's format, with the peer's own tools."""
     shutil.rmtree(folder, ignore_errors=True)
-    done = subprocess.run(
-        [python(name), str(PEERS / name / "prepare.py"), *map(str, args), str(folder)],
-        cwd=ROOT, env={**os.environ, **OFFLINE, "PYTHONPATH": str(ROOT)},
-        capture_output=True, text=True, check=False, timeout=300,
-    )  # fmt: skip
-    if done.returncode:
-        raise TargetError(f"{name}: preparing the model: {done.stderr[-600:]}")
+    script = PEERS / name / "prepare.py"
+    command = [python(name), str(script), *map(str, args), str(folder)]
+    _run(f"{name}: converting the model", command, timeout=300)
 
 
 def _ours(models: Models, port: int, workers: int = 1) -> list[str]:
-    """Return this service's command: as it is by default, with an empty log and no cache."""
+    """Return this service's command: default settings, an empty log, no cache."""
     log = WORK / "log"
     shutil.rmtree(log, ignore_errors=True)
     log.mkdir(parents=True)
@@ -147,8 +147,8 @@ def _ours(models: Models, port: int, workers: int = 1) -> list[str]:
     return ["/usr/bin/env", *assignments, sys.executable, "-m", "serving.app"]
 
 
-def _labelled(rows: list[list[dict[str, Any]]]) -> Rows:
-    """Return rows of [{label, score}] by label."""
+def _by_label(rows: list[list[dict[str, Any]]]) -> Scores:
+    """Convert lists of {label, score}, the format of transformers' pipeline."""
     return [{each["label"]: each["score"] for each in row} for row in rows]
 
 
@@ -159,8 +159,8 @@ OURS = Target(
     command=_ours,
     path="/v1/predict",
     body=lambda texts: {"texts": texts},
-    rows=lambda answer: [each["scores"] for each in answer["predictions"]],
-    environment=False,
+    scores=lambda reply: [each["scores"] for each in reply["predictions"]],
+    own_environment=False,
     packages=("fastapi", "uvicorn", "onnxruntime"),
 )
 TARGETS = [
@@ -176,12 +176,12 @@ TARGETS = [
         title="a plain FastAPI batcher",
         model="static int8 bundle",
         command=lambda models, port: [
-            sys.executable, "-m", "tests.bench.peers.batcher.server", str(models.bundle), str(port),
+            sys.executable, "-m", "benchmarks.serving.peers.batcher.server", str(models.bundle), str(port),
         ],
         path="/predict",
         body=lambda texts: {"texts": texts},
-        rows=lambda answer: answer,
-        environment=False,
+        scores=lambda reply: reply,
+        own_environment=False,
         packages=("fastapi", "uvicorn", "onnxruntime"),
     ),
     Target(
@@ -197,7 +197,7 @@ TARGETS = [
         ],
         path="/classify",
         body=lambda texts: {"model": "tagger", "input": texts},
-        rows=lambda answer: _labelled(answer["data"]),
+        scores=lambda reply: _by_label(reply["data"]),
         packages=("infinity-emb", "optimum", "onnxruntime", "transformers"),
     ),
     Target(
@@ -211,9 +211,9 @@ TARGETS = [
         ],
         path="/invocations",
         body=lambda texts: {"inputs": texts},
-        rows=lambda answer: [
+        scores=lambda reply: [
             {label: score for label, score in row.items() if label != "label"}
-            for row in answer["predictions"]
+            for row in reply["predictions"]
         ],
         prepare=lambda models: _prepare("mlflow", MLFLOW_MODEL, models.bundle),
         packages=("mlflow", "onnxruntime"),
@@ -234,8 +234,8 @@ TARGETS = [
                 {"name": "array_inputs", "shape": [len(texts)], "datatype": "BYTES", "data": texts}
             ]
         },
-        rows=lambda answer: [
-            {row["label"]: row["score"]} for row in map(json.loads, answer["outputs"][0]["data"])
+        scores=lambda reply: [
+            {row["label"]: row["score"]} for row in map(json.loads, reply["outputs"][0]["data"])
         ],
         packages=("mlserver", "mlserver-huggingface", "optimum", "onnxruntime", "transformers"),
     ),
@@ -249,7 +249,7 @@ TARGETS = [
         ],
         path="/predict",
         body=lambda texts: {"texts": texts},
-        rows=_labelled,
+        scores=_by_label,
         packages=("transformers", "torch", "fastapi", "uvicorn"),
     ),
 ]  # fmt: skip
