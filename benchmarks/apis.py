@@ -1,6 +1,6 @@
 """Compares the compatible APIs with `/v1/predict`: requests per second at 64 connections.
 
-python -m benchmarks.apis --bundle FOLDER [--rounds 6] [--seconds 4] [--write docs/benchmarks.md]
+python -m benchmarks.apis --bundle FOLDER [--rounds 6] [--write docs/benchmarks.md]
 """
 
 import argparse

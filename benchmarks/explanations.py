@@ -2,9 +2,9 @@
 
     python -m benchmarks.explanations --bundle FOLDER [--posts 200] [--write docs/benchmarks.md]
 
-People marked, in HateXplain's toxic posts, the spans that are the reason. Here the weights of LIME's
-words towards toxicity (hate or offensive) become weights of the posts' tokens, and are measured as in
-ERASER (DeYoung 2020) and HateXplain (Mathew 2021). Each figure is a mean over posts:
+In HateXplain's toxic posts, people marked the spans that are the reason. Here the weights that LIME
+gives to words, towards toxicity (hate or offensive), become weights of the posts' tokens. They are
+measured as in ERASER (DeYoung 2020) and HateXplain (Mathew 2021), each figure a mean over posts:
 
     AUPRC              of the tokens' weights against the marked tokens
     token F1           of the k heaviest tokens, with k the mean number of marked tokens
@@ -155,8 +155,8 @@ def main() -> None:
     manifest = bundle.manifest
     text = (
         f"Model {manifest.name} {manifest.version} (data: {manifest.data}); "
-        f"{len(figures['chance'])} of {len(posts)} toxic posts with marked reasons, drawn with seed "
-        f"0; k = {k}; {options.samples} masks for each post; 95 % intervals.\n\n"
+        f"{len(figures['chance'])} of {len(posts)} toxic posts with marked reasons, drawn with "
+        f"seed 0; k = {k}; {options.samples} masks for each post; 95 % intervals.\n\n"
         + table(
             ["a masked word is", *FIGURES],
             [[name, *map(interval, values.T)] for name, values in figures.items()],

@@ -1,10 +1,10 @@
 """Measures what the prediction log costs: requests per second with it, over those without it.
 
-    python -m benchmarks.log_cost --bundle FOLDER [--rounds 5] [--seconds 4] [--write docs/benchmarks.md]
+    python -m benchmarks.log_cost --bundle FOLDER [--rounds 5] [--write docs/benchmarks.md]
 
-The same service is asked the same, with `do_not_store` (nothing is logged) and without. A MongoDB on
-the same cores takes processor time of its own; the last row shows the log with that MongoDB stopped.
-The exit status is 1 if the log without a MongoDB costs more than a tenth.
+The same service gets the same requests, with `do_not_store` (nothing is logged) and without. A
+MongoDB on the same cores takes processor time of its own: the last row shows the log after that
+MongoDB has been stopped. The exit status is 1 if the log without a MongoDB costs more than a tenth.
 """
 
 import argparse

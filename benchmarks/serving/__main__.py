@@ -10,7 +10,6 @@ import datetime
 import signal
 import sys
 from pathlib import Path
-from types import FrameType
 
 from benchmarks.markdown import publish
 from benchmarks.serving import report
@@ -20,7 +19,7 @@ from benchmarks.serving.run import OVERLOAD, Benchmark
 from benchmarks.serving.targets import TARGETS, Models
 
 
-def interrupt(number: int, frame: FrameType | None) -> None:
+def interrupt(*_: object) -> None:
     """Turn SIGTERM into an exception, so that every child process is ended."""
     raise KeyboardInterrupt
 

@@ -160,7 +160,7 @@ def overload_of(
         late_p99=percentile(np.isfinite(sent), sent - due, 99),
         generator_cpu=generator_cpu,
         memory_mb=memory_mb,
-        least_second=float(each_second[1 : int(seconds)].min(initial=np.inf)),
+        least_second=float(min(each_second[1 : int(seconds)], default=0)),
     )
 
 

@@ -53,7 +53,7 @@ class Connection:
 
 def schedule(rate: float, seconds: float, seed: int = 0) -> Iterator[float]:
     """Yield the moments of Poisson arrivals at `rate` per second."""
-    generator = random.Random(seed)  # noqa: S311 - no secret
+    generator = random.Random(seed)
     moment = generator.expovariate(rate)
     while moment < seconds:
         yield moment

@@ -1,6 +1,6 @@
 """The servers that are compared: how each starts, what it is sent, how its reply reads.
 
-A peer's environment is made under .bench/ from benchmarks/serving/peers/NAME/requirements.txt, once.
+A peer's environment is made once, under .bench/, from peers/NAME/requirements.txt.
 """
 
 import hashlib
@@ -176,7 +176,8 @@ TARGETS = [
         title="a plain FastAPI batcher",
         model="static int8 bundle",
         command=lambda models, port: [
-            sys.executable, "-m", "benchmarks.serving.peers.batcher.server", str(models.bundle), str(port),
+            sys.executable, "-m", "benchmarks.serving.peers.batcher.server",
+            str(models.bundle), str(port),
         ],
         path="/predict",
         body=lambda texts: {"texts": texts},

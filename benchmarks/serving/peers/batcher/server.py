@@ -1,4 +1,4 @@
-"""What a good afternoon gives: FastAPI, a queue, one inference thread, the same static int8 bundle.
+"""The simplest server that batches: FastAPI, a queue, one inference thread, the same bundle.
 
 python server.py BUNDLE PORT    (in the project's root, with the service's own environment)
 """
@@ -16,13 +16,13 @@ from pydantic import BaseModel
 from serving.bundle import Bundle, named
 
 
-class Question(BaseModel):
+class Request(BaseModel):
     texts: list[str]
 
 
 def create_app(folder: str) -> FastAPI:
     bundle = Bundle.load(Path(folder))
-    queue: asyncio.Queue[tuple[str, asyncio.Future]] = asyncio.Queue()
+    queue: asyncio.Queue[tuple[str, asyncio.Future[dict[str, float]]]] = asyncio.Queue()
 
     async def work() -> None:
         while True:
@@ -42,9 +42,9 @@ def create_app(folder: str) -> FastAPI:
     app = FastAPI(lifespan=lifespan)
 
     @app.post("/predict")
-    async def predict(question: Question) -> list[dict[str, float]]:
-        futures = []
-        for text in question.texts:
+    async def predict(request: Request) -> list[dict[str, float]]:
+        futures: list[asyncio.Future[dict[str, float]]] = []
+        for text in request.texts:
             futures.append(asyncio.get_running_loop().create_future())
             queue.put_nowait((text, futures[-1]))
         return await asyncio.gather(*futures)

@@ -1,5 +1,5 @@
-"""Lay out the fp32 parent as infinity wants it: a Hugging Face folder with ONNX files, of which it
-prefers, on a CPU, the one called quantized: dynamic int8, by Optimum's settings for this processor.
+"""Converts the fp32 model for infinity: a Hugging Face folder with ONNX files. On a CPU infinity takes
+the file whose name contains "quantized": dynamic int8, with Optimum's settings for this processor.
 
     python prepare.py FINETUNED FP32.onnx FOLDER
 """

@@ -1,4 +1,4 @@
-"""Save the bundle as an MLflow model, as training/register.py does.
+"""Saves the bundle as an MLflow model, as training/register.py does.
 
 python prepare.py BUNDLE FOLDER    (in the project's root)
 """
@@ -20,5 +20,5 @@ if __name__ == "__main__":
             inputs=Schema([ColSpec("string")]),
             outputs=Schema([ColSpec("string", "label"), *labels]),
         ),
-        pip_requirements=[],  # served by the environment that is here
+        pip_requirements=[],  # this environment serves it
     )

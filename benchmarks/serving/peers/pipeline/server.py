@@ -1,6 +1,6 @@
-"""FastAPI around transformers.pipeline, as transformers' guide to web servers advises: the handlers
-queue, one thread has the pipeline to itself and takes what waits, in small batches. In bfloat16
-where the processor computes in it: half the processor time of fp32.
+"""FastAPI around transformers.pipeline, as the guide to web servers of transformers advises: requests
+wait in a queue, and one thread runs the pipeline on small batches of them. It uses bfloat16 where the
+processor supports it, which takes half the processor time of fp32.
 
     python server.py FOLDER PORT
 """
@@ -18,10 +18,10 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from transformers import pipeline
 
-BATCH = 8  # more pays nothing on a processor
+BATCH = 8  # larger batches bring nothing without a GPU
 
 
-class Question(BaseModel):
+class Request(BaseModel):
     texts: list[str]
 
 
@@ -29,7 +29,7 @@ def create_app(folder: str) -> FastAPI:
     fast = "avx512_bf16" in Path("/proc/cpuinfo").read_text()
     dtype = torch.bfloat16 if fast else torch.float32
     classify = pipeline("text-classification", model=folder, top_k=None, dtype=dtype)
-    queue: asyncio.Queue[tuple[str, asyncio.Future[Any]]] = asyncio.Queue()
+    queue: asyncio.Queue[tuple[str, asyncio.Future[list[dict[str, Any]]]]] = asyncio.Queue()
 
     async def work() -> None:
         while True:
@@ -37,11 +37,11 @@ def create_app(folder: str) -> FastAPI:
             while len(batch) < BATCH and not queue.empty():
                 batch.append(queue.get_nowait())
             texts = [text for text, _ in batch]
-            answers = await asyncio.to_thread(
+            results = await asyncio.to_thread(
                 classify, texts, batch_size=BATCH, truncation=True, max_length=128
             )
-            for (_, future), answer in zip(batch, answers, strict=True):
-                future.set_result(answer)
+            for (_, future), result in zip(batch, results, strict=True):
+                future.set_result(result)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -52,9 +52,9 @@ def create_app(folder: str) -> FastAPI:
     app = FastAPI(lifespan=lifespan)
 
     @app.post("/predict")
-    async def predict(question: Question) -> list[list[dict[str, Any]]]:
-        futures = []
-        for text in question.texts:
+    async def predict(request: Request) -> list[list[dict[str, Any]]]:
+        futures: list[asyncio.Future[list[dict[str, Any]]]] = []
+        for text in request.texts:
             futures.append(asyncio.get_running_loop().create_future())
             queue.put_nowait((text, futures[-1]))
         return await asyncio.gather(*futures)
