@@ -3,8 +3,8 @@
     each round: every kind in turn, forwards or backwards ─> ratio to the reference in that round
                                                           ─> median ratio, lowest, highest
 
-The kinds take turns, so a change in the machine's speed affects all of them. The processor time that
-the service takes for a request is given too: other work on the machine affects it less.
+The kinds take turns, so a change in the machine's speed affects all of them. The processor time
+that the service takes for a request is given too: other work on the machine affects it less.
 """
 
 from collections.abc import Callable, Mapping

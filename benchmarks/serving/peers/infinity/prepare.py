@@ -1,5 +1,5 @@
-"""Converts the fp32 model for infinity: a Hugging Face folder with ONNX files. On a CPU infinity takes
-the file whose name contains "quantized": dynamic int8, with Optimum's settings for this processor.
+"""Converts the fp32 model for infinity: a Hugging Face folder with ONNX files. On a CPU infinity
+takes the one that is called quantized: dynamic int8, with Optimum's settings for this processor.
 
     python prepare.py FINETUNED FP32.onnx FOLDER
 """

@@ -1,5 +1,5 @@
-"""Converts the fp32 model for MLServer: a Hugging Face folder whose only ONNX file is dynamic int8, and
-the server's settings for Optimum's pipeline and adaptive batching.
+"""Converts the fp32 model for MLServer: a Hugging Face folder whose only ONNX file is dynamic int8,
+and the server's settings for Optimum's pipeline and adaptive batching.
 
     python prepare.py FINETUNED FP32.onnx FOLDER
 """

@@ -1,6 +1,6 @@
-"""FastAPI around transformers.pipeline, as the guide to web servers of transformers advises: requests
-wait in a queue, and one thread runs the pipeline on small batches of them. It uses bfloat16 where the
-processor supports it, which takes half the processor time of fp32.
+"""FastAPI around transformers.pipeline, as the transformers guide to web servers advises: requests
+wait in a queue, and one thread runs the pipeline on small batches of them. It uses bfloat16 where
+the processor supports it, which takes half the processor time of fp32.
 
     python server.py FOLDER PORT
 """
