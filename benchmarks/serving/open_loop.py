@@ -11,6 +11,7 @@ cores, which is more than the result's distance from its limit.
     python -m benchmarks.serving.open_loop < order.json > rows.npy
 """
 
+import itertools
 import json
 import math
 import random
@@ -27,7 +28,7 @@ import numpy as np
 
 CONTENT_LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 TICK_S = 0.003  # waking up for each reply would take processor time from the server
-WAIT_S = 15.0  # for the replies that are under way at the end
+WAIT_S = 15.0  # after the last request was due, for late sends and replies
 Row = tuple[int, float, float, float]  # status (0: no reply), when due, when sent, when answered
 
 
@@ -73,19 +74,18 @@ class OpenLoop:
     """One run against a server on 127.0.0.1."""
 
     def __init__(self, port: int, requests: list[bytes], connections: int) -> None:
-        self._port, self._requests = port, requests
+        self._port, self._requests = port, itertools.cycle(requests)
         self._rows: list[Row] = []
-        self._sent = 0
         self._poll = select.epoll()
         self._busy: dict[int, Connection] = {}
         self._idle = deque(self._connect() for _ in range(connections))
 
     def run(self, rate: float, seconds: float) -> list[Row]:
-        """Send the requests, wait for the replies that are under way, and return a row for each."""
+        """Send all requests, wait for their replies, and return a row for each."""
         moments = deque(schedule(rate, seconds))
         begin = time.perf_counter()
-        while (now := time.perf_counter() - begin) < seconds + (WAIT_S if self._busy else 0):
-            while self._idle and moments and moments[0] <= now < seconds:
+        while (moments or self._busy) and (now := time.perf_counter() - begin) < seconds + WAIT_S:
+            while self._idle and moments and moments[0] <= now:
                 self._send(moments.popleft(), time.perf_counter() - begin)
             time.sleep(TICK_S)
             for descriptor, _ in self._poll.poll(0):
@@ -109,8 +109,7 @@ class OpenLoop:
         connection = self._idle.popleft()
         self._busy[connection.socket.fileno()] = connection
         connection.due, connection.sent, connection.received = due, now, b""
-        connection.socket.send(self._requests[self._sent % len(self._requests)])
-        self._sent += 1
+        connection.socket.send(next(self._requests))  # it fits into the socket's empty buffer
 
     def _receive(self, connection: Connection, begin: float) -> None:
         data = connection.socket.recv(1 << 16)
