@@ -10,7 +10,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
 .PHONY: help setup data train bundle serve promote rollback mlflow mongo test e2e clients chaos check \
-	bench log-cost explain-bench perspective-map format lock clean \
+	bench perspective-map format lock clean \
 	gates image image-check docker-rehearsal deploy smoke-production sbom licences audit coverage \
 	pack unpack production-artifact summary comment
 
@@ -80,14 +80,12 @@ clients: .venv/.dev ## Try the real clients of other services on this one (needs
 chaos: .venv/.dev ## Break things under load and count what was acknowledged and kept; SHORT=1
 	python -m tests.chaos --bundle $(BUNDLE_DIR) $(if $(SHORT),--short)
 
-bench: $(TRAIN) ## Measure this service and its peers under load; ONLY=ours,infinity for some
-	python -m tests.bench --bundle $(BUNDLE_DIR) --only "$(ONLY)"
-
-log-cost: .venv/.dev ## Measure what the prediction log takes, without MongoDB and with one
-	python -m tests.chaos.cost --bundle $(BUNDLE_DIR)
-
-explain-bench: $(TRAIN) ## Judge explanations by people's reasons (HateXplain)
-	python -m tests.explain_bench --bundle $(BUNDLE_DIR)
+WHAT ?= serving
+# wrk is installed if this is root; otherwise the program asks for it.
+bench: .venv/.dev ## Measure WHAT: serving (default; ONLY=ours,infinity), explanations, log-cost, apis
+	command -v wrk >/dev/null || test "$$(id -u)" != 0 || { apt-get update -qq && apt-get install -y -qq wrk >/dev/null; }
+	python -m benchmarks.$(subst -,_,$(WHAT)) --bundle $(BUNDLE_DIR) \
+		$(if $(ONLY),--only $(ONLY)) $(if $(WRITE),--write $(WRITE))
 
 perspective-map: $(SERVE) ## Say which threshold replaces Perspective's; CSV=comments with its scores
 	python -m serving.perspective_map --bundle $(BUNDLE_DIR) $(CSV)

@@ -10,6 +10,7 @@ from pathlib import Path
 from benchmarks import tweets
 from benchmarks.markdown import publish, table
 from benchmarks.paired import CONNECTIONS, HEAD, SETTINGS, Kind, compare
+from benchmarks.wrk import require_wrk
 from tests.served import Served
 
 KINDS = {
@@ -36,6 +37,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--write", type=Path, help="a page with the block `apis`")
     options = parser.parse_args()
+    require_wrk()
     texts, description = tweets.load()
     with tempfile.TemporaryDirectory() as folder:
         service = Served(options.bundle.resolve(), Path(folder), **SETTINGS)

@@ -17,6 +17,7 @@ from pathlib import Path
 from benchmarks import tweets
 from benchmarks.markdown import publish, table
 from benchmarks.paired import CONNECTIONS, HEAD, SETTINGS, Comparison, Kind, compare
+from benchmarks.wrk import require_wrk
 from tests.mongod import MongoServer
 from tests.served import Served
 
@@ -65,6 +66,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=int, default=4, help="of each load")
     parser.add_argument("--write", type=Path, help="a page with the block `log-cost`")
     options = parser.parse_args()
+    require_wrk()
     texts, description = tweets.load()
     results = measure(options.bundle.resolve(), texts, options.rounds, options.seconds)
     text = (

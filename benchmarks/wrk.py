@@ -10,6 +10,7 @@ import json
 import resource
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ TIMEOUT_S = 30
 
 
 class LoadError(Exception):
-    """The load generator is missing or failed, or the server did not answer as it should."""
+    """The load generator failed, or the server did not answer as it should."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +51,20 @@ class ClosedLoop:
             )
 
 
+def require_wrk() -> None:
+    """End the program with one sentence if wrk is not installed."""
+    if shutil.which("wrk") is None:
+        sys.exit("wrk is not installed; on Debian: apt-get install wrk")
+
+
 def closed_loop(
     port: int, path: str, bodies: Iterable[Any], connections: int, seconds: float
 ) -> ClosedLoop:
     """POST the bodies in turn, from the first to the last and again.
 
     Raises:
-        LoadError: wrk is not installed, or it failed.
+        LoadError: wrk failed, for example because it could not connect.
     """
-    if shutil.which("wrk") is None:
-        raise LoadError("wrk is not installed; on Debian: apt-get install wrk")
     with tempfile.NamedTemporaryFile("w", suffix=".jsonl", encoding="utf-8") as file:
         file.writelines(json.dumps(body, ensure_ascii=False) + "\n" for body in bodies)
         file.flush()

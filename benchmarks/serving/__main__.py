@@ -17,6 +17,7 @@ from benchmarks.serving.figures import checks
 from benchmarks.serving.process import machine
 from benchmarks.serving.run import OVERLOAD, Benchmark
 from benchmarks.serving.targets import TARGETS, Models
+from benchmarks.wrk import require_wrk
 
 
 def interrupt(*_: object) -> None:
@@ -43,6 +44,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     options = arguments()
+    require_wrk()
     signal.signal(signal.SIGTERM, interrupt)
     parent = options.parent.resolve()
     run = Benchmark(

@@ -91,8 +91,8 @@ def test_wrk_without_a_server_is_an_error() -> None:
 
 def test_a_missing_wrk_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(wrk.LoadError, match="apt-get install wrk"):
-        wrk.closed_loop(1, "/", [{}], connections=1, seconds=1)
+    with pytest.raises(SystemExit, match="apt-get install wrk"):
+        wrk.require_wrk()
 
 
 def test_the_open_loop_does_not_hide_a_stall() -> None:
