@@ -58,7 +58,7 @@ def require_wrk() -> None:
 
 
 def closed_loop(
-    port: int, path: str, bodies: Iterable[Any], connections: int, seconds: float
+    port: int, path: str, bodies: Iterable[Any], connections: int, seconds: int
 ) -> ClosedLoop:
     """POST the bodies in turn, from the first to the last and again.
 
@@ -68,18 +68,27 @@ def closed_loop(
     with tempfile.NamedTemporaryFile("w", suffix=".jsonl", encoding="utf-8") as file:
         file.writelines(json.dumps(body, ensure_ascii=False) + "\n" for body in bodies)
         file.flush()
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        done = subprocess.run(
+        output, cpu_s = run_measured(
             [
                 "wrk", "--threads", "1", "--connections", str(connections),
-                "--duration", f"{seconds:.0f}s", "--timeout", f"{TIMEOUT_S}s",
+                "--duration", f"{seconds}s", "--timeout", f"{TIMEOUT_S}s",
                 "--script", str(SCRIPT), f"http://127.0.0.1:{port}{path}", "--", file.name,
             ],
-            capture_output=True, text=True, check=False, timeout=seconds + TIMEOUT_S,
+            seconds + TIMEOUT_S,
         )  # fmt: skip
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    if done.returncode:
-        raise LoadError(f"wrk: {(done.stderr or done.stdout)[-600:]}")
-    cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    figures = json.loads(done.stdout.splitlines()[-1])
+    figures = json.loads(output.splitlines()[-1])
     return ClosedLoop(**figures, cpu=cpu_s / figures["seconds"])
+
+
+def run_measured(command: list[str], timeout: float, stdin: bytes = b"") -> tuple[bytes, float]:
+    """Run a load generator; return its output and the processor seconds that it took.
+
+    Raises:
+        LoadError: it failed.
+    """
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(command, input=stdin, capture_output=True, check=False, timeout=timeout)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.returncode:
+        raise LoadError(f"{command[0]}: {(done.stderr or done.stdout).decode()[-600:]}")
+    return done.stdout, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

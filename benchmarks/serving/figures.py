@@ -118,6 +118,7 @@ class Explanations:
 class Overload:
     """A multiple of the capacity, offered at a fixed rate; latencies in milliseconds."""
 
+    seconds: int
     capacity: float  # requests/s at 64 connections, mean of just before and just after
     offered: float
     accepted: float
@@ -133,7 +134,7 @@ class Overload:
 
 
 def overload_of(
-    rows: np.ndarray, seconds: float, capacity: float, generator_cpu: float, memory_mb: list[float]
+    rows: np.ndarray, seconds: int, capacity: float, generator_cpu: float, memory_mb: list[float]
 ) -> Overload:
     """Count the open loop's rows (status, due, sent, answered).
 
@@ -147,8 +148,9 @@ def overload_of(
     def percentile(chosen: np.ndarray, values: np.ndarray, p: float) -> float:
         return float(np.percentile(values[chosen], p)) * 1000 if chosen.any() else float("nan")
 
-    each_second = np.bincount(answered[accepted].astype(int), minlength=int(seconds))
+    each_second = np.bincount(answered[accepted].astype(int), minlength=seconds)
     return Overload(
+        seconds=seconds,
         capacity=capacity,
         offered=len(rows) / seconds,
         accepted=accepted.sum() / seconds,
@@ -160,7 +162,7 @@ def overload_of(
         late_p99=percentile(np.isfinite(sent), sent - due, 99),
         generator_cpu=generator_cpu,
         memory_mb=memory_mb,
-        least_second=float(min(each_second[1 : int(seconds)], default=0)),
+        least_second=float(min(each_second[1:seconds], default=0)),
     )
 
 

@@ -1,27 +1,25 @@
 """The load generator of the overload: POST requests at random moments, however the server keeps up.
 
-    rate ─> Poisson schedule ─> idle connections ─> a Row for each request
+    python -m benchmarks.serving.open_loop < order.json > rows.npy
+
+    rate ─> Poisson arrivals ─> idle connections ─> (status, due, sent, answered) of each request
 
 A latency counts from the moment that a request was due, so a server that stalls cannot hide it.
 
-wrk could do this with a script's `delay()`, but takes 34 µs of processor time for a request; this
+wrk could do this with a script's `delay()`, but takes 33 µs of processor time for a request; this
 takes 19 (both at 4,400 requests/s on the two cores of the server). The difference is 3 % of the two
 cores, which is more than the result's distance from its limit.
-
-    python -m benchmarks.serving.open_loop < order.json > rows.npy
 """
 
 import itertools
 import json
 import math
-import random
 import re
 import select
 import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,33 +30,10 @@ WAIT_S = 15.0  # after the last request was due, for late sends and replies
 Row = tuple[int, float, float, float]  # status (0: no reply), when due, when sent, when answered
 
 
-@dataclass(slots=True)
-class Connection:
-    """A socket and the request that is under way on it. Times are seconds from the start."""
-
-    socket: socket.socket
-    due: float = 0.0
-    sent: float = 0.0
-    received: bytes = b""
-
-    def status(self) -> int | None:
-        """Return the status of the reply, or None while it is incomplete."""
-        head, end, body = self.received.partition(b"\r\n\r\n")
-        if not end:
-            return None
-        length = CONTENT_LENGTH.search(head)
-        if length is None:
-            raise ValueError(f"got a reply without Content-Length: {head!r}")
-        return int(head[9:12]) if len(body) >= int(length[1]) else None
-
-
-def schedule(rate: float, seconds: float, seed: int = 0) -> Iterator[float]:
-    """Yield the moments of Poisson arrivals at `rate` per second."""
-    generator = random.Random(seed)
-    moment = generator.expovariate(rate)
-    while moment < seconds:
-        yield moment
-        moment += generator.expovariate(rate)
+def arrivals(rate: float, seconds: float) -> deque[float]:
+    """Return the moments of Poisson arrivals, the same ones each time."""
+    gaps = np.random.default_rng(0).exponential(1 / rate, round(rate * seconds))
+    return deque(np.cumsum(gaps).tolist())
 
 
 def post(path: str, body: object) -> bytes:
@@ -70,8 +45,29 @@ def post(path: str, body: object) -> bytes:
     ).encode() + content
 
 
+def status_of(reply: bytes) -> int | None:
+    """Return the status of a reply, or None while it is incomplete."""
+    head, end, body = reply.partition(b"\r\n\r\n")
+    if not end:
+        return None
+    length = CONTENT_LENGTH.search(head)
+    if length is None:
+        raise ValueError(f"got a reply without Content-Length: {head!r}")
+    return int(head[9:12]) if len(body) >= int(length[1]) else None
+
+
+@dataclass(slots=True)
+class Connection:
+    """A socket and the request that is under way on it."""
+
+    socket: socket.socket
+    due: float = 0.0
+    sent: float = 0.0
+    received: bytes = b""
+
+
 class OpenLoop:
-    """One run against a server on 127.0.0.1."""
+    """One run against a server on 127.0.0.1. Times are seconds from the start."""
 
     def __init__(self, port: int, requests: list[bytes], connections: int) -> None:
         self._port, self._requests = port, itertools.cycle(requests)
@@ -82,7 +78,7 @@ class OpenLoop:
 
     def run(self, rate: float, seconds: float) -> list[Row]:
         """Send all requests, wait for their replies, and return a row for each."""
-        moments = deque(schedule(rate, seconds))
+        moments = arrivals(rate, seconds)
         begin = time.perf_counter()
         while (moments or self._busy) and (now := time.perf_counter() - begin) < seconds + WAIT_S:
             while self._idle and moments and moments[0] <= now:
@@ -91,12 +87,12 @@ class OpenLoop:
             for descriptor, _ in self._poll.poll(0):
                 if descriptor in self._busy:
                     self._receive(self._busy[descriptor], begin)
-        lost = [(0, each.due, each.sent, math.nan) for each in self._busy.values()]
-        unsent = [(0, due, math.nan, math.nan) for due in moments]
+        self._rows += [(0, each.due, each.sent, math.nan) for each in self._busy.values()]
+        self._rows += [(0, due, math.nan, math.nan) for due in moments]
         for connection in [*self._busy.values(), *self._idle]:
             connection.socket.close()
         self._poll.close()
-        return self._rows + lost + unsent
+        return self._rows
 
     def _connect(self) -> Connection:
         opened = socket.create_connection(("127.0.0.1", self._port))
@@ -114,7 +110,7 @@ class OpenLoop:
     def _receive(self, connection: Connection, begin: float) -> None:
         data = connection.socket.recv(1 << 16)
         connection.received += data
-        status = connection.status() if data else 0
+        status = status_of(connection.received) if data else 0
         if status is None:
             return
         self._rows.append((status, connection.due, connection.sent, time.perf_counter() - begin))

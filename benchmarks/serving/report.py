@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import median
 
 from benchmarks.markdown import table
@@ -13,6 +12,7 @@ from benchmarks.serving.figures import (
     Explanations,
     Overload,
     Result,
+    checks,
     medians,
 )
 
@@ -80,7 +80,8 @@ def overload_list(load: Overload) -> str:
     memory = load.memory_mb
     marks = [0, len(memory) // 4, len(memory) // 2, 3 * len(memory) // 4, len(memory) - 1]
     return "\n".join([
-        f"- capacity {load.capacity:,.0f} requests/s; offered {load.offered:,.0f} requests/s",
+        f"- capacity {load.capacity:,.0f} requests/s; offered {load.offered:,.0f} requests/s for "
+        f"{load.seconds} s",
         f"- accepted {load.accepted:,.0f}/s ({load.accepted / load.capacity:.0%} of the capacity; "
         f"in the worst second {load.least_second:,.0f}), p50 {load.p50:,.0f} ms, "
         f"p99 {load.p99:,.0f} ms from the moment the request was due",
@@ -101,12 +102,12 @@ def explanations_list(explanations: Explanations) -> str:
     ])  # fmt: skip
 
 
-def checks_table(checks: Sequence[Check]) -> str:
+def checks_table(limits: Sequence[Check]) -> str:
     """Return each figure with its limit."""
     rows = [
         [c.what, _short(c.value), ("≥ " if c.at_least else "≤ ") + _short(c.limit),
          "pass" if c.passed else "**MISS**"]
-        for c in checks
+        for c in limits
     ]  # fmt: skip
     return table(["figure", "measured", "limit", "result"], rows)
 
@@ -115,32 +116,16 @@ def _short(value: float) -> str:
     return f"{value:,.0f}" if math.isfinite(value) and abs(value) >= 100 else f"{value:.3g}"
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """How the figures were measured, in words."""
-
-    when: str
-    machine: str
-    bundle: str
-    texts: str
-    rounds: int
-    seconds: int  # of a load
-    overload_seconds: int
-    overload_factor: int
-
-
 def document(
-    setting: Setting,
+    setting: str,
     bare: Bare,
     results: dict[str, Result],
     overload: Overload | None,
     explanations: Explanations | None,
-    checks: Sequence[Check],
 ) -> str:
-    """Return the whole report."""
+    """Return the whole report; `setting` says how the figures were measured."""
     parts = [
-        f"Measured {setting.when} on {setting.machine}. Bundle {setting.bundle}; {setting.texts}. "
-        f"Medians of {setting.rounds} rounds of {setting.seconds} s for each load.",
+        setting,
         summary_table(bare, results),
         "`ready` is the time from the start of the process to its first successful reply. Peak RSS "
         "is a sum over the process tree; PSS, after the loads, counts shared pages once. `same "
@@ -149,10 +134,9 @@ def document(
     if explanations:
         parts += ["**Explanations**", explanations_list(explanations)]
     if overload:
-        factor, seconds = setting.overload_factor, setting.overload_seconds
-        parts += [f"**{factor} × the capacity for {seconds} s**", overload_list(overload)]
-    if checks:
-        parts += ["**Limits**", checks_table(checks)]
+        parts += ["**Overload**", overload_list(overload)]
+    if limits := checks(results, overload, explanations):
+        parts += ["**Limits**", checks_table(limits)]
     parts += [
         "**All loads**",
         loads_table(results),

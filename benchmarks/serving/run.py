@@ -11,10 +11,8 @@ limited time. A target that fails is left out, and the report says why.
 import contextlib
 import io
 import json
-import resource
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -36,7 +34,7 @@ from benchmarks.serving.figures import (
 from benchmarks.serving.process import Server, ServerError
 from benchmarks.serving.targets import OURS, ROOT, WORK, Models, Target, TargetError, install
 from benchmarks.serving.targets import versions as versions_of
-from benchmarks.wrk import ClosedLoop, LoadError, closed_loop
+from benchmarks.wrk import ClosedLoop, LoadError, closed_loop, run_measured
 from serving.bundle import LABELS, Bundle
 from tests.mongod import free_port
 
@@ -59,35 +57,9 @@ def open_loop(
         "port": server.port, "path": path, "bodies": bodies, "rate": rate, "seconds": seconds,
         "connections": OVERLOAD_CONNECTIONS,
     }  # fmt: skip
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.serving.open_loop"], cwd=ROOT,
-        input=json.dumps(order).encode(), capture_output=True, check=False, timeout=seconds + 60,
-    )  # fmt: skip
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    if done.returncode:
-        raise LoadError(f"the open loop: {done.stderr.decode()[-600:]}")
-    cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return np.load(io.BytesIO(done.stdout)), cpu_s / seconds
-
-
-@contextlib.contextmanager
-def memory_each_second(server: Server) -> Iterator[list[float]]:
-    """Yield a list that grows by the server's resident megabytes once a second."""
-    taken: list[float] = []
-    end = threading.Event()
-
-    def take() -> None:
-        while not end.wait(1):
-            taken.append(server.rss_mb())
-
-    thread = threading.Thread(target=take)
-    thread.start()
-    try:
-        yield taken
-    finally:
-        end.set()
-        thread.join()
+    command = [sys.executable, "-m", "benchmarks.serving.open_loop"]
+    output, cpu_s = run_measured(command, seconds + 60, json.dumps(order).encode())
+    return np.load(io.BytesIO(output)), cpu_s / seconds
 
 
 class Benchmark:
@@ -239,12 +211,16 @@ class Benchmark:
                 seen = self.load(server, target, SINGLE64, CAPACITY_S)
                 return seen.successes / seen.seconds
 
-            before = capacity()
-            with memory_each_second(server) as memory:
-                rows, cpu = open_loop(
-                    server, target.path, self.bodies(target, SINGLE64),
-                    OVERLOAD * before, self.overload_seconds,
-                )  # fmt: skip
+            before, memory = capacity(), []
+            bodies, rate = self.bodies(target, SINGLE64), OVERLOAD * before
+            with ThreadPoolExecutor(1) as pool:
+                running = pool.submit(
+                    open_loop, server, target.path, bodies, rate, self.overload_seconds
+                )
+                while not running.done():
+                    memory.append(server.rss_mb())
+                    time.sleep(1)
+            rows, cpu = running.result()
             mean = (before + capacity()) / 2
             result.peak_rss_mb.append(server.peak_rss_mb())
         self.overload = overload_of(rows, self.overload_seconds, mean, cpu, memory)

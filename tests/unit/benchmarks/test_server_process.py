@@ -24,7 +24,9 @@ def test_the_tree_has_the_grandchildren_and_ends_with_the_server(tmp_path: Path)
             time.sleep(0.05)
         processes = server.processes()
         assert len(processes) == 2
-        assert server.peak_rss_mb() >= server.rss_mb() >= server.pss_mb() > 1
+        assert server.pss_mb() > 1
+        rss_mb = server.rss_mb()
+        assert server.peak_rss_mb() >= rss_mb > 10
         assert server.cpu_s() > 0
     _, alive = psutil.wait_procs(processes, 10)
     assert not alive

@@ -25,7 +25,7 @@ MEASURE = Measure(
     refused=0, generator_cpu=0.02, of_bare=0.9,
 )  # fmt: skip
 OVERLOAD = Overload(
-    capacity=900, offered=4500, accepted=890, refused=3610, other=0, p50=300, p99=600,
+    seconds=60, capacity=900, offered=4500, accepted=890, refused=3610, other=0, p50=300, p99=600,
     refused_p99=20, late_p99=2, generator_cpu=0.1, memory_mb=[200.0] * 60, least_second=850,
 )  # fmt: skip
 EXPLANATIONS = Explanations(p50_s=1.0, quiet_p99_ms=2.0, beside_p99_ms=5.0)
