@@ -103,8 +103,10 @@ chaos: .venv/.dev ## Break things under load; count acknowledged and stored pred
 	python -m tests.chaos --bundle $(BUNDLE_DIR) $(if $(SHORT),--short)
 
 WHAT ?= serving
-bench: $(TRAIN) ## Benchmark; WHAT=serving (default), explanations or log_cost; ONLY=ours,mlflow
-	python -m benchmarks.$(WHAT) --bundle $(BUNDLE_DIR) $(if $(ONLY),--only "$(ONLY)")
+bench: .venv/.dev ## Benchmark; WHAT=serving (default; ONLY=ours,mlflow), explanations, log-cost or apis
+	command -v wrk >/dev/null || test "$$(id -u)" != 0 || { apt-get update -qq && apt-get install -y -qq wrk >/dev/null; }
+	python -m benchmarks.$(subst -,_,$(WHAT)) --bundle $(BUNDLE_DIR) \
+		$(if $(ONLY),--only $(ONLY)) $(if $(WRITE),--write $(WRITE))
 
 ##@ Documentation
 

@@ -11,8 +11,6 @@ import json
 from collections import Counter
 from dataclasses import dataclass, field
 
-from tests.bench.wire import first_reply, post
-
 NOUNS = ["crow", "badger", "ferret", "kettle", "bishop", "plumber", "comet", "turnip"]
 PATIENCE_S = 20.0
 
@@ -90,22 +88,24 @@ class Load:
 
     async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         texts = [self._text() for _ in range(self._texts)]
-        writer.write(post("/v1/predict", {"texts": texts}, "127.0.0.1"))
-        received = b""
+        body = json.dumps({"texts": texts}).encode()
+        head = (
+            "POST /v1/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n"
+        )
+        writer.write(head.encode() + body)
         async with asyncio.timeout(PATIENCE_S):
-            while (reply := first_reply(received)) is None:
-                data = await reader.read(1 << 16)
-                if not data:
-                    raise EOFError
-                received += data
-        self.told.statuses[reply.status] += 1
-        if reply.status == 200:
-            found = json.loads(received[reply.begin : reply.end])["predictions"]
-            ids = [row["id"] for row in found]
+            reply = (await reader.readuntil(b"\r\n\r\n")).lower()
+            length = int(reply.partition(b"content-length: ")[2].split()[0])
+            received = await reader.readexactly(length)
+        status = int(reply.split()[1])
+        self.told.statuses[status] += 1
+        if status == 200:
+            ids = [row["id"] for row in json.loads(received)["predictions"]]
             self.told.texts |= dict(zip(ids, texts, strict=True))
         else:
             await asyncio.sleep(0.05)
-        if reply.closes:
+        if b"\r\nconnection: close" in reply:
             raise EOFError
 
     def _text(self) -> str:

@@ -5,7 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serving.bundle import LABELS, Bundle, BundleError, Thresholds, content_version, decide, scores_by_label
+from serving.bundle import (
+    LABELS,
+    Bundle,
+    BundleError,
+    Thresholds,
+    content_version,
+    decide,
+    scores_by_label,
+)
 
 TEXTS = [
     "have a lovely day",
