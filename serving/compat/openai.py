@@ -1,12 +1,12 @@
-"""The dialect of OpenAI's `/v1/moderations`.
+"""OpenAI's `/v1/moderations`.
 
     {"input": "a text"}                                → one result
     {"input": ["a", "b"]}                              → a result for each
     {"input": [{"type": "text", "text": …}, …]}        → one result for all the parts together
 
-Its categories are thirteen, we judge two: `hate` is our hate, `harassment` our offensive (the
-nearest, not the same). The others are there because clients read them: false, 0, and with no input
-type applied. Pure translation: it knows neither HTTP nor the engine.
+OpenAI has thirteen categories; this model scores two of them: `hate` is our hate, `harassment` our
+offensive (similar, not the same). The others are present because clients read them: false, 0, and
+no applied input type.
 """
 
 import re
@@ -20,7 +20,7 @@ from serving.api.routing import FastRoute, Json, caller_of, classifier_of, requi
 from serving.api.schemas import Text
 from serving.errors import ErrorCode, ErrorFormat, MissingKeyError, ServiceError
 
-JUDGED = {"hate": "hate", "harassment": "offensive"}
+SCORED = {"hate": "hate", "harassment": "offensive"}
 CATEGORIES = (
     "harassment",
     "harassment/threatening",
@@ -36,16 +36,16 @@ CATEGORIES = (
     "violence",
     "violence/graphic",
 )
-# On every reply: which categories mean something here.
-HEADERS = {"x-categories-judged": ", ".join(JUDGED)}
+# On every reply: the categories that this model scores.
+HEADERS = {"x-categories-judged": ", ".join(SCORED)}
 
-Asked = ConfigDict(strict=True, frozen=True)  # unknown fields pass: that API has had several
+Lenient = ConfigDict(strict=True, frozen=True)  # unknown fields pass: OpenAI has added several
 
 
 class TextPart(BaseModel):
     """A part of an input."""
 
-    model_config = Asked
+    model_config = Lenient
     type: Literal["text"]
     text: str
 
@@ -53,14 +53,14 @@ class TextPart(BaseModel):
 class ImageUrl(BaseModel):
     """Where an image is, or the image itself."""
 
-    model_config = Asked
+    model_config = Lenient
     url: str
 
 
 class ImagePart(BaseModel):
-    """A part that cannot be judged here."""
+    """An image, which this model cannot classify."""
 
-    model_config = Asked
+    model_config = Lenient
     type: Literal["image_url"]
     image_url: ImageUrl
 
@@ -69,18 +69,18 @@ Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
 
 
 class ModerationRequest(BaseModel):
-    """What `/v1/moderations` takes."""
+    """A request for `/v1/moderations`."""
 
-    model_config = Asked | {
+    model_config = Lenient | {
         "json_schema_extra": {"examples": [{"input": "have a lovely day"}]},
     }
 
     input: Text | list[Text] | list[Part]
-    model: Annotated[str | None, Field(description="read, and not heeded")] = None
+    model: Annotated[str | None, Field(description="accepted and ignored")] = None
 
 
 class Moderation(BaseModel):
-    """What is said of one input."""
+    """The result for one input."""
 
     flagged: bool
     categories: dict[str, bool]
@@ -89,7 +89,7 @@ class Moderation(BaseModel):
 
 
 class ModerationReply(BaseModel):
-    """What `/v1/moderations` says."""
+    """A reply of `/v1/moderations`."""
 
     id: str
     model: str
@@ -97,7 +97,7 @@ class ModerationReply(BaseModel):
 
 
 class Problem(BaseModel):
-    """What is wrong."""
+    """The cause of an error."""
 
     message: str
     type: str
@@ -106,84 +106,84 @@ class Problem(BaseModel):
 
 
 class OpenAIError(BaseModel):
-    """The one shape of every error."""
+    """Every error has this shape."""
 
     error: Problem
 
 
-def texts_of(asked: str | Sequence[str | TextPart | ImagePart]) -> list[str]:
+def texts_of(inputs: str | Sequence[str | TextPart | ImagePart]) -> list[str]:
     """Return a request's texts; ServiceError if one is an image."""
-    if isinstance(asked, str):
-        return [asked]
+    if isinstance(inputs, str):
+        return [inputs]
     texts, parts = [], []
-    for at, item in enumerate(asked):
+    for i, item in enumerate(inputs):
         if isinstance(item, str):
             texts.append(item)
         elif isinstance(item, ImagePart):
-            message = "This model judges text only; images are not supported."
-            raise ServiceError(ErrorCode.INVALID, message, field=f"input[{at}].type")
+            message = "Images are not supported; this model classifies text only"
+            raise ServiceError(ErrorCode.INVALID, message, field=f"input[{i}].type")
         else:
             parts.append(item.text)
     return ["\n".join(parts)] if parts else texts
 
 
-def field_of(asked: str | Sequence[Any], at: int) -> str:
-    """Return what that API calls the nth text in an error."""
-    is_list = isinstance(asked, list) and asked and isinstance(asked[0], str)
-    return f"input[{at}]" if is_list else "input"
+def field_of(inputs: str | Sequence[Any], i: int) -> str:
+    """Return the name of the i-th text in an error."""
+    is_list = isinstance(inputs, list) and inputs and isinstance(inputs[0], str)
+    return f"input[{i}]" if is_list else "input"
 
 
 def reply(
-    request_id: str, model: str, judged: Sequence[tuple[str, Mapping[str, float]]]
+    request_id: str, model: str, results: Sequence[tuple[str, Mapping[str, float]]]
 ) -> dict[str, Any]:
     """Return the reply.
 
     Args:
-        request_id: ours.
-        model: name and version of the model that answered.
-        judged: label and probabilities of each text.
+        request_id: of this request.
+        model: name and version of the model.
+        results: label and probabilities of each text.
     """
     return {
         "id": f"modr-{request_id}",
         "model": model,
-        "results": [_result(label, scores) for label, scores in judged],
+        "results": [_result(label, scores) for label, scores in results],
     }
 
 
 def _result(label: str, scores: Mapping[str, float]) -> dict[str, Any]:
-    ours = {name: JUDGED.get(name) for name in CATEGORIES}
+    labels = {name: SCORED.get(name) for name in CATEGORIES}
     return {
-        "flagged": label in JUDGED.values(),
-        "categories": {name: label == own for name, own in ours.items()},
-        "category_scores": {name: scores[own] if own else 0.0 for name, own in ours.items()},
+        "flagged": label in SCORED.values(),
+        "categories": {name: label == own for name, own in labels.items()},
+        "category_scores": {name: scores[own] if own else 0.0 for name, own in labels.items()},
         "category_applied_input_types": {
-            name: ["text"] if own else [] for name, own in ours.items()
+            name: ["text"] if own else [] for name, own in labels.items()
         },
     }
 
 
 def render_error(error: ServiceError) -> tuple[int, dict[str, Any]]:
     """Return status and body of an error."""
-    status, kind, code = error.code.status, "invalid_request_error", None
+    status, type_, code = error.code.status, "invalid_request_error", None
     message = error.message
     if isinstance(error, MissingKeyError):
         message = "You didn't provide an API key. Send it in an Authorization header: Bearer …"
     elif error.code is ErrorCode.UNAUTHENTICATED:
         message, code = "Incorrect API key provided.", "invalid_api_key"
     elif error.code is ErrorCode.RATE_LIMITED:
-        message, kind, code = "Rate limit reached for requests.", "requests", "rate_limit_exceeded"
+        message, type_, code = "Rate limit reached for requests.", "requests", "rate_limit_exceeded"
     elif error.code is ErrorCode.OVERLOADED:
-        status, kind = 503, "server_error"
+        status, type_ = 503, "server_error"
     elif status >= 500:
-        kind = "server_error"
+        type_ = "server_error"
     elif error.code is ErrorCode.TOO_LARGE and error.field:
         status = 400
         code = "string_above_max_length" if "[" in error.field else None
     elif error.code is ErrorCode.INVALID:
         status, code = 400, "invalid_value"
-    # A field's name may go on with the type that was tried: `input.str`.
+    # pydantic appends the type that it tried, as in `input.str`.
     param = error.field and re.sub(r"^input\..*", "input", error.field)
-    return status, {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    return status, {"error": {"message": message, "type": type_, "param": param, "code": code}}
 
 
 router = APIRouter(route_class=FastRoute, tags=["OpenAI"])

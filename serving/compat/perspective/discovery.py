@@ -1,16 +1,46 @@
-"""The discovery document by which Google's client libraries learn to speak to this host.
+"""The discovery document, from which Google's client libraries learn this host's API.
 
     discovery.build("commentanalyzer", "v1alpha1", developerKey=…, static_discovery=False,
                     discoveryServiceUrl="http://HOST/$discovery/rest?version=v1alpha1")
 
-It names what `perspective_schemas` accepts; a test holds the two together.
+Its schemas are generated from the messages in `schemas`.
 """
 
-from typing import Any
+from functools import cache
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
+
+from serving.compat.perspective.schemas import (
+    AnalyzeReply,
+    AnalyzeRequest,
+    AttributeParameters,
+    Message,
+    Score,
+    SuggestReply,
+    SuggestRequest,
+    TextEntry,
+)
 
 STRING, BOOLEAN = {"type": "string"}, {"type": "boolean"}
-INTEGER = {"type": "integer", "format": "int32"}
-NUMBER = {"type": "number", "format": "float"}
+TYPES: dict[Any, dict[str, str]] = {
+    str: STRING,
+    bool: BOOLEAN,
+    int: {"type": "integer", "format": "int32"},
+    float: {"type": "number", "format": "float"},
+}
+# The documented values; the schemas accept any string, so that the error is Perspective's own.
+ENUMS = {
+    (TextEntry, "type"): ["TEXT_TYPE_UNSPECIFIED", "PLAIN_TEXT", "HTML"],
+    (AttributeParameters, "score_type"): ["SCORE_TYPE_UNSPECIFIED", "PROBABILITY"],
+    (Score, "type"): ["PROBABILITY"],
+}
+# Google's names of the messages whose names here differ.
+NAMES: dict[type[Message], str] = {
+    AnalyzeRequest: "AnalyzeCommentRequest",
+    AnalyzeReply: "AnalyzeCommentResponse",
+    SuggestRequest: "SuggestCommentScoreRequest",
+    SuggestReply: "SuggestCommentScoreResponse",
+}
 
 
 def document(root_url: str) -> dict[str, Any]:
@@ -35,13 +65,15 @@ def document(root_url: str) -> dict[str, Any]:
             "prettyPrint": {**BOOLEAN, "location": "query", "default": "true"},
             "quotaUser": {**STRING, "location": "query"},
         },
-        "schemas": {name: _schema(name, fields) for name, fields in SCHEMAS.items()},
+        "schemas": _schemas(),
         "resources": {
             "comments": {
                 "methods": {
-                    "analyze": _method("analyze", "AnalyzeComment", "Scores a comment."),
+                    "analyze": _method(
+                        "analyze", AnalyzeRequest, AnalyzeReply, "Scores a comment."
+                    ),
                     "suggestscore": _method(
-                        "suggestscore", "SuggestCommentScore", "Says what a score should be."
+                        "suggestscore", SuggestRequest, SuggestReply, "Says what a score should be."
                     ),
                 }
             }
@@ -49,7 +81,9 @@ def document(root_url: str) -> dict[str, Any]:
     }
 
 
-def _method(name: str, message: str, description: str) -> dict[str, Any]:
+def _method(
+    name: str, request: type[Message], reply: type[Message], description: str
+) -> dict[str, Any]:
     path = f"v1alpha1/comments:{name}"
     return {
         "id": f"commentanalyzer.comments.{name}",
@@ -59,72 +93,45 @@ def _method(name: str, message: str, description: str) -> dict[str, Any]:
         "description": description,
         "parameters": {},
         "parameterOrder": [],
-        "request": _ref(f"{message}Request"),
-        "response": _ref(f"{message}Response"),
+        "request": {"$ref": NAMES[request]},
+        "response": {"$ref": NAMES[reply]},
     }
 
 
-def _schema(name: str, fields: dict[str, Any]) -> dict[str, Any]:
-    return {"id": name, "type": "object", "properties": fields}
+@cache
+def _schemas() -> dict[str, dict[str, Any]]:
+    """Return the schemas of all messages that requests and replies contain, by name."""
+    schemas: dict[str, dict[str, Any]] = {}
+    todo: list[type[Message]] = list(NAMES)
+    while todo:
+        message = todo.pop(0)
+        name = NAMES.get(message, message.__name__)
+        if name in schemas:
+            continue
+        properties = {
+            field.alias or key: _property(field.annotation, todo) | _enum(message, key)
+            for key, field in message.model_fields.items()
+        }
+        schemas[name] = {"id": name, "type": "object", "properties": properties}
+    return schemas
 
 
-def _ref(name: str) -> dict[str, str]:
-    return {"$ref": name}
+def _enum(message: type[Message], key: str) -> dict[str, Any]:
+    values = ENUMS.get((message, key))
+    return {"enum": values} if values else {}
 
 
-def _list(items: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "array", "items": items}
-
-
-def _map(name: str) -> dict[str, Any]:
-    return {"type": "object", "additionalProperties": _ref(name)}
-
-
-REQUEST = {
-    "comment": _ref("TextEntry"),
-    "context": _ref("Context"),
-    "languages": _list(STRING),
-    "clientToken": STRING,
-    "sessionId": STRING,
-    "communityId": STRING,
-}
-SCHEMAS: dict[str, dict[str, Any]] = {
-    "TextEntry": {
-        "text": STRING,
-        "type": {**STRING, "enum": ["TEXT_TYPE_UNSPECIFIED", "PLAIN_TEXT", "HTML"]},
-    },
-    "ArticleAndParentComment": {
-        "article": _ref("TextEntry"),
-        "parentComment": _ref("TextEntry"),
-    },
-    "Context": {
-        "entries": _list(_ref("TextEntry")),
-        "articleAndParentComment": _ref("ArticleAndParentComment"),
-    },
-    "AttributeParameters": {
-        "scoreType": {**STRING, "enum": ["SCORE_TYPE_UNSPECIFIED", "PROBABILITY"]},
-        "scoreThreshold": NUMBER,
-    },
-    "Score": {"value": NUMBER, "type": {**STRING, "enum": ["PROBABILITY"]}},
-    "SpanScore": {"begin": INTEGER, "end": INTEGER, "score": _ref("Score")},
-    "AttributeScores": {
-        "summaryScore": _ref("Score"),
-        "spanScores": _list(_ref("SpanScore")),
-    },
-    "AnalyzeCommentRequest": {
-        **REQUEST,
-        "requestedAttributes": _map("AttributeParameters"),
-        "spanAnnotations": BOOLEAN,
-        "doNotStore": BOOLEAN,
-    },
-    "AnalyzeCommentResponse": {
-        "attributeScores": _map("AttributeScores"),
-        "languages": _list(STRING),
-        "clientToken": STRING,
-    },
-    "SuggestCommentScoreRequest": {**REQUEST, "attributeScores": _map("AttributeScores")},
-    "SuggestCommentScoreResponse": {
-        "requestedLanguages": _list(STRING),
-        "clientToken": STRING,
-    },
-}
+def _property(annotation: Any, todo: list[type[Message]]) -> dict[str, Any]:
+    """Return the schema of a field, and add the messages that it contains to `todo`."""
+    arguments = [argument for argument in get_args(annotation) if argument is not type(None)]
+    origin = get_origin(annotation)
+    if origin in {Union, UnionType}:
+        return _property(arguments[0], todo)
+    if origin is list:
+        return {"type": "array", "items": _property(arguments[0], todo)}
+    if origin is dict:
+        return {"type": "object", "additionalProperties": _property(arguments[1], todo)}
+    if annotation in TYPES:
+        return TYPES[annotation]
+    todo.append(annotation)
+    return {"$ref": NAMES.get(annotation, annotation.__name__)}

@@ -1,13 +1,13 @@
-"""How Google tells of errors, and what Perspective calls its own.
+"""Google's error format, and Perspective's own errors.
 
     {"error": {"code": 400, "message": …, "status": "INVALID_ARGUMENT", "details": [
         {"@type": "type.googleapis.com/google.commentanalyzer.v1alpha1.Error",
          "errorType": "COMMENT_EMPTY"}]}}
 
     ServiceError
-    └── RefusedError  what Perspective itself would refuse, with its reason
+    └── RefusedError  a request that Perspective itself would refuse, with its reason
 
-Its keys are refused as Google refuses them: 403 without one, 400 with a wrong one.
+As with Google, a request without a key gets 403 and one with a wrong key 400.
 """
 
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ STATUSES = {
     ErrorCode.INTERNAL: (500, "INTERNAL"),
     ErrorCode.UNAVAILABLE: (503, "UNAVAILABLE"),
 }
-INVALID = (400, "INVALID_ARGUMENT")  # what every other kind is
+INVALID = (400, "INVALID_ARGUMENT")  # for every other code
 NO_KEY = (
     "Method doesn't allow unregistered callers (callers without established identity). "
     "Please use API Key or other form of API consumer identity to call this API."
@@ -45,13 +45,13 @@ WRONG_KEY = "API key not valid. Please pass a valid API key."
 
 
 class RefusedError(ServiceError):
-    """What Perspective refuses in a request."""
+    """A request that Perspective would refuse."""
 
     def __init__(self, message: str, reason: Reason, **more: Any) -> None:
-        """Make a refusal.
+        """Create an error.
 
         Args:
-            message: Perspective's words where they are known.
+            message: Perspective's own text where it is known.
             reason: its `errorType`.
             more: further fields of the error's detail.
         """
@@ -60,12 +60,12 @@ class RefusedError(ServiceError):
 
     @classmethod
     def empty(cls) -> "RefusedError":
-        """Return the refusal of a comment without text."""
+        """Return the error for a comment without text."""
         return cls("Comment must be non-empty.", "COMMENT_EMPTY")
 
     @classmethod
     def language(cls, attribute: str, languages: Sequence[str]) -> "RefusedError":
-        """Return the refusal of languages that the model does not know."""
+        """Return the error for languages that the model does not know."""
         shown = [tag[:40] for tag in languages[:10]]
         return cls(
             f"Attribute {attribute} does not support request languages: {', '.join(shown)}",

@@ -1,7 +1,7 @@
-"""Perspective API's messages, as its discovery document names them.
+"""Perspective API's messages; the discovery document is generated from them.
 
-As protocol buffers are read from JSON: null is unset, a name may be spelled either way, and nothing
-unknown may stand in them.
+They are read like protocol buffers in JSON: null means unset, a name may have camelCase or
+snake_case, and unknown fields are errors.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ from pydantic.alias_generators import to_camel
 
 
 class Message(BaseModel):
-    """The base of all."""
+    """Base of all messages."""
 
     model_config = ConfigDict(
         alias_generator=to_camel, validate_by_name=True, extra="forbid", frozen=True
@@ -19,42 +19,42 @@ class Message(BaseModel):
 
 
 class TextEntry(Message):
-    """A text; its type is PLAIN_TEXT, unless HTML is said."""
+    """A text; its type is PLAIN_TEXT or HTML."""
 
     text: str | None = None
     type: str | None = None
 
 
 class ArticleAndParentComment(Message):
-    """What a comment answers."""
+    """The article and the comment that a comment replies to."""
 
     article: TextEntry | None = None
     parent_comment: TextEntry | None = None
 
 
 class Context(Message):
-    """What a comment refers to; accepted, and not read."""
+    """The context of a comment; accepted and ignored."""
 
     entries: list[TextEntry] | None = None
     article_and_parent_comment: ArticleAndParentComment | None = None
 
 
 class AttributeParameters(Message):
-    """How an attribute is wanted."""
+    """Options for an attribute."""
 
     score_type: str | None = None
     score_threshold: float | None = None
 
 
 class Score(Message):
-    """A score and its type, which is PROBABILITY."""
+    """A score; its type is PROBABILITY."""
 
     value: float | None = None
     type: str | None = None
 
 
 class SpanScore(Message):
-    """The score of a part; offsets in UTF-16 units, the end exclusive."""
+    """The score of a span; offsets count UTF-16 units, the end is exclusive."""
 
     begin: int | None = None
     end: int | None = None
@@ -62,7 +62,7 @@ class SpanScore(Message):
 
 
 class AttributeScores(Message):
-    """An attribute's scores."""
+    """The scores of an attribute."""
 
     summary_score: Score | None = None
     span_scores: list[SpanScore] | None = None
@@ -78,7 +78,7 @@ class _Request(Message):
 
 
 class AnalyzeRequest(_Request):
-    """What `comments:analyze` takes."""
+    """A request for `comments:analyze`."""
 
     requested_attributes: dict[str, AttributeParameters | None] | None = None
     span_annotations: bool | None = None
@@ -86,7 +86,7 @@ class AnalyzeRequest(_Request):
 
 
 class AnalyzeReply(Message):
-    """What `comments:analyze` says."""
+    """A reply of `comments:analyze`."""
 
     attribute_scores: dict[str, AttributeScores]
     languages: list[str]
@@ -94,20 +94,20 @@ class AnalyzeReply(Message):
 
 
 class SuggestRequest(_Request):
-    """What `comments:suggestscore` takes."""
+    """A request for `comments:suggestscore`."""
 
     attribute_scores: dict[str, AttributeScores | None] | None = None
 
 
 class SuggestReply(Message):
-    """What `comments:suggestscore` says."""
+    """A reply of `comments:suggestscore`."""
 
     requested_languages: list[str] | None = None
     client_token: str | None = None
 
 
 class Status(BaseModel):
-    """What went wrong, as Google tells it."""
+    """An error as Google describes it."""
 
     code: int
     message: str
@@ -116,6 +116,6 @@ class Status(BaseModel):
 
 
 class GoogleError(BaseModel):
-    """The one shape of every error."""
+    """Every error has this shape."""
 
     error: Status

@@ -1,7 +1,7 @@
-"""Parts of a text: its sentences, its plain form if it is HTML, and offsets in UTF-16 units.
+"""Spans of a text: its sentences, its plain text if it is HTML, and offsets in UTF-16 units.
 
-Perspective counts offsets as Java and JavaScript do: an emoji outside the Basic Multilingual Plane
-counts two. Pure functions; they know nothing of requests or scores.
+Perspective counts offsets like Java and JavaScript: a character outside the Basic Multilingual
+Plane, such as most emoji, counts two.
 """
 
 import html
@@ -9,12 +9,13 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-# A run of marks is found from its first mark on only: a long one costs no more than its length.
+# A run of marks is matched only from its first mark on, so its cost is linear in its length.
 _STOP = r".!?…؟۔।"
 _END = re.compile(rf"(?<![{_STOP}])[{_STOP}]++[\"'”’»)\]]*+(?=\s)|[。！？]++[”’」』）]*+")
-# A scanner of our own, for it is met by anybody: what is not closed reaches to the end, as browsers
-# have it, so that nothing is read twice. (The standard library's parser needs 17 s for 10 KB of
-# `<a <a <a`.) A tag ends at its first `>`: rather show an attribute's end than hide a word.
+# A scanner of our own, because anybody may send markup: the standard library's parser needs 17 s
+# for 10 KB of `<a <a <a`. Here an element that is not closed reaches to the end, as in browsers, so
+# that nothing is read twice. A tag ends at its first `>`: showing the end of an attribute is better
+# than hiding a word.
 _MARKUP = re.compile(
     r"<!--.*?(?:-->|\Z)"
     r"|<(script|style|template|title|textarea)\b.*?(?:</\1\b[^>]*(?:>|\Z)|\Z)"
@@ -31,31 +32,31 @@ _BLOCK = re.compile(
 
 
 class Span(NamedTuple):
-    """A part of a text, in characters; the end is exclusive."""
+    """A part of a text in characters; the end is exclusive."""
 
     begin: int
     end: int
 
 
 class Plain(NamedTuple):
-    """A text without markup, and where in the source each of its characters begins and ends."""
+    """A text without markup, and the begin and end of each of its characters in the source."""
 
     text: str
     begins: Sequence[int]
     ends: Sequence[int]
 
     def source(self, span: Span) -> Span:
-        """Return where in the source a span of the text, which is not empty, stands."""
+        """Return the span in the source of a non-empty span of the text."""
         return Span(self.begins[span.begin], self.ends[span.end - 1])
 
 
-def sentences(text: str, most: int) -> list[Span]:
+def sentences(text: str, limit: int) -> list[Span]:
     """Return the spans of a text's sentences, in order, without the white space around them.
 
-    A sentence ends at a line's end, after marks like `.!?` that white space follows, and after
-    `。！？`. From the `most`th sentence on the rest is one span.
+    A sentence ends at the end of a line, after marks like `.!?` before white space, and after
+    `。！？`. There are at most `limit` spans; the last one has the rest.
     """
-    found: list[Span] = []
+    spans: list[Span] = []
     for line in re.finditer(r"[^\r\n]+", text):
         begin = line.start()
         ends = [mark.end() for mark in _END.finditer(text, line.start(), line.end())]
@@ -64,25 +65,25 @@ def sentences(text: str, most: int) -> list[Span]:
             stripped = part.strip()
             if stripped:
                 first = begin + len(part) - len(part.lstrip())
-                found.append(Span(first, first + len(stripped)))
+                spans.append(Span(first, first + len(stripped)))
             begin = end
-    if len(found) > most:
-        found = [*found[: most - 1], Span(found[most - 1].begin, found[-1].end)]
-    return found
+    if len(spans) > limit:
+        spans = [*spans[: limit - 1], Span(spans[limit - 1].begin, spans[-1].end)]
+    return spans
 
 
 def utf16(text: str, positions: Sequence[int]) -> list[int]:
     """Return ascending character positions of a text in UTF-16 units."""
-    units, at, counted = [], 0, 0
+    units, start, count = [], 0, 0
     for position in positions:
-        counted += len(text[at:position].encode("utf-16-le", "surrogatepass")) // 2
-        at = position
-        units.append(counted)
+        count += len(text[start:position].encode("utf-16-le", "surrogatepass")) // 2
+        start = position
+        units.append(count)
     return units
 
 
 def plain(markup: str) -> Plain:
-    """Return the text that a reader of this HTML sees."""
+    """Return the text that a reader of this HTML sees, with its places in the markup."""
     pieces: list[str] = []
     begins: list[int] = []
     ends: list[int] = []
@@ -92,15 +93,15 @@ def plain(markup: str) -> Plain:
         begins.extend(begin)
         ends.extend(end)
 
-    at = 0
-    for found in _MARKUP.finditer(markup):
-        begin, end = found.span()
-        show(markup[at:begin], range(at, begin), range(at + 1, begin + 1))
-        at = end
-        if found["reference"]:
-            shown = html.unescape(found["reference"])
+    start = 0
+    for match in _MARKUP.finditer(markup):
+        begin, end = match.span()
+        show(markup[start:begin], range(start, begin), range(start + 1, begin + 1))
+        start = end
+        if match["reference"]:
+            shown = html.unescape(match["reference"])
             show(shown, [begin] * len(shown), [end] * len(shown))
-        elif _BLOCK.fullmatch(found["tag"] or ""):
+        elif _BLOCK.fullmatch(match["tag"] or ""):
             show("\n", [begin], [begin])
-    show(markup[at:], range(at, len(markup)), range(at + 1, len(markup) + 1))
+    show(markup[start:], range(start, len(markup)), range(start + 1, len(markup) + 1))
     return Plain("".join(pieces), begins, ends)

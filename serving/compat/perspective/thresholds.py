@@ -1,11 +1,10 @@
-"""Before a team switches: which threshold here flags what Perspective's flagged, and who disagrees.
+"""Before a team moves: which threshold here replaces one of Perspective's, and what changes.
 
-    tweet-tagger map-thresholds scored.csv     # columns: text, and TOXICITY or others
+    tweet-tagger map-thresholds scored.csv     columns: text, and TOXICITY or other attributes
 
-For each attribute and each threshold in use there: the share of the comments that it flags, the
-threshold here that flags the same share, how often both then say the same, and Cohen's kappa, each
-with the interval of a bootstrap over the comments; then the comments whose ranks differ most. It
-scores with a bundle, in this process; it knows no service and writes no file.
+For each attribute and each of Perspective's thresholds the report has the share of comments that it
+flags, the threshold here that flags the same share, how often both then agree, and Cohen's kappa,
+each with a bootstrap interval over the comments; then the comments whose ranks differ most.
 """
 
 import csv
@@ -31,7 +30,7 @@ class ThresholdsError(Exception):
 
 
 class Figure(NamedTuple):
-    """A value and the interval that holds it in 95 of 100 resamples."""
+    """A value and its 95 % bootstrap interval."""
 
     value: float
     low: float
@@ -39,17 +38,17 @@ class Figure(NamedTuple):
 
 
 class Row(NamedTuple):
-    """What one of Perspective's thresholds means here."""
+    """What replaces one of Perspective's thresholds."""
 
     theirs: float
-    share: float  # of the comments that it flags
+    share: float  # of comments that it flags
     ours: Figure  # the threshold here that flags as many
-    same: Figure  # share of the comments of which both say the same
-    kappa: Figure  # that, beyond chance
+    agreement: Figure  # share of comments on which both agree
+    kappa: Figure  # agreement beyond chance
 
 
 class Scored(NamedTuple):
-    """A file's comments, and Perspective's scores by attribute; NaN where there is none."""
+    """A file's comments, and Perspective's scores by attribute; NaN where a score is missing."""
 
     texts: list[str]
     scores: dict[str, Floats]
@@ -59,7 +58,7 @@ class Column(NamedTuple):
     """The comments that Perspective scored for an attribute."""
 
     name: str
-    labels: Sequence[str]  # ours, whose probabilities are its score here
+    labels: Sequence[str]  # the labels whose probabilities make up the attribute here
     texts: Sequence[str]
     theirs: Floats
     ours: Floats
@@ -77,10 +76,10 @@ def read(path: Path, attributes: Iterable[str]) -> Scored:
             names = {(name or "").strip().lower(): name for name in reader.fieldnames or ()}
             text = next((names[name] for name in TEXT_COLUMNS if name in names), None)
             if text is None:
-                raise ThresholdsError(f"{path}: no column is called {' or '.join(TEXT_COLUMNS)}")
+                raise ThresholdsError(f"{path}: no column {' or '.join(TEXT_COLUMNS)}")
             columns = {name: names[name.lower()] for name in attributes if name.lower() in names}
             if not columns:
-                raise ThresholdsError(f"{path}: no column is called {' or '.join(attributes)}")
+                raise ThresholdsError(f"{path}: no column {' or '.join(attributes)}")
             texts: list[str] = []
             scores: dict[str, list[float]] = {name: [] for name in columns}
             for row in reader:
@@ -111,8 +110,8 @@ def _score(cell: str | None, where: str) -> float:
 def matching(theirs: Floats, ours: Floats, threshold: float) -> float:
     """Return the threshold that flags as many of `ours` as `threshold` flags of `theirs`.
 
-    It lies midway between the last score that it flags and the first that it does not; NaN if all
-    or none are flagged, for then any beyond the range would do.
+    It is midway between the last flagged score and the first that is not; NaN if all or none are
+    flagged, because many thresholds would do that.
     """
     flagged = int((theirs >= threshold).sum())
     if flagged in (0, len(ours)):
@@ -120,14 +119,14 @@ def matching(theirs: Floats, ours: Floats, threshold: float) -> float:
     first, last = np.partition(ours, [len(ours) - flagged - 1, len(ours) - flagged])[
         [len(ours) - flagged - 1, len(ours) - flagged]
     ]
-    # Of equal scores none can be flagged alone.
+    # Equal scores can only be flagged together.
     return float(first if first == last else (first + last) / 2)
 
 
 def agreement(
     theirs: Floats, ours: Floats, threshold: float, matched: float
 ) -> tuple[float, float]:
-    """Return the share of equal verdicts, and Cohen's kappa."""
+    """Return the share of equal decisions, and Cohen's kappa."""
     there, here = theirs >= threshold, ours >= matched
     same = float((there == here).mean())
     chance = float(there.mean() * here.mean() + (1 - there.mean()) * (1 - here.mean()))
@@ -135,27 +134,27 @@ def agreement(
 
 
 def compare(theirs: Floats, ours: Floats, thresholds: Sequence[float]) -> list[Row]:
-    """Return what each of Perspective's thresholds means here.
+    """Return what replaces each of Perspective's thresholds.
 
     Args:
         theirs: Perspective's scores [comments].
         ours: the same comments' scores here [comments].
-        thresholds: in use there.
+        thresholds: Perspective's.
     """
     draw = np.random.default_rng(SEED)
-    found = [[_figures(theirs, ours, threshold) for threshold in thresholds]]
+    samples = [[_figures(theirs, ours, threshold) for threshold in thresholds]]
     for _ in range(RESAMPLES):
         drawn = draw.integers(0, len(ours), len(ours))
         there, here = theirs[drawn], ours[drawn]
-        found.append([_figures(there, here, threshold) for threshold in thresholds])
-    figures = np.array(found)  # [1 + resamples, thresholds, 3]
+        samples.append([_figures(there, here, threshold) for threshold in thresholds])
+    figures = np.array(samples)  # [1 + resamples, thresholds, 3]
     return [
         Row(
             threshold,
             float((theirs >= threshold).mean()),
-            *[_figure(figures[:, at, nth]) for nth in range(3)],
+            *[_figure(figures[:, i, nth]) for nth in range(3)],
         )
-        for at, threshold in enumerate(thresholds)
+        for i, threshold in enumerate(thresholds)
     ]
 
 
@@ -165,7 +164,7 @@ def _figures(theirs: Floats, ours: Floats, threshold: float) -> tuple[float, flo
 
 
 def _figure(values: Floats) -> Figure:
-    """Make a figure of the file's own value, which is the first, and those of the resamples."""
+    """Return the first value, the file's own, with the interval of the others, the resamples."""
     if np.isnan(values[0]):
         return Figure(*[float("nan")] * 3)
     low, high = np.nanquantile(values[1:], [0.025, 0.975])
@@ -173,9 +172,9 @@ def _figure(values: Floats) -> Figure:
 
 
 def disagreements(theirs: Floats, ours: Floats) -> list[int]:
-    """Return the comments whose ranks differ most, the farthest first."""
+    """Return the comments whose ranks differ most, the largest difference first."""
     apart = np.abs(_ranks(theirs) - _ranks(ours))
-    return [int(at) for at in np.argsort(-apart, kind="stable")[:SHOWN]]
+    return [int(i) for i in np.argsort(-apart, kind="stable")[:SHOWN]]
 
 
 def _ranks(scores: Floats) -> Floats:
@@ -186,27 +185,27 @@ def _ranks(scores: Floats) -> Floats:
 
 
 def report(column: Column, thresholds: Sequence[float]) -> str:
-    """Return what is found of one attribute, as text."""
+    """Return the report on one attribute, as text."""
     lines = [
         f"{column.name}: Perspective's against p({') + p('.join(column.labels)}) here, "
         f"{len(column.texts)} comments",
         "",
-        "  there ≥    flags   here ≥                   say the same              kappa",
+        "  there ≥    flags   here ≥                   agreement                 kappa",
     ]
     for row in compare(column.theirs, column.ours, thresholds):
-        found = f"  {row.theirs:<8.3g} {row.share:6.1%}   "
+        start = f"  {row.theirs:<8.3g} {row.share:6.1%}   "
         if np.isnan(row.ours.value):
-            lines.append(f"{found}all or none: no threshold follows")
+            lines.append(f"{start}flags all or none: no threshold corresponds")
             continue
         lines.append(
-            f"{found}{_range(row.ours, '.3f'):<22}   {_range(row.same, '.1%'):<23}   "
+            f"{start}{_range(row.ours, '.3f'):<22}   {_range(row.agreement, '.1%'):<23}   "
             f"{_range(row.kappa, '.2f')}"
         )
-    lines += ["", "  farthest apart in rank", "  there   here"]
-    for at in disagreements(column.theirs, column.ours):
-        shown = " ".join(column.texts[at].split())
+    lines += ["", "  largest differences in rank", "  there   here"]
+    for i in disagreements(column.theirs, column.ours):
+        shown = " ".join(column.texts[i].split())
         text = "".join(letter if letter.isprintable() else "·" for letter in shown)[:80]
-        lines.append(f"  {column.theirs[at]:.3f}   {column.ours[at]:.3f}   {text}")
+        lines.append(f"  {column.theirs[i]:.3f}   {column.ours[i]:.3f}   {text}")
     return "\n".join(lines)
 
 
@@ -215,19 +214,19 @@ def _range(figure: Figure, form: str) -> str:
 
 
 def report_file(path: Path, bundle: Bundle, table: Attributes, thresholds: Sequence[float]) -> str:
-    """Return the whole report on a file; ThresholdsError if it cannot be used."""
+    """Return the report on a file; ThresholdsError if the file cannot be used."""
     scored = read(path, table.attributes)
-    named = [
+    by_label = [
         {label: round(float(value), 6) for label, value in zip(LABELS, row, strict=True)}
         for row in bundle.score(scored.texts)
     ]
-    parts = [f"{bundle.manifest.name} {bundle.manifest.version}; in brackets: 95 % of resamples"]
+    parts = [f"{bundle.manifest.name} {bundle.manifest.version}; in brackets: 95 % intervals"]
     for name, column in scored.scores.items():
         known = np.flatnonzero(~np.isnan(column))
         if not len(known):
             raise ThresholdsError(f"{path}: {name}: no comment has a score")
-        theirs, texts = column[known], [scored.texts[at] for at in known]
-        ours = np.array([table.score(name, named[at]) for at in known])
+        theirs, texts = column[known], [scored.texts[i] for i in known]
+        ours = np.array([table.score(name, by_label[i]) for i in known])
         labels = [label for label in LABELS if label in table.attributes[name]]
         parts.append(report(Column(name, labels, texts, theirs, ours), thresholds))
     return "\n\n".join(parts)

@@ -1,10 +1,10 @@
-"""The dialect of Perspective API: its requests to texts, our scores to its replies.
+"""Translates Perspective API's requests to texts, and our scores to its replies.
 
     comments:analyze       comment, attributes → a score for each attribute, and for each sentence
     comments:suggestscore  comment, the scores that it should have → feedback
 
-Pure translation: it knows neither HTTP nor the engine. What the attributes mean is in
-`configs/perspective.yaml`. Languages are not detected: a reply has no `detectedLanguages`.
+configs/perspective.yaml defines the attributes. Languages are not detected: a reply has no
+`detectedLanguages`.
 """
 
 import math
@@ -32,11 +32,11 @@ from serving.settings import load_config
 PROBABILITY = "PROBABILITY"
 SCORE_TYPES = {None, "SCORE_TYPE_UNSPECIFIED", PROBABILITY}
 TEXT_TYPES = {None, "TEXT_TYPE_UNSPECIFIED", "PLAIN_TEXT", "HTML"}
-SUGGESTED = 0.5  # from this score on a suggestion says that the comment has the attribute
+SUGGESTED = 0.5  # a suggested score of at least this means that the comment has the attribute
 
 
 class Attributes(BaseModel):
-    """The content of `configs/perspective.yaml`."""
+    """The content of configs/perspective.yaml."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -52,23 +52,23 @@ class Attributes(BaseModel):
         """Read a table; SettingsError if the file cannot be used."""
         return load_config(path, cls)
 
-    def known(self, asked: Sequence[str]) -> list[str]:
-        """Return the attributes that can be answered; RefusedError if others must not be asked."""
-        unknown = [name for name in asked if name not in self.attributes]
+    def known(self, requested: Sequence[str]) -> list[str]:
+        """Return the known attributes; RefusedError if unknown ones must be refused."""
+        unknown = [name for name in requested if name not in self.attributes]
         if unknown and self.unsupported == "refuse":
             raise RefusedError(f"Unknown requested attribute: {unknown[0]}", "INVALID_REQUEST")
-        return [name for name in asked if name in self.attributes]
+        return [name for name in requested if name in self.attributes]
 
     def score(self, name: str, scores: Mapping[str, float]) -> float:
-        """Return an attribute's score of a text's probabilities, which have six decimals."""
+        """Return an attribute's score from a text's probabilities, which have six decimals."""
         return min(1.0, round(math.fsum(scores[label] for label in self.attributes[name]), 6))
 
 
 class Comment:
-    """A request's comment: the text that is judged, and where its parts stand in what was sent."""
+    """A request's comment: the text to classify, and its places in what was sent."""
 
     def __init__(self, entry: TextEntry | None) -> None:
-        """Take a comment; RefusedError if it is empty or of an unknown type."""
+        """Read a comment; RefusedError if it is empty or has an unknown type."""
         self.sent = (entry and entry.text) or ""
         kind = entry.type if entry else None
         if kind not in TEXT_TYPES:
@@ -83,7 +83,7 @@ class Comment:
 
     @property
     def text(self) -> str:
-        """The text without markup; RefusedError if nothing is left."""
+        """The text without markup; RefusedError if it is empty."""
         if self._plain is None:
             return self.sent
         if not self._plain.text.strip():
@@ -99,33 +99,34 @@ class Comment:
 
 
 class Analysis:
-    """A checked `comments:analyze`: what to score, and how to tell of it."""
+    """A valid `comments:analyze` request: what to score, and how to reply."""
 
     def __init__(self, body: AnalyzeRequest, table: Attributes) -> None:
         """Check a request.
 
         Raises:
-            RefusedError: what Perspective refuses, for Perspective's reason.
+            RefusedError: Perspective would refuse it.
         """
         self.comment = Comment(body.comment)
         _check_context(body)
-        asked = body.requested_attributes or {}
-        if not asked:
+        requested = body.requested_attributes or {}
+        if not requested:
             raise RefusedError("Missing requested_attributes", "NO_REQUESTED_ATTRIBUTES")
-        self._asked = {name: asked[name] or AttributeParameters() for name in table.known([*asked])}
-        for name, wish in self._asked.items():
-            if wish.score_type not in SCORE_TYPES:
-                kind = str(wish.score_type)[:40]
-                message = f"Requested score type {kind} is not supported by attribute {name}"
+        names = table.known([*requested])
+        self._options = {name: requested[name] or AttributeParameters() for name in names}
+        for name, options in self._options.items():
+            if options.score_type not in SCORE_TYPES:
+                score_type = str(options.score_type)[:40]
+                message = f"Requested score type {score_type} is not supported by attribute {name}"
                 raise RefusedError(message, "INVALID_REQUEST")
-        self._languages = _languages(body, table, next(iter(asked)))
+        self._languages = _languages(body, table, next(iter(requested)))
         self._body, self._table = body, table
 
-    def spans(self, most: int) -> list[Span]:
-        """Return the parts to score: the whole text or, if asked for, its sentences."""
+    def spans(self, limit: int) -> list[Span]:
+        """Return the spans to score: the whole text or, if requested, its sentences."""
         if not self._body.span_annotations:
             return [Span(0, len(self.comment.text))]
-        return sentences(self.comment.text, most)
+        return sentences(self.comment.text, limit)
 
     def reply(
         self,
@@ -142,25 +143,25 @@ class Analysis:
         """
         offsets = self.comment.offsets(spans)
         attributes = {}
-        for name, wish in self._asked.items():
-            least = -math.inf if wish.score_threshold is None else wish.score_threshold
+        for name, options in self._options.items():
+            threshold = -math.inf if options.score_threshold is None else options.score_threshold
             parts = [
                 {"begin": begin, "end": end, "score": _score(value)}
                 for (begin, end), row in zip(offsets, span_scores, strict=True)
-                if (value := self._table.score(name, row)) >= least
+                if (value := self._table.score(name, row)) >= threshold
             ]
             whole = self._table.score(name, scores)
-            found: dict[str, Any] = {"spanScores": parts} if parts else {}
-            if whole >= least:
-                found["summaryScore"] = _score(whole)
-            if found:
-                attributes[name] = found
+            result: dict[str, Any] = {"spanScores": parts} if parts else {}
+            if whole >= threshold:
+                result["summaryScore"] = _score(whole)
+            if result:
+                attributes[name] = result
         reply = {"attributeScores": attributes, "languages": self._languages}
         return reply | _token(self._body.client_token)
 
 
 class Suggestion:
-    """A checked `comments:suggestscore`: what feedback it is."""
+    """A valid `comments:suggestscore` request, as feedback."""
 
     def __init__(self, body: SuggestRequest, table: Attributes) -> None:
         """Check a request.
@@ -173,7 +174,7 @@ class Suggestion:
         suggested = body.attribute_scores or {}
         if not suggested:
             raise RefusedError("Missing attribute_scores", "INVALID_REQUEST")
-        allowed, said = set(LABELS), []
+        allowed, notes = set(LABELS), []
         for name in table.known([*suggested]):
             summary = (suggested[name] or AttributeScores()).summary_score
             value = summary.value if summary else None
@@ -182,24 +183,24 @@ class Suggestion:
                 raise RefusedError(message, "INVALID_REQUEST")
             labels = table.attributes[name]
             allowed &= labels if value >= SUGGESTED else set(LABELS) - labels
-            said.append(f"{name}={value:g}")
-        if not allowed or not said:
+            notes.append(f"{name}={value:g}")
+        if not allowed or not notes:
             raise RefusedError("The suggested scores leave no label", "INVALID_REQUEST")
         self._languages = _languages(body, table, next(iter(suggested)))
-        # Toxicity may be of either kind: then every label that the suggestion allows is named.
+        # A suggestion may allow several labels, as toxicity does: then it is a partial label.
         self.label = "+".join(label for label in LABELS if label in allowed)
         community = f" in {body.community_id[:200]}" if body.community_id else ""
-        self.note = f"suggestscore{community}: {', '.join(said)}"
+        self.note = f"suggestscore{community}: {', '.join(notes)}"
         self._body = body
 
     def reply(self) -> dict[str, Any]:
         """Return the reply."""
-        asked = {"requestedLanguages": self._languages} if self._body.languages else {}
-        return asked | _token(self._body.client_token)
+        languages = {"requestedLanguages": self._languages} if self._body.languages else {}
+        return languages | _token(self._body.client_token)
 
 
 def _check_context(body: AnalyzeRequest | SuggestRequest) -> None:
-    """Raise RefusedError if a context is of both kinds."""
+    """Raise RefusedError if a context has both forms."""
     if body.context and body.context.entries and body.context.article_and_parent_comment:
         raise RefusedError(
             "Context can have either entries or article_and_parent_comment, but both fields were "
@@ -211,7 +212,7 @@ def _check_context(body: AnalyzeRequest | SuggestRequest) -> None:
 def _languages(
     body: AnalyzeRequest | SuggestRequest, table: Attributes, attribute: str
 ) -> list[str]:
-    """Return a reply's languages; RefusedError if the model knows none of those that are named."""
+    """Return a reply's languages; RefusedError if the model knows none of the requested ones."""
     if not body.languages:
         return [table.languages[0]]
     if not any(re.split("[-_]", tag.lower())[0] in table.languages for tag in body.languages):

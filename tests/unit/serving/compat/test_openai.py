@@ -19,33 +19,33 @@ RUDE = ("offensive", {"hate": 0.1, "offensive": 0.8, "neither": 0.1})
 FINE = ("neither", {"hate": 0.0, "offensive": 0.1, "neither": 0.9})
 
 
-def asked(value: object) -> Any:
+def parsed(value: object) -> Any:
     return ModerationRequest.model_validate({"input": value, "model": "omni", "other": 1}).input
 
 
 def test_inputs_become_texts() -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
-    assert texts_of(asked("a")) == ["a"]
-    assert texts_of(asked(["a", "b"])) == ["a", "b"]
-    assert texts_of(asked(parts)) == ["a\nb"]
-    assert texts_of(asked([])) == []
+    assert texts_of(parsed("a")) == ["a"]
+    assert texts_of(parsed(["a", "b"])) == ["a", "b"]
+    assert texts_of(parsed(parts)) == ["a\nb"]
+    assert texts_of(parsed([])) == []
 
 
 def test_errors_name_the_input() -> None:
     assert field_of("a", 0) == "input"
     assert field_of(["a", "b"], 1) == "input[1]"
-    assert field_of(asked([{"type": "text", "text": "a"}]), 0) == "input"
+    assert field_of(parsed([{"type": "text", "text": "a"}]), 0) == "input"
     assert field_of([], 0) == "input"
 
 
 def test_an_image_is_refused_by_its_place() -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": "x"}}]
     with pytest.raises(ServiceError) as caught:
-        texts_of(asked(parts))
+        texts_of(parsed(parts))
     status, body = render_error(caught.value)
     assert status == 400
     assert body["error"] == {
-        "message": "This model judges text only; images are not supported.",
+        "message": "Images are not supported; this model classifies text only",
         "type": "invalid_request_error",
         "param": "input[1].type",
         "code": "invalid_value",
@@ -55,7 +55,7 @@ def test_an_image_is_refused_by_its_place() -> None:
 @pytest.mark.parametrize("value", [7, None, [7], [["a"]], {"text": "a"}, [{"type": "audio"}]])
 def test_what_is_no_input(value: object) -> None:
     with pytest.raises(ValidationError):
-        asked(value)
+        parsed(value)
 
 
 def test_a_reply_is_one_to_openais_client() -> None:
@@ -69,7 +69,7 @@ def test_a_reply_is_one_to_openais_client() -> None:
     assert not any(fine.categories.model_dump().values())
 
 
-def test_every_category_of_openais_client_is_there_and_those_not_judged_are_marked() -> None:
+def test_every_category_is_present_and_the_unscored_ones_are_marked() -> None:
     wanted = {
         field.alias or name
         for name, field in Moderation.model_fields["categories"].annotation.model_fields.items()
@@ -78,9 +78,9 @@ def test_every_category_of_openais_client_is_there_and_those_not_judged_are_mark
     (row,) = reply("q", "m", [HATE])["results"]
     for part in ("categories", "category_scores", "category_applied_input_types"):
         assert set(row[part]) == wanted
-    judged = {name for name, kinds in row["category_applied_input_types"].items() if kinds}
-    assert judged == {"hate", "harassment"}
-    others = wanted - judged
+    scored = {name for name, kinds in row["category_applied_input_types"].items() if kinds}
+    assert scored == {"hate", "harassment"}
+    others = wanted - scored
     assert all(row["category_scores"][name] == 0 for name in others)
 
 
