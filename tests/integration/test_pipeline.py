@@ -43,7 +43,7 @@ def test_metrics_and_card_are_written(trained: Path) -> None:
     card = (trained / "models/candidate/MODEL_CARD.md").read_text()
     assert metrics["version"] in card
     assert f"{figures['macro_f1']:.3f}" in card
-    assert "trained on the bundled sample alone" in card
+    assert "trained on the bundled sample only" in card
     pictures = {path.name for path in (trained / "reports/plots").iterdir()}
     assert pictures == {
         "confusion_matrix.png",
@@ -176,7 +176,7 @@ def test_a_second_run_in_the_same_checkout_is_refused(
         ended = stage("data.prepare", checkout)
     assert ended.returncode == 1
     assert ended.stderr == (
-        "error: data/.lock: another stage is running in this checkout; wait for it to end\n"
+        "error: data/.lock: another stage is running in this checkout; wait until it ends\n"
     )
 
 

@@ -63,7 +63,7 @@ def checkout(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     gates = yaml.safe_load((ROOT / "configs/gates.yaml").read_text()) | TINY
     Path("configs/gates.yaml").write_text(yaml.safe_dump(gates))
-    suite = Path("tests/model/capabilities.yaml")
+    suite = Path("configs/behaviour.yaml")
     suite.parent.mkdir(parents=True)
     suite.write_text(yaml.safe_dump(SUITE))
     seal(data="sources")
