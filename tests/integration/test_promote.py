@@ -64,7 +64,6 @@ def checkout(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     gates = yaml.safe_load((ROOT / "configs/gates.yaml").read_text()) | TINY
     Path("configs/gates.yaml").write_text(yaml.safe_dump(gates))
     suite = Path("configs/behaviour.yaml")
-    suite.parent.mkdir(parents=True)
     suite.write_text(yaml.safe_dump(SUITE))
     seal(data="sources")
     return folder
