@@ -2,9 +2,10 @@
 
 import re
 
+import pytest
 import yaml
 
-from serving.settings import Settings
+from serving.settings import Settings, load_settings
 from tests.conftest import ROOT
 
 SETTINGS = {name.upper() for name in Settings.model_fields}
@@ -23,12 +24,19 @@ def test_the_image_leaves_out_packages_of_the_lock_file_only() -> None:
     assert set(unused) <= {line.split("==")[0] for line in lock}
 
 
-def test_the_example_environment_has_real_settings_with_their_defaults() -> None:
+def test_the_example_environment_shows_defaults_of_real_settings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     text = (ROOT / ".env.example").read_text()
-    values = dict(re.findall(r"^#? ?([A-Z_]+)=(.*)$", text, re.MULTILINE))
-    assert len(values) >= 10
-    assert set(values) <= SETTINGS
-    assert Settings.model_validate({name.lower(): value for name, value in values.items()})
+    values = re.findall(r"^(?:# )?([A-Z_]+)=(.*)$", text, re.MULTILINE)
+    assert len(values) >= 15
+    assert {name for name, _ in values} <= SETTINGS
+    for name in SETTINGS:
+        monkeypatch.delenv(name, raising=False)
+    defaults = load_settings()
+    for name, value in values:
+        monkeypatch.setenv(name, value)
+    assert load_settings() == defaults
 
 
 def test_compose_sets_real_settings_and_serves_the_images_port() -> None:

@@ -63,7 +63,7 @@ def release(candidate: Path, data: str) -> str:
     (folder / "reference.parquet").write_bytes(b"tweets")
     releases.add(manifest["version"], {path.name: path for path in folder.iterdir()})
     releases.write_state(State(manifest["version"]))
-    releases.settle(releases.read_state())
+    releases.sync_links(releases.read_state())
     return str(manifest["version"])
 
 
