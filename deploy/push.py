@@ -22,8 +22,12 @@ from training.release.releases import PRODUCTION, read_state
 CARD = "MODEL_CARD.md"
 BUNDLE_FILES = (*SEALED, MANIFEST, "metrics.json", CARD)
 # The files outside serving/ that Dockerfile.serve copies. They keep their paths in the Space.
-CODE = ("requirements/serve.txt", "deploy/unused.txt", "configs/policy.yaml")
-CODE += ("configs/perspective.yaml",)
+CODE = (
+    "requirements/serve.txt",
+    "deploy/unused.txt",
+    "configs/policy.yaml",
+    "configs/perspective.yaml",
+)
 # Visitors of a public page did not agree to the storage of their texts.
 PRIVATE = "ENV STORE_TEXT=none\n"
 
