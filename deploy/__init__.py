@@ -1,1 +1,1 @@
-"""What brings the service to where it runs: images, the Space, checks of both."""
+"""Deployment: the container image, the Hugging Face Space, and the checks of both."""

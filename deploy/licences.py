@@ -1,17 +1,17 @@
-"""Are all licences of what the image ships ones that let users sell, and keep, what they build?
+"""Checks that the image contains permissive licences only: users may sell what they build on it.
 
     pip-licenses --python=… --from=mixed --format=json | python -m deploy.licences
 
-A name that is not listed here refuses, so a new licence is read by somebody before it ships. It
-reads what packages say of themselves; what a wheel carries inside (OpenBLAS: BSD; libgfortran: GPL
-with the exception for programs that are compiled with it) is in the wheels' own licence files.
+A licence that ALLOWED does not list is an error, so somebody reads a new one before it ships. The
+check reads the metadata of packages. Libraries inside a wheel (OpenBLAS: BSD; libgfortran: GPL with
+the runtime exception) are covered by the licence files in that wheel.
 """
 
 import json
 import re
 import sys
 
-# Permissive, but for MPL-2.0: changes of those files themselves must be shared, nothing else.
+# All are permissive except MPL-2.0, which asks for the source of changed MPL files only.
 ALLOWED = {
     "0BSD", "3-Clause BSD License", "Apache Software License", "Apache-2.0", "BSD", "BSD License",
     "BSD-2-Clause", "BSD-3-Clause", "CC0-1.0", "ISC", "MIT", "MIT License", "MPL-2.0",
@@ -23,30 +23,31 @@ ALLOWED = {
 def allowed(licence: str) -> bool:
     """Return whether a licence, or an SPDX expression of them, is allowed.
 
-    All parts of AND must be; of OR, one. Several classifiers, with semicolons, are an AND.
+    Every part of an AND must be allowed, and one part of an OR. Semicolons separate the parts of an
+    AND.
     """
     if licence in ALLOWED:
         return True
     if inner := re.search(r"\(([^()]* (?:AND|OR) [^()]*)\)", licence):
-        known = "MIT" if allowed(inner[1]) else "refused"
-        return allowed(licence.replace(inner[0], known))
+        outcome = "MIT" if allowed(inner[1]) else "not allowed"
+        return allowed(licence.replace(inner[0], outcome))
     parts = re.split(r" AND |; ", licence)
     if len(parts) > 1:
         return all(map(allowed, parts))
-    either = licence.split(" OR ")
-    return len(either) > 1 and any(map(allowed, either))
+    choices = licence.split(" OR ")
+    return len(choices) > 1 and any(map(allowed, choices))
 
 
 def main() -> None:
-    """Read pip-licenses' JSON from standard input."""
+    """Check the output of pip-licenses on standard input."""
     packages = json.load(sys.stdin)
     if not packages:
-        sys.exit("error: no packages; wanted those of the image")
+        sys.exit("error: got no packages, wanted those of the image")
     refused = [p for p in packages if not allowed(p["License"])]
     if refused:
-        named = "; ".join(f"{p['Name']} {p['Version']}: {p['License']}" for p in refused)
-        sys.exit(f"error: licences that nobody has allowed: {named}")
-    print(f"{len(packages)} packages, all of allowed licences")
+        names = "; ".join(f"{p['Name']} {p['Version']}: {p['License']}" for p in refused)
+        sys.exit(f"error: licence not in ALLOWED (deploy/licences.py): {names}")
+    print(f"{len(packages)} packages, all licences allowed")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Brings what is in production to a Hugging Face Space: code, lock, Dockerfile, bundle, card.
+"""Uploads production to a Hugging Face Space: code, lock file, Dockerfile, bundle, model card.
 
-    DRY_RUN=1 python -m deploy.push   print exactly what would be uploaded
-    HF_SPACE=owner/name HF_TOKEN=… python -m deploy.push
+    DRY_RUN=1 python -m deploy.push                        list the files without an upload
+    HF_SPACE=owner/name HF_TOKEN=… python -m deploy.push   upload them
 
-The Space holds nothing else: what an earlier push left is deleted there. No tweet that the model
-learned from is ever among the files, and no bundle that is not in production.
+The upload replaces the content of the Space. It never contains training data, and the bundle is
+always the one in production.
 """
 
 import os
@@ -21,49 +21,53 @@ from training.release.releases import PRODUCTION, read_state
 
 CARD = "MODEL_CARD.md"
 BUNDLE_FILES = (*SEALED, MANIFEST, "metrics.json", CARD)
-# What Dockerfile.serve copies, by its place in the Space.
-CODE = ("requirements/serve.txt", "deploy/unused.txt", "configs/policy.yaml")
-CODE += ("configs/perspective.yaml",)
-# Visitors of a public page did not ask to be kept.
-PRIVATE = "ENV LOG_TEXT=none\n"
+# The files outside serving/ that Dockerfile.serve copies. They keep their paths in the Space.
+CODE = (
+    "requirements/serve.txt",
+    "deploy/unused.txt",
+    "configs/policy.yaml",
+    "configs/perspective.yaml",
+)
+# Visitors of a public page did not agree to the storage of their texts.
+PRIVATE = "ENV STORE_TEXT=none\n"
 
 
 class Hub(Protocol):
-    """The part of `huggingface_hub.HfApi` that is used."""
+    """The two methods of `huggingface_hub.HfApi` that `push` uses."""
 
     def create_repo(
         self, repo_id: str, *, repo_type: str, space_sdk: str, exist_ok: bool
     ) -> object:
-        """Make the Space if it is not there."""
+        """Create the Space if it does not exist."""
 
     def upload_folder(
         self, *, repo_id: str, repo_type: str, folder_path: str, delete_patterns: str,
         commit_message: str,
     ) -> object:  # fmt: skip
-        """Make the Space's content that of a folder, in one commit."""
+        """Replace the content of the Space by that of a folder, in one commit."""
 
 
 def production() -> Manifest:
-    """Return what is in production; ArtifactError says why it cannot be shown to the public."""
+    """Return the manifest of production; ArtifactError says why it must not be deployed."""
     state = read_state()
     if state.production is None:
-        raise ArtifactError(f"{PRODUCTION}: nothing is in production; `make promote` puts it there")
+        raise ArtifactError(f"{PRODUCTION}: nothing is in production; run `make promote`")
     if state.pending:
-        raise ArtifactError(f"{PRODUCTION}: a change was cut off; run `make promote` again")
+        raise ArtifactError(f"{PRODUCTION}: a promotion was interrupted; run `make promote` again")
     try:
         bundle = Bundle.load(PRODUCTION)
     except BundleError as error:
         raise ArtifactError(str(error)) from None
     manifest = bundle.manifest
     if manifest.version != state.production:
-        raise ArtifactError(f"{PRODUCTION}: is {manifest.version}, wanted {state.production}")
+        raise ArtifactError(f"{PRODUCTION}: got {manifest.version}, wanted {state.production}")
     if manifest.data != "sources":
-        raise ArtifactError(f"{PRODUCTION}: trained on the {manifest.data}, never to be deployed")
+        raise ArtifactError(f"{PRODUCTION}: got a model trained on {manifest.data}, wanted sources")
     return manifest
 
 
 def stage(folder: Path) -> list[Path]:
-    """Lay out the Space's files in `folder`; return their places in it, sorted."""
+    """Copy the files of the Space to `folder`; return their paths in it, sorted."""
     for name in CODE:
         _copy(Path(name), folder / name)
     for origin in sorted(Path("serving").rglob("*")):
@@ -84,15 +88,18 @@ def _copy(origin: Path, target: Path) -> None:
     try:
         shutil.copyfile(origin, target)
     except FileNotFoundError:
-        raise ArtifactError(f"{origin}: missing; the Space needs it") from None
+        raise ArtifactError(f"{origin}: missing, but the Space needs it") from None
 
 
 def push(environment: Mapping[str, str], hub: Hub | None) -> None:
-    """Upload, or print what would be.
+    """Upload production to the Space, or list the files.
 
     Args:
-        environment: HF_SPACE names the Space; with DRY_RUN it may be missing.
-        hub: where to; None prints only.
+        environment: HF_SPACE names the Space; a dry run works without it.
+        hub: the Hub's client; None makes a dry run.
+
+    Raises:
+        ArtifactError: production must not be deployed, or HF_SPACE is not a Space.
     """
     manifest = production()
     space = environment.get("HF_SPACE", "")
@@ -104,9 +111,9 @@ def push(environment: Mapping[str, str], hub: Hub | None) -> None:
         for path in files:
             print(f"{(folder / path).stat().st_size:>10}  {path}")
         total = sum((folder / path).stat().st_size for path in files) / 1e6
-        what = f"{len(files)} files, {total:.1f} MB, bundle {manifest.version}"
+        content = f"{len(files)} files, {total:.1f} MB, bundle {manifest.version}"
         if hub is None:
-            print(f"would go to {space or 'the Space that HF_SPACE names'}: {what}")
+            print(f"dry run, nothing uploaded to {space or 'HF_SPACE'}: {content}")
             return
         hub.create_repo(space, repo_type="space", space_sdk="docker", exist_ok=True)
         hub.upload_folder(
@@ -116,17 +123,17 @@ def push(environment: Mapping[str, str], hub: Hub | None) -> None:
             delete_patterns="*",
             commit_message=f"Bundle {manifest.version}",
         )
-    print(f"{space} has {what}")
+    print(f"uploaded to {space}: {content}")
 
 
 def main() -> None:
-    """Read the environment."""
+    """Push with the Hub's client, or without one if DRY_RUN is set."""
     try:
         if os.environ.get("DRY_RUN"):
             push(os.environ, None)
             return
         if not (token := os.environ.get("HF_TOKEN")):
-            raise ArtifactError("HF_TOKEN: not set; a token that may write to the Space is wanted")
+            raise ArtifactError("HF_TOKEN: got none, wanted a token with write access to the Space")
         from huggingface_hub import HfApi
 
         push(os.environ, HfApi(token=token))

@@ -1,8 +1,8 @@
-"""Is the service at a URL up, is it the right model, and does it answer and explain?
+"""Checks that the service at a URL is ready, serves the wanted model, predicts and explains.
 
     python -m deploy.smoke URL [--version VERSION] [--wait SECONDS]
 
-Needs nothing but Python. Exit 1 with one line on the first thing that is not so.
+Needs Python only. The first failed check prints one line and exits with 1.
 """
 
 import argparse
@@ -17,11 +17,11 @@ TEXT = "have a lovely day, everyone"
 
 
 class SmokeError(Exception):
-    """What was asked and what came instead."""
+    """A check failed; the text has the URL, what it returned and what was wanted."""
 
 
 def ask(url: str, body: object = None) -> Any:
-    """Return a route's JSON; SmokeError if there is none."""
+    """Return the JSON that a URL returns; SmokeError if it returns none."""
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"content-type": "application/json"})  # noqa: S310
     try:
@@ -36,10 +36,10 @@ def ask(url: str, body: object = None) -> Any:
 
 
 def wait_until_ready(url: str, version: str | None, seconds: float) -> str:
-    """Return the version that a ready service serves.
+    """Wait for the service; return the version of the model that it serves.
 
     Raises:
-        SmokeError: it is not ready, or serves another version, when the time is over.
+        SmokeError: after `seconds` it is still not ready or still serves another version.
     """
     deadline = time.monotonic() + seconds
     while True:
@@ -57,27 +57,28 @@ def wait_until_ready(url: str, version: str | None, seconds: float) -> str:
 
 
 def smoke(url: str, version: str | None, seconds: float) -> str:
-    """Return what was seen, in one line; SmokeError if anything is not as it should be."""
+    """Check the service; return one line about it. SmokeError is the first failed check."""
     served = wait_until_ready(url, version, seconds)
-    answer = ask(f"{url}/v1/predict", {"texts": [TEXT], "do_not_store": True})
-    (found,) = answer["predictions"]
-    if answer["model"]["version"] != served or abs(sum(found["scores"].values()) - 1) > 1e-3:
-        raise SmokeError(f"{url}/v1/predict: got {answer}, wanted scores by {served}")
+    reply = ask(f"{url}/v1/predict", {"texts": [TEXT], "do_not_store": True})
+    (prediction,) = reply["predictions"]
+    if reply["model"]["version"] != served or abs(sum(prediction["scores"].values()) - 1) > 1e-3:
+        raise SmokeError(f"{url}/v1/predict: got {reply}, wanted scores by {served}")
     words = ask(f"{url}/v1/explain", {"text": TEXT})["words"]
     if not words:
-        raise SmokeError(f"{url}/v1/explain: no words of {TEXT!r}")
-    return f"{url} serves {served}: {TEXT!r} is {found['label']}, explained by {len(words)} words"
+        raise SmokeError(f"{url}/v1/explain: got no words for {TEXT!r}")
+    label = prediction["label"]
+    return f"{url} serves {served}: {TEXT!r} is {label}, explained by {len(words)} words"
 
 
 def main() -> None:
-    """Read the URL from the command line."""
+    """Run the checks that the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("url")
     parser.add_argument("--version")
     parser.add_argument("--wait", type=float, default=30)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     try:
-        print(smoke(asked.url.rstrip("/"), asked.version, asked.wait))
+        print(smoke(options.url.rstrip("/"), options.version, options.wait))
     except SmokeError as error:
         sys.exit(f"error: {error}")
 

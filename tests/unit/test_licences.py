@@ -18,7 +18,7 @@ from deploy import licences
         "MIT OR GPL-3.0-only",
     ],
 )
-def test_what_is_allowed(name: str) -> None:
+def test_allowed_licences(name: str) -> None:
     assert licences.allowed(name)
 
 
@@ -36,15 +36,15 @@ def test_what_is_allowed(name: str) -> None:
         "CC-BY-NC-4.0",
     ],
 )
-def test_what_is_not(name: str) -> None:
+def test_licences_that_are_not_allowed(name: str) -> None:
     assert not licences.allowed(name)
 
 
-def test_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     row = {"Name": "strict", "Version": "1.0", "License": "AGPL-3.0-only"}
     monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps([row])))
     with pytest.raises(SystemExit, match=r"strict 1\.0: AGPL-3\.0-only"):
         licences.main()
     monkeypatch.setattr(sys, "stdin", io.StringIO("[]"))
-    with pytest.raises(SystemExit, match="no packages"):
+    with pytest.raises(SystemExit, match="got no packages"):
         licences.main()

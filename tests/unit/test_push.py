@@ -1,4 +1,4 @@
-"""The push to the Space: what goes, what never does, and that the image finds all it copies."""
+"""The upload to the Space: its files, and that its Dockerfile finds all that it copies."""
 
 import re
 import shutil
@@ -17,21 +17,21 @@ from training.release.releases import PRODUCTION, State
 
 
 class FakeHub:
-    """A Space, as a folder's content."""
+    """A Hub with one Space, in memory."""
 
     def __init__(self) -> None:
-        self.made: list[str] = []
+        self.created: list[str] = []
         self.files: dict[str, bytes] = {}
 
     def create_repo(self, repo_id: str, *, repo_type: str, space_sdk: str, exist_ok: bool) -> None:
         assert (repo_type, space_sdk, exist_ok) == ("space", "docker", True)
-        self.made.append(repo_id)
+        self.created.append(repo_id)
 
     def upload_folder(
         self, *, repo_id: str, repo_type: str, folder_path: str, delete_patterns: str,
         commit_message: str,
     ) -> None:  # fmt: skip
-        assert (repo_id in self.made, repo_type, delete_patterns) == (True, "space", "*")
+        assert (repo_id in self.created, repo_type, delete_patterns) == (True, "space", "*")
         root = Path(folder_path)
         self.files = {
             str(path.relative_to(root)): path.read_bytes()
@@ -42,7 +42,7 @@ class FakeHub:
 
 @pytest.fixture
 def production(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A checkout with the trained bundle in production, called one of real sources."""
+    """A checkout with the trained bundle in production; its manifest claims the real sources."""
     monkeypatch.chdir(tmp_path)
     for name in ("serving", "configs", "requirements"):
         shutil.copytree(ROOT / name, name)
@@ -63,11 +63,11 @@ def release(candidate: Path, data: str) -> str:
     (folder / "reference.parquet").write_bytes(b"tweets")
     releases.add(manifest["version"], {path.name: path for path in folder.iterdir()})
     releases.write_state(State(manifest["version"]))
-    releases.settle(releases.read_state())
+    releases.sync_links(releases.read_state())
     return str(manifest["version"])
 
 
-def test_the_space_holds_what_its_dockerfile_copies_and_no_tweet(
+def test_the_space_has_all_that_its_dockerfile_copies_and_no_training_data(
     production: str, tmp_path: Path
 ) -> None:
     files = set(map(str, stage(tmp_path / "space")))
@@ -93,7 +93,7 @@ def test_the_space_holds_what_its_dockerfile_copies_and_no_tweet(
     assert readme.endswith((PRODUCTION / "MODEL_CARD.md").read_text())
 
 
-def test_a_dry_run_lists_exactly_what_a_push_uploads(
+def test_a_dry_run_lists_exactly_the_files_of_an_upload(
     production: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     push({}, None)
@@ -105,18 +105,18 @@ def test_a_dry_run_lists_exactly_what_a_push_uploads(
         name: int(size) for size, name in rows
     }
     assert production in listed
-    assert hub.made == ["us/tagger"]
+    assert hub.created == ["us/tagger"]
 
 
-def test_only_production_goes(production: str, trained: Path) -> None:
+def test_only_production_is_uploaded(production: str, trained: Path) -> None:
     hub = FakeHub()
     with pytest.raises(ArtifactError, match="HF_SPACE"):
         push({"HF_SPACE": "nobody"}, hub)
     releases.write_state(State(production, pending=True))
-    with pytest.raises(ArtifactError, match="cut off"):
+    with pytest.raises(ArtifactError, match="interrupted"):
         push({"HF_SPACE": "us/tagger"}, hub)
     release(trained / "models/candidate", "sample")
-    with pytest.raises(ArtifactError, match="never to be deployed"):
+    with pytest.raises(ArtifactError, match="got a model trained on sample, wanted sources"):
         push({"HF_SPACE": "us/tagger"}, hub)
     (PRODUCTION / "model.onnx").write_bytes(b"other")
     with pytest.raises(ArtifactError, match="altered"):
@@ -124,4 +124,4 @@ def test_only_production_goes(production: str, trained: Path) -> None:
     releases.write_state(State())
     with pytest.raises(ArtifactError, match="nothing is in production"):
         push({"HF_SPACE": "us/tagger"}, hub)
-    assert not hub.made
+    assert not hub.created

@@ -1,0 +1,50 @@
+"""The Dockerfiles, compose.yaml and .env.example agree with the code and the lock file."""
+
+import re
+
+import pytest
+import yaml
+
+from serving.settings import Settings, load_settings
+from tests.conftest import ROOT
+
+SETTINGS = {name.upper() for name in Settings.model_fields}
+
+
+def test_the_dockerfiles_end_as_an_ordinary_user() -> None:
+    for name in ("Dockerfile.serve", "Dockerfile.train"):
+        lines = (ROOT / name).read_text().splitlines()
+        assert [line for line in lines if line.startswith("USER ")] == ["USER 1000"]
+
+
+def test_the_image_leaves_out_packages_of_the_lock_file_only() -> None:
+    unused = (ROOT / "deploy/unused.txt").read_text().split()
+    lock = (ROOT / "requirements/serve.txt").read_text().splitlines()
+    assert unused == sorted(unused)
+    assert set(unused) <= {line.split("==")[0] for line in lock}
+
+
+def test_the_example_environment_shows_defaults_of_real_settings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    text = (ROOT / ".env.example").read_text()
+    values = re.findall(r"^(?:# )?([A-Z_]+)=(.*)$", text, re.MULTILINE)
+    assert len(values) >= 15
+    assert {name for name, _ in values} <= SETTINGS
+    for name in SETTINGS:
+        monkeypatch.delenv(name, raising=False)
+    defaults = load_settings()
+    for name, value in values:
+        monkeypatch.setenv(name, value)
+    assert load_settings() == defaults
+
+
+def test_compose_sets_real_settings_and_serves_the_images_port() -> None:
+    services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+    service = services["tweet-tagger"]
+    assert set(service["environment"]) <= SETTINGS
+    image = (ROOT / "Dockerfile.serve").read_text()
+    port = re.search(r"PORT=(\d+)", image)
+    assert port
+    assert service["ports"][0].endswith(f":{port[1]}")
+    assert service["environment"]["MONGODB_URI"] == "mongodb://mongo:27017"
