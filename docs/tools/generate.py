@@ -1,7 +1,7 @@
 """Write the generated parts of the documentation, between their markers.
 
-    python -m docs.tools.generate                     docs/configuration.md, from serving/settings.py
-    python -m docs.tools.generate --bundle FOLDER     and docs/model.md, from the bundle's model card
+    python -m docs.tools.generate                     configuration.md, from serving/settings.py
+    python -m docs.tools.generate --bundle FOLDER     and model.md, from the bundle's model card
 
 A test compares docs/configuration.md with the settings.
 """
