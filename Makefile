@@ -111,7 +111,7 @@ bench: .venv/.dev ## Benchmark; WHAT=serving (default; ONLY=ours,mlflow), explan
 ##@ Documentation
 
 docs: .venv/.dev ## Build the documentation into site/; a dead link fails
-	mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
 
 screenshots: .venv/.dev ## Take the README's screenshot of the page in headless Chromium
 	command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium >/dev/null; }

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import perf_counter
-from typing import Literal
 
 from serving.bundle import Manifest
 from serving.errors import ErrorCode, ServiceError
@@ -22,8 +21,6 @@ from serving.prediction_log.log import PredictionLog
 from serving.prediction_log.records import PredictionRecord
 from serving.settings import Settings
 
-ApiName = Literal["native", "perspective", "openai", "huggingface"]
-
 
 @dataclass(frozen=True, slots=True)
 class Caller:
@@ -32,7 +29,7 @@ class Caller:
     engine: Engine
     request_id: str
     client: str | None
-    api: ApiName
+    api: str
 
 
 @dataclass(frozen=True, slots=True)

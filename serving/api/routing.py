@@ -20,7 +20,7 @@ from starlette.types import Receive, Send
 from starlette.types import Scope as ASGIScope
 
 from serving.auth import Scope
-from serving.classifier import ApiName, Caller, Classifier
+from serving.classifier import Caller, Classifier
 from serving.errors import NATIVE, ErrorCode, ErrorFormat, ServiceError
 from serving.middleware.route_table import RouteRule, RouteTable
 
@@ -114,7 +114,7 @@ def classifier_of(request: Request) -> Classifier:
     return classifier
 
 
-def caller_of(request: Request, api: ApiName) -> Caller:
-    """Return the caller of a request."""
+def caller_of(request: Request, api: str) -> Caller:
+    """Return the caller of a request; `api` is the API's name in the prediction log."""
     state = request.scope["state"]
     return Caller(state["engine"], state["request_id"], state.get("client"), api)

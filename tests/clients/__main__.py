@@ -13,7 +13,7 @@ import traceback
 from importlib.metadata import version
 from pathlib import Path
 
-from serving.classifier import bundle_folder
+from serving.model_manager import bundle_folder
 from tests.clients import google, hub, npm, openai_sdk
 from tests.clients.world import CASES, MAX_CHARS, Case, World, keys
 from tests.support.service import Served
