@@ -8,6 +8,7 @@ standard error and exit 2.
 
 import asyncio
 import json
+import os
 import sys
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from math import inf
@@ -104,7 +105,10 @@ def serve(**options: Any) -> None:
     from serving.settings import load_settings
 
     given = {name: value for name, value in options.items() if value is not None}
-    app.serve(load_settings(**given))
+    settings = load_settings(**given)
+    # Worker processes read the environment again.
+    os.environ.update({name.upper(): str(value) for name, value in given.items()})
+    app.serve(settings)
 
 
 @main.command()
