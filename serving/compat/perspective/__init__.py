@@ -2,11 +2,7 @@
 
     routes -> translate (spans, errors, schemas) -> classifier
     discovery   what Google's client libraries ask for first
-    thresholds  before a team moves: which threshold here replaces one there
+    thresholds  before a team moves: which threshold here replaces one there (commands)
 
 Delete this folder to remove the API.
 """
-
-from serving.compat.perspective.routes import configure, router
-
-__all__ = ["configure", "router"]

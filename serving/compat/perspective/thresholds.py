@@ -8,9 +8,7 @@ with the interval of a bootstrap over the comments; then the comments whose rank
 scores with a bundle, in this process; it knows no service and writes no file.
 """
 
-import argparse
 import csv
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -18,10 +16,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from serving.bundle import LABELS, Bundle, BundleError
+from serving.bundle import LABELS, Bundle
 from serving.compat.perspective.translate import Attributes
-from serving.model_manager import bundle_folder
-from serving.settings import SettingsError
 
 Floats = npt.NDArray[np.float64]
 TEXT_COLUMNS = ("text", "comment", "comment_text", "body")
@@ -30,7 +26,7 @@ RESAMPLES, SEED = 1000, 0
 SHOWN = 10
 
 
-class MapError(Exception):
+class ThresholdsError(Exception):
     """The file cannot be used; the text names the column or the line."""
 
 
@@ -73,7 +69,7 @@ def read(path: Path, attributes: Iterable[str]) -> Scored:
     """Read a CSV file with a column of texts and a column for each attribute.
 
     Raises:
-        MapError: a column is missing, or a value is no score.
+        ThresholdsError: a column is missing, or a value is no score.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -81,10 +77,10 @@ def read(path: Path, attributes: Iterable[str]) -> Scored:
             names = {(name or "").strip().lower(): name for name in reader.fieldnames or ()}
             text = next((names[name] for name in TEXT_COLUMNS if name in names), None)
             if text is None:
-                raise MapError(f"{path}: no column is called {' or '.join(TEXT_COLUMNS)}")
+                raise ThresholdsError(f"{path}: no column is called {' or '.join(TEXT_COLUMNS)}")
             columns = {name: names[name.lower()] for name in attributes if name.lower() in names}
             if not columns:
-                raise MapError(f"{path}: no column is called {' or '.join(attributes)}")
+                raise ThresholdsError(f"{path}: no column is called {' or '.join(attributes)}")
             texts: list[str] = []
             scores: dict[str, list[float]] = {name: [] for name in columns}
             for row in reader:
@@ -94,9 +90,9 @@ def read(path: Path, attributes: Iterable[str]) -> Scored:
                 for name, column in columns.items():
                     scores[name].append(_score(row[column], f"{path}:{reader.line_num}: {name}"))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise MapError(f"{path}: {error}") from None
+        raise ThresholdsError(f"{path}: {error}") from None
     if not texts:
-        raise MapError(f"{path}: no comments")
+        raise ThresholdsError(f"{path}: no comments")
     return Scored(texts, {name: np.array(column) for name, column in scores.items()})
 
 
@@ -108,7 +104,7 @@ def _score(cell: str | None, where: str) -> float:
     except ValueError:
         value = -1
     if not 0 <= value <= 1:
-        raise MapError(f"{where}: got {cell!r}, wanted a score from 0 to 1")
+        raise ThresholdsError(f"{where}: got {cell!r}, wanted a score from 0 to 1")
     return value
 
 
@@ -218,8 +214,8 @@ def _range(figure: Figure, form: str) -> str:
     return f"{figure.value:{form}} ({figure.low:{form}} to {figure.high:{form}})"
 
 
-def run(path: Path, bundle: Bundle, table: Attributes, thresholds: Sequence[float]) -> str:
-    """Return the whole report on a file; MapError if it cannot be used."""
+def report_file(path: Path, bundle: Bundle, table: Attributes, thresholds: Sequence[float]) -> str:
+    """Return the whole report on a file; ThresholdsError if it cannot be used."""
     scored = read(path, table.attributes)
     named = [
         {label: round(float(value), 6) for label, value in zip(LABELS, row, strict=True)}
@@ -229,28 +225,9 @@ def run(path: Path, bundle: Bundle, table: Attributes, thresholds: Sequence[floa
     for name, column in scored.scores.items():
         known = np.flatnonzero(~np.isnan(column))
         if not len(known):
-            raise MapError(f"{path}: {name}: no comment has a score")
+            raise ThresholdsError(f"{path}: {name}: no comment has a score")
         theirs, texts = column[known], [scored.texts[at] for at in known]
         ours = np.array([table.score(name, named[at]) for at in known])
         labels = [label for label in LABELS if label in table.attributes[name]]
         parts.append(report(Column(name, labels, texts, theirs, ours), thresholds))
     return "\n\n".join(parts)
-
-
-def main() -> None:
-    """Print the report on a file."""
-    parser = argparse.ArgumentParser(prog="python -m serving.compat.perspective.thresholds")
-    parser.add_argument("csv", type=Path, help="comments with the scores that Perspective gave")
-    parser.add_argument("--bundle", type=Path, help="default: the one that would be served")
-    parser.add_argument("--table", type=Path, default=Path("configs/perspective.yaml"))
-    parser.add_argument("--thresholds", type=float, nargs="+", default=THRESHOLDS)
-    asked = parser.parse_args()
-    try:
-        bundle = Bundle.load(bundle_folder(asked.bundle))
-        print(run(asked.csv, bundle, Attributes.load(asked.table), asked.thresholds))
-    except (MapError, BundleError, SettingsError) as error:
-        sys.exit(str(error))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,45 @@
+"""`tweet-tagger map-thresholds`: which threshold here replaces one of Perspective's."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+@click.command("map-thresholds")
+@click.argument("csv", type=click.Path(path_type=Path, dir_okay=False))
+@click.option(
+    "--bundle",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Model bundle; default: the one that `serve` would use.",
+)
+@click.option(
+    "--threshold",
+    "thresholds",
+    type=click.FloatRange(0, 1),
+    multiple=True,
+    help="One of Perspective's thresholds; repeat for several. Default: 0.5 to 0.9.",
+)
+def map_thresholds(csv: Path, bundle: Path | None, thresholds: tuple[float, ...]) -> None:
+    """Compare this model with Perspective's scores in the file CSV.
+
+    CSV has a column `text`, and TOXICITY or other attributes. For each threshold the report has the
+    threshold here that flags as many comments, and the agreement of both.
+    """
+    from serving.bundle import Bundle
+    from serving.compat.perspective.thresholds import THRESHOLDS, ThresholdsError, report_file
+    from serving.compat.perspective.translate import Attributes
+    from serving.model_manager import bundle_folder
+    from serving.settings import load_settings
+
+    overrides: dict[str, Any] = {"bundle": bundle} if bundle else {}
+    settings = load_settings(**overrides)
+    try:
+        loaded = Bundle.load(bundle_folder(settings.bundle))
+        table = Attributes.load(settings.perspective)
+        click.echo(report_file(csv, loaded, table, thresholds or THRESHOLDS))
+    except ThresholdsError as error:
+        raise click.UsageError(str(error)) from None
+
+
+commands = [map_thresholds]
