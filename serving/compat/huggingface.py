@@ -1,13 +1,13 @@
-"""The dialect of Hugging Face: `POST /predict`, as two of its servers take it.
+"""Hugging Face's API, `POST /predict`, as two of its servers define it.
 
-    {"inputs": "a"}                    → [{"label", "score"}, …], the likeliest first
-    {"inputs": ["a", "b"]}             → a list of those; so for [["a"], ["b"]]
+    {"inputs": "a"}                    → [{"label", "score"}, …], the likeliest label first
+    {"inputs": ["a", "b"]}             → a list of those; the same for [["a"], ["b"]]
     {"inputs": "a", "parameters": {}}  → [[{"label", "score"}, …]]
 
-The first two are text-embeddings-inference's. There a list of two strings is a pair; a model of
-single texts has none, so here it is two texts. The third is what the Inference API answers, and
-`InferenceClient.text_classification` expects; that client always sends `parameters`. Pure
-translation: it knows neither HTTP nor the engine.
+The first two forms are those of text-embeddings-inference, with one exception: there a list of two
+strings is a pair, here it is two texts, because this model takes no pairs. The third is the
+Inference API's; `InferenceClient.text_classification` always sends `parameters` and expects the
+nested list.
 """
 
 import asyncio
@@ -22,30 +22,37 @@ from serving.api.routing import FastRoute, caller_of, classifier_of, requires
 from serving.api.schemas import Label, Probability, Text
 from serving.errors import ErrorCode, ErrorFormat, ServiceError
 
-Asked = ConfigDict(strict=True, frozen=True)  # clients send options that mean nothing here
+# Unknown fields are ignored: clients send options that do not apply to this model.
+REQUEST_CONFIG = ConfigDict(strict=True, frozen=True)
 
 
 class Parameters(BaseModel):
-    """What the Inference API's clients may ask for."""
+    """The options of the Inference API."""
 
-    model_config = Asked
-    top_k: Annotated[int | None, Field(ge=1, description="labels to name; none: all")] = None
+    model_config = REQUEST_CONFIG
+    top_k: Annotated[
+        int | None, Field(ge=1, description="number of labels to return; default: all")
+    ] = None
     function_to_apply: Annotated[
         Literal["softmax"] | None, Field(description="scores are probabilities")
     ] = None
 
 
 class HuggingFaceRequest(BaseModel):
-    """What `/predict` takes."""
+    """Texts to classify."""
 
-    model_config = Asked | {"json_schema_extra": {"examples": [{"inputs": "have a lovely day"}]}}
+    model_config = REQUEST_CONFIG | {
+        "json_schema_extra": {"examples": [{"inputs": "have a lovely day"}]}
+    }
 
     inputs: Text | list[Text] | list[list[Text]]
     parameters: Parameters | None = None
     raw_scores: Annotated[
         Literal[False], Field(description="scores are calibrated probabilities")
     ] = False
-    truncate: Annotated[bool, Field(description="false: refuse what the model would cut")] = True
+    truncate: Annotated[
+        bool, Field(description="false: refuse a text that the model would truncate")
+    ] = True
 
 
 class LabelScore(BaseModel):
@@ -56,7 +63,7 @@ class LabelScore(BaseModel):
 
 
 class HuggingFaceError(BaseModel):
-    """The one shape of every error."""
+    """Every error has this shape."""
 
     error: str
     error_type: Literal["unhealthy", "backend", "overloaded", "validation", "tokenizer"]
@@ -67,34 +74,34 @@ def texts_of(body: HuggingFaceRequest) -> list[str]:
     if isinstance(body.inputs, str):
         return [body.inputs]
     texts = []
-    for at, row in enumerate(body.inputs):
+    for i, row in enumerate(body.inputs):
         if isinstance(row, str):
             texts.append(row)
         elif len(row) == 1:
             texts.append(row[0])
         else:
-            message = "An input is one text; this model takes no pairs."
-            raise ServiceError(ErrorCode.INVALID, message, field=f"inputs[{at}]")
+            message = "An input is one text; this model takes no pairs"
+            raise ServiceError(ErrorCode.INVALID, message, field=f"inputs[{i}]")
     return texts
 
 
-def field_of(body: HuggingFaceRequest, at: int) -> str:
-    """Return what the nth text is called in an error."""
-    return "inputs" if isinstance(body.inputs, str) else f"inputs[{at}]"
+def field_of(body: HuggingFaceRequest, i: int) -> str:
+    """Return the name of the i-th text in errors."""
+    return "inputs" if isinstance(body.inputs, str) else f"inputs[{i}]"
 
 
 def reply(body: HuggingFaceRequest, scores: Sequence[Mapping[str, float]]) -> list[Any]:
     """Return the reply.
 
     Args:
-        body: what was asked.
+        body: the request.
         scores: probabilities of each text.
     """
-    top = body.parameters.top_k if body.parameters else None
+    top_k = body.parameters.top_k if body.parameters else None
     rows = [
         [
             {"label": label, "score": score}
-            for label, score in sorted(row.items(), key=lambda pair: -pair[1])[:top]
+            for label, score in sorted(row.items(), key=lambda pair: -pair[1])[:top_k]
         ]
         for row in scores
     ]
@@ -103,12 +110,12 @@ def reply(body: HuggingFaceRequest, scores: Sequence[Mapping[str, float]]) -> li
 
 def render_error(error: ServiceError) -> tuple[int, dict[str, str]]:
     """Return status and body of an error."""
-    kinds = {429: "overloaded", 500: "backend", 503: "unhealthy"}
-    # A field's name may go on with the type that was tried: `inputs.str`.
+    types = {429: "overloaded", 500: "backend", 503: "unhealthy"}
+    # pydantic appends the member of the union that it tried: `inputs.str`.
     field = error.field and re.sub(r"^inputs\..*", "inputs", error.field)
     message = f"`{field}`: {error.message}" if field else error.message
-    kind = kinds.get(error.code.status, "validation")
-    return error.code.status, {"error": message, "error_type": kind}
+    error_type = types.get(error.code.status, "validation")
+    return error.code.status, {"error": message, "error_type": error_type}
 
 
 router = APIRouter(route_class=FastRoute, tags=["Hugging Face"])

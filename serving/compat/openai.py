@@ -1,12 +1,12 @@
-"""The dialect of OpenAI's `/v1/moderations`.
+"""OpenAI's moderation API, `POST /v1/moderations`.
 
     {"input": "a text"}                                → one result
     {"input": ["a", "b"]}                              → a result for each
     {"input": [{"type": "text", "text": …}, …]}        → one result for all the parts together
 
-Its categories are thirteen, we judge two: `hate` is our hate, `harassment` our offensive (the
-nearest, not the same). The others are there because clients read them: false, 0, and with no input
-type applied. Pure translation: it knows neither HTTP nor the engine.
+Two of OpenAI's thirteen categories are scored: `hate` is our hate, and `harassment` is our
+offensive, its nearest match. The other eleven are always false and 0, because clients read them;
+their `category_applied_input_types` is empty.
 """
 
 import re
@@ -20,7 +20,6 @@ from serving.api.routing import FastRoute, Json, caller_of, classifier_of, requi
 from serving.api.schemas import Text
 from serving.errors import ErrorCode, ErrorFormat, MissingKeyError, ServiceError
 
-JUDGED = {"hate": "hate", "harassment": "offensive"}
 CATEGORIES = (
     "harassment",
     "harassment/threatening",
@@ -36,31 +35,32 @@ CATEGORIES = (
     "violence",
     "violence/graphic",
 )
-# On every reply: which categories mean something here.
-HEADERS = {"x-categories-judged": ", ".join(JUDGED)}
+SCORED = {"hate": "hate", "harassment": "offensive"}  # category: our label
+HEADERS = {"x-categories-judged": ", ".join(SCORED)}  # on every reply
 
-Asked = ConfigDict(strict=True, frozen=True)  # unknown fields pass: that API has had several
+# Unknown fields are ignored: OpenAI has added and removed some.
+REQUEST_CONFIG = ConfigDict(strict=True, frozen=True)
 
 
 class TextPart(BaseModel):
-    """A part of an input."""
+    """A text, as one part of an input."""
 
-    model_config = Asked
+    model_config = REQUEST_CONFIG
     type: Literal["text"]
     text: str
 
 
 class ImageUrl(BaseModel):
-    """Where an image is, or the image itself."""
+    """The URL of an image, or the image itself as a data URL."""
 
-    model_config = Asked
+    model_config = REQUEST_CONFIG
     url: str
 
 
 class ImagePart(BaseModel):
-    """A part that cannot be judged here."""
+    """An image, as one part of an input; not supported here."""
 
-    model_config = Asked
+    model_config = REQUEST_CONFIG
     type: Literal["image_url"]
     image_url: ImageUrl
 
@@ -69,18 +69,18 @@ Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
 
 
 class ModerationRequest(BaseModel):
-    """What `/v1/moderations` takes."""
+    """Texts to classify."""
 
-    model_config = Asked | {
+    model_config = REQUEST_CONFIG | {
         "json_schema_extra": {"examples": [{"input": "have a lovely day"}]},
     }
 
     input: Text | list[Text] | list[Part]
-    model: Annotated[str | None, Field(description="read, and not heeded")] = None
+    model: Annotated[str | None, Field(description="accepted and ignored")] = None
 
 
 class Moderation(BaseModel):
-    """What is said of one input."""
+    """The result for one input."""
 
     flagged: bool
     categories: dict[str, bool]
@@ -89,15 +89,15 @@ class Moderation(BaseModel):
 
 
 class ModerationReply(BaseModel):
-    """What `/v1/moderations` says."""
+    """The results for a request's inputs, in their order."""
 
     id: str
     model: str
     results: list[Moderation]
 
 
-class Problem(BaseModel):
-    """What is wrong."""
+class OpenAIError(BaseModel):
+    """The cause of an error."""
 
     message: str
     type: str
@@ -105,85 +105,87 @@ class Problem(BaseModel):
     code: str | None
 
 
-class OpenAIError(BaseModel):
-    """The one shape of every error."""
+class OpenAIErrorReply(BaseModel):
+    """Every error has this shape."""
 
-    error: Problem
+    error: OpenAIError
 
 
-def texts_of(asked: str | Sequence[str | TextPart | ImagePart]) -> list[str]:
-    """Return a request's texts; ServiceError if one is an image."""
-    if isinstance(asked, str):
-        return [asked]
+def texts_of(value: str | Sequence[str | TextPart | ImagePart]) -> list[str]:
+    """Return the texts of a request's `input`; ServiceError if one is an image."""
+    if isinstance(value, str):
+        return [value]
     texts, parts = [], []
-    for at, item in enumerate(asked):
+    for i, item in enumerate(value):
         if isinstance(item, str):
             texts.append(item)
         elif isinstance(item, ImagePart):
-            message = "This model judges text only; images are not supported."
-            raise ServiceError(ErrorCode.INVALID, message, field=f"input[{at}].type")
+            message = "This model classifies text only; images are not supported"
+            raise ServiceError(ErrorCode.INVALID, message, field=f"input[{i}].type")
         else:
             parts.append(item.text)
     return ["\n".join(parts)] if parts else texts
 
 
-def field_of(asked: str | Sequence[Any], at: int) -> str:
-    """Return what that API calls the nth text in an error."""
-    is_list = isinstance(asked, list) and asked and isinstance(asked[0], str)
-    return f"input[{at}]" if is_list else "input"
+def field_of(value: str | Sequence[Any], i: int) -> str:
+    """Return the name of the i-th text in errors."""
+    is_list = isinstance(value, list) and value and isinstance(value[0], str)
+    return f"input[{i}]" if is_list else "input"
 
 
 def reply(
-    request_id: str, model: str, judged: Sequence[tuple[str, Mapping[str, float]]]
+    request_id: str, model: str, rows: Sequence[tuple[str, Mapping[str, float]]]
 ) -> dict[str, Any]:
     """Return the reply.
 
     Args:
-        request_id: ours.
+        request_id: the id that our log has.
         model: name and version of the model that answered.
-        judged: label and probabilities of each text.
+        rows: label and probabilities of each text.
     """
     return {
         "id": f"modr-{request_id}",
         "model": model,
-        "results": [_result(label, scores) for label, scores in judged],
+        "results": [_result(label, scores) for label, scores in rows],
     }
 
 
 def _result(label: str, scores: Mapping[str, float]) -> dict[str, Any]:
-    ours = {name: JUDGED.get(name) for name in CATEGORIES}
+    labels = {category: SCORED.get(category) for category in CATEGORIES}
     return {
-        "flagged": label in JUDGED.values(),
-        "categories": {name: label == own for name, own in ours.items()},
-        "category_scores": {name: scores[own] if own else 0.0 for name, own in ours.items()},
+        "flagged": label in SCORED.values(),
+        "categories": {category: label == own for category, own in labels.items()},
+        "category_scores": {
+            category: scores[own] if own else 0.0 for category, own in labels.items()
+        },
         "category_applied_input_types": {
-            name: ["text"] if own else [] for name, own in ours.items()
+            category: ["text"] if own else [] for category, own in labels.items()
         },
     }
 
 
 def render_error(error: ServiceError) -> tuple[int, dict[str, Any]]:
-    """Return status and body of an error."""
-    status, kind, code = error.code.status, "invalid_request_error", None
+    """Return status and body of an error, in OpenAI's words where they are known."""
+    status, type_, code = error.code.status, "invalid_request_error", None
     message = error.message
     if isinstance(error, MissingKeyError):
         message = "You didn't provide an API key. Send it in an Authorization header: Bearer …"
     elif error.code is ErrorCode.UNAUTHENTICATED:
         message, code = "Incorrect API key provided.", "invalid_api_key"
     elif error.code is ErrorCode.RATE_LIMITED:
-        message, kind, code = "Rate limit reached for requests.", "requests", "rate_limit_exceeded"
+        message, type_, code = "Rate limit reached for requests.", "requests", "rate_limit_exceeded"
     elif error.code is ErrorCode.OVERLOADED:
-        status, kind = 503, "server_error"
+        status, type_ = 503, "server_error"
     elif status >= 500:
-        kind = "server_error"
+        type_ = "server_error"
     elif error.code is ErrorCode.TOO_LARGE and error.field:
         status = 400
         code = "string_above_max_length" if "[" in error.field else None
     elif error.code is ErrorCode.INVALID:
         status, code = 400, "invalid_value"
-    # A field's name may go on with the type that was tried: `input.str`.
+    # pydantic appends the member of the union that it tried: `input.str`.
     param = error.field and re.sub(r"^input\..*", "input", error.field)
-    return status, {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    return status, {"error": {"message": message, "type": type_, "param": param, "code": code}}
 
 
 router = APIRouter(route_class=FastRoute, tags=["OpenAI"])
@@ -193,7 +195,7 @@ STATUSES = (400, 401, 403, 408, 413, 415, 429, 500, 503)
 @router.post(
     "/v1/moderations",
     response_model=ModerationReply,
-    responses={status: {"model": OpenAIError} for status in STATUSES},
+    responses={status: {"model": OpenAIErrorReply} for status in STATUSES},
 )
 @requires("predict", error_format=ErrorFormat(render_error))
 async def moderate(request: Request, body: ModerationRequest) -> Json:

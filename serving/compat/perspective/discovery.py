@@ -1,16 +1,25 @@
-"""The discovery document by which Google's client libraries learn to speak to this host.
+"""The discovery document, from which Google's client libraries learn how to call this host.
 
     discovery.build("commentanalyzer", "v1alpha1", developerKey=…, static_discovery=False,
                     discoveryServiceUrl="http://HOST/$discovery/rest?version=v1alpha1")
 
-It names what `perspective_schemas` accepts; a test holds the two together.
+Its schemas are generated from the models in `schemas`.
 """
 
+from functools import cache
 from typing import Any
 
-STRING, BOOLEAN = {"type": "string"}, {"type": "boolean"}
-INTEGER = {"type": "integer", "format": "int32"}
-NUMBER = {"type": "number", "format": "float"}
+from pydantic.json_schema import models_json_schema
+
+from serving.compat.perspective import schemas
+
+STRING = {"type": "string"}
+MESSAGES = (
+    schemas.AnalyzeCommentRequest,
+    schemas.AnalyzeCommentResponse,
+    schemas.SuggestCommentScoreRequest,
+    schemas.SuggestCommentScoreResponse,
+)
 
 
 def document(root_url: str) -> dict[str, Any]:
@@ -32,16 +41,18 @@ def document(root_url: str) -> dict[str, Any]:
             "alt": {**STRING, "location": "query", "default": "json", "enum": ["json"]},
             "fields": {**STRING, "location": "query"},
             "key": {**STRING, "location": "query", "description": "API key"},
-            "prettyPrint": {**BOOLEAN, "location": "query", "default": "true"},
+            "prettyPrint": {"type": "boolean", "location": "query", "default": "true"},
             "quotaUser": {**STRING, "location": "query"},
         },
-        "schemas": {name: _schema(name, fields) for name, fields in SCHEMAS.items()},
+        "schemas": message_schemas(),
         "resources": {
             "comments": {
                 "methods": {
                     "analyze": _method("analyze", "AnalyzeComment", "Scores a comment."),
                     "suggestscore": _method(
-                        "suggestscore", "SuggestCommentScore", "Says what a score should be."
+                        "suggestscore",
+                        "SuggestCommentScore",
+                        "Suggests the scores that a comment should have.",
                     ),
                 }
             }
@@ -59,72 +70,29 @@ def _method(name: str, message: str, description: str) -> dict[str, Any]:
         "description": description,
         "parameters": {},
         "parameterOrder": [],
-        "request": _ref(f"{message}Request"),
-        "response": _ref(f"{message}Response"),
+        "request": {"$ref": f"{message}Request"},
+        "response": {"$ref": f"{message}Response"},
     }
 
 
-def _schema(name: str, fields: dict[str, Any]) -> dict[str, Any]:
-    return {"id": name, "type": "object", "properties": fields}
+@cache
+def message_schemas() -> dict[str, Any]:
+    """Return the schemas of all messages, by name."""
+    models = [(message, "validation") for message in MESSAGES]
+    _, generated = models_json_schema(models, ref_template="{model}")
+    return {
+        name: {
+            "id": name,
+            "type": "object",
+            "properties": {key: _type(value) for key, value in schema["properties"].items()},
+        }
+        for name, schema in generated["$defs"].items()
+    }
 
 
-def _ref(name: str) -> dict[str, str]:
-    return {"$ref": name}
-
-
-def _list(items: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "array", "items": items}
-
-
-def _map(name: str) -> dict[str, Any]:
-    return {"type": "object", "additionalProperties": _ref(name)}
-
-
-REQUEST = {
-    "comment": _ref("TextEntry"),
-    "context": _ref("Context"),
-    "languages": _list(STRING),
-    "clientToken": STRING,
-    "sessionId": STRING,
-    "communityId": STRING,
-}
-SCHEMAS: dict[str, dict[str, Any]] = {
-    "TextEntry": {
-        "text": STRING,
-        "type": {**STRING, "enum": ["TEXT_TYPE_UNSPECIFIED", "PLAIN_TEXT", "HTML"]},
-    },
-    "ArticleAndParentComment": {
-        "article": _ref("TextEntry"),
-        "parentComment": _ref("TextEntry"),
-    },
-    "Context": {
-        "entries": _list(_ref("TextEntry")),
-        "articleAndParentComment": _ref("ArticleAndParentComment"),
-    },
-    "AttributeParameters": {
-        "scoreType": {**STRING, "enum": ["SCORE_TYPE_UNSPECIFIED", "PROBABILITY"]},
-        "scoreThreshold": NUMBER,
-    },
-    "Score": {"value": NUMBER, "type": {**STRING, "enum": ["PROBABILITY"]}},
-    "SpanScore": {"begin": INTEGER, "end": INTEGER, "score": _ref("Score")},
-    "AttributeScores": {
-        "summaryScore": _ref("Score"),
-        "spanScores": _list(_ref("SpanScore")),
-    },
-    "AnalyzeCommentRequest": {
-        **REQUEST,
-        "requestedAttributes": _map("AttributeParameters"),
-        "spanAnnotations": BOOLEAN,
-        "doNotStore": BOOLEAN,
-    },
-    "AnalyzeCommentResponse": {
-        "attributeScores": _map("AttributeScores"),
-        "languages": _list(STRING),
-        "clientToken": STRING,
-    },
-    "SuggestCommentScoreRequest": {**REQUEST, "attributeScores": _map("AttributeScores")},
-    "SuggestCommentScoreResponse": {
-        "requestedLanguages": _list(STRING),
-        "clientToken": STRING,
-    },
-}
+def _type(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return a type as discovery documents have it, which know no `null`, title or default."""
+    (schema,) = (kind for kind in schema.get("anyOf", [schema]) if kind.get("type") != "null")
+    plain = {key: schema[key] for key in ("$ref", "type", "format", "enum") if key in schema}
+    parts = {key: _type(schema[key]) for key in ("items", "additionalProperties") if key in schema}
+    return plain | parts

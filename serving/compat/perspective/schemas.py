@@ -1,17 +1,28 @@
-"""Perspective API's messages, as its discovery document names them.
+"""Perspective API's messages, under the names that they have in its discovery document.
 
-As protocol buffers are read from JSON: null is unset, a name may be spelled either way, and nothing
-unknown may stand in them.
+They are read as protocol buffers are read from JSON: null means unset, field names may be in camel
+case or snake case, and unknown fields are refused. `discovery` describes these models to clients.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
+
+PROBABILITY = "PROBABILITY"
+SCORE_TYPES = ("SCORE_TYPE_UNSPECIFIED", PROBABILITY)
+TEXT_TYPES = ("TEXT_TYPE_UNSPECIFIED", "PLAIN_TEXT", "HTML")
+
+# Any string is accepted here: `translate` refuses unknown ones with Perspective's own error.
+TextType = Annotated[str, Field(json_schema_extra={"enum": [*TEXT_TYPES]})]
+RequestedScoreType = Annotated[str, Field(json_schema_extra={"enum": [*SCORE_TYPES]})]
+ScoreType = Annotated[str, Field(json_schema_extra={"enum": [PROBABILITY]})]
+Float = Annotated[float, Field(json_schema_extra={"format": "float"})]
+Int32 = Annotated[int, Field(json_schema_extra={"format": "int32"})]
 
 
 class Message(BaseModel):
-    """The base of all."""
+    """Base of all messages."""
 
     model_config = ConfigDict(
         alias_generator=to_camel, validate_by_name=True, extra="forbid", frozen=True
@@ -19,56 +30,58 @@ class Message(BaseModel):
 
 
 class TextEntry(Message):
-    """A text; its type is PLAIN_TEXT, unless HTML is said."""
+    """A text; plain, unless its type is HTML."""
 
     text: str | None = None
-    type: str | None = None
+    type: TextType | None = None
 
 
 class ArticleAndParentComment(Message):
-    """What a comment answers."""
+    """The article and the comment that a comment replies to."""
 
     article: TextEntry | None = None
     parent_comment: TextEntry | None = None
 
 
 class Context(Message):
-    """What a comment refers to; accepted, and not read."""
+    """What a comment refers to; accepted and ignored."""
 
     entries: list[TextEntry] | None = None
     article_and_parent_comment: ArticleAndParentComment | None = None
 
 
 class AttributeParameters(Message):
-    """How an attribute is wanted."""
+    """Options of a requested attribute."""
 
-    score_type: str | None = None
-    score_threshold: float | None = None
+    score_type: RequestedScoreType | None = None
+    score_threshold: Float | None = None
 
 
 class Score(Message):
-    """A score and its type, which is PROBABILITY."""
+    """A probability."""
 
-    value: float | None = None
-    type: str | None = None
+    value: Float | None = None
+    type: ScoreType | None = None
 
 
 class SpanScore(Message):
-    """The score of a part; offsets in UTF-16 units, the end exclusive."""
+    """The score of a part of the text; offsets count UTF-16 units, the end is exclusive."""
 
-    begin: int | None = None
-    end: int | None = None
+    begin: Int32 | None = None
+    end: Int32 | None = None
     score: Score | None = None
 
 
 class AttributeScores(Message):
-    """An attribute's scores."""
+    """An attribute's scores, of the whole text and of its parts."""
 
     summary_score: Score | None = None
     span_scores: list[SpanScore] | None = None
 
 
-class _Request(Message):
+class CommentRequest(Message):
+    """The fields that both requests have."""
+
     comment: TextEntry | None = None
     context: Context | None = None
     languages: list[str] | None = None
@@ -77,37 +90,37 @@ class _Request(Message):
     community_id: str | None = None
 
 
-class AnalyzeRequest(_Request):
-    """What `comments:analyze` takes."""
+class AnalyzeCommentRequest(CommentRequest):
+    """A comment to score."""
 
     requested_attributes: dict[str, AttributeParameters | None] | None = None
     span_annotations: bool | None = None
     do_not_store: bool | None = None
 
 
-class AnalyzeReply(Message):
-    """What `comments:analyze` says."""
+class AnalyzeCommentResponse(Message):
+    """The scores of each attribute."""
 
     attribute_scores: dict[str, AttributeScores]
     languages: list[str]
     client_token: str | None = None
 
 
-class SuggestRequest(_Request):
-    """What `comments:suggestscore` takes."""
+class SuggestCommentScoreRequest(CommentRequest):
+    """A comment and the scores that it should have."""
 
     attribute_scores: dict[str, AttributeScores | None] | None = None
 
 
-class SuggestReply(Message):
-    """What `comments:suggestscore` says."""
+class SuggestCommentScoreResponse(Message):
+    """The suggestion is stored."""
 
     requested_languages: list[str] | None = None
     client_token: str | None = None
 
 
-class Status(BaseModel):
-    """What went wrong, as Google tells it."""
+class GoogleStatus(BaseModel):
+    """The cause of an error."""
 
     code: int
     message: str
@@ -116,6 +129,6 @@ class Status(BaseModel):
 
 
 class GoogleError(BaseModel):
-    """The one shape of every error."""
+    """Every error has this shape."""
 
-    error: Status
+    error: GoogleStatus

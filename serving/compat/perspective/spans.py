@@ -1,7 +1,7 @@
-"""Parts of a text: its sentences, its plain form if it is HTML, and offsets in UTF-16 units.
+"""Parts of a text: its sentences, its plain text if it is HTML, and offsets in UTF-16 units.
 
-Perspective counts offsets as Java and JavaScript do: an emoji outside the Basic Multilingual Plane
-counts two. Pure functions; they know nothing of requests or scores.
+Perspective counts offsets as Java and JavaScript do: a character outside the Basic Multilingual
+Plane, such as most emoji, counts two. These are pure functions.
 """
 
 import html
@@ -9,12 +9,14 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-# A run of marks is found from its first mark on only: a long one costs no more than its length.
+# The lookbehind and the possessive quantifiers keep this linear: a run of marks is matched only
+# from its first mark on.
 _STOP = r".!?…؟۔।"
 _END = re.compile(rf"(?<![{_STOP}])[{_STOP}]++[\"'”’»)\]]*+(?=\s)|[。！？]++[”’」』）]*+")
-# A scanner of our own, for it is met by anybody: what is not closed reaches to the end, as browsers
-# have it, so that nothing is read twice. (The standard library's parser needs 17 s for 10 KB of
-# `<a <a <a`.) A tag ends at its first `>`: rather show an attribute's end than hide a word.
+# A scanner of our own, because any caller can send any markup: the standard library's HTML parser
+# takes 17 s for 10 KB of `<a <a <a`. Markup that is not closed extends to the end of the text, as in
+# browsers, so that no character is read twice. A tag ends at its first `>`, even in an attribute's
+# value: it is better to show the rest of an attribute than to hide words.
 _MARKUP = re.compile(
     r"<!--.*?(?:-->|\Z)"
     r"|<(script|style|template|title|textarea)\b.*?(?:</\1\b[^>]*(?:>|\Z)|\Z)"
@@ -37,25 +39,28 @@ class Span(NamedTuple):
     end: int
 
 
-class Plain(NamedTuple):
-    """A text without markup, and where in the source each of its characters begins and ends."""
+class PlainText(NamedTuple):
+    """A text without its markup.
+
+    begins, ends: where each of its characters begins and ends in the source.
+    """
 
     text: str
     begins: Sequence[int]
     ends: Sequence[int]
 
-    def source(self, span: Span) -> Span:
-        """Return where in the source a span of the text, which is not empty, stands."""
+    def source_span(self, span: Span) -> Span:
+        """Return the span of the source that a non-empty span of the text comes from."""
         return Span(self.begins[span.begin], self.ends[span.end - 1])
 
 
-def sentences(text: str, most: int) -> list[Span]:
+def sentences(text: str, limit: int) -> list[Span]:
     """Return the spans of a text's sentences, in order, without the white space around them.
 
-    A sentence ends at a line's end, after marks like `.!?` that white space follows, and after
-    `。！？`. From the `most`th sentence on the rest is one span.
+    A sentence ends at the end of a line, after marks like `.!?` if white space follows, and after
+    `。！？`. The last of `limit` spans has the rest of the text.
     """
-    found: list[Span] = []
+    spans: list[Span] = []
     for line in re.finditer(r"[^\r\n]+", text):
         begin = line.start()
         ends = [mark.end() for mark in _END.finditer(text, line.start(), line.end())]
@@ -64,24 +69,24 @@ def sentences(text: str, most: int) -> list[Span]:
             stripped = part.strip()
             if stripped:
                 first = begin + len(part) - len(part.lstrip())
-                found.append(Span(first, first + len(stripped)))
+                spans.append(Span(first, first + len(stripped)))
             begin = end
-    if len(found) > most:
-        found = [*found[: most - 1], Span(found[most - 1].begin, found[-1].end)]
-    return found
+    if len(spans) > limit:
+        spans = [*spans[: limit - 1], Span(spans[limit - 1].begin, spans[-1].end)]
+    return spans
 
 
-def utf16(text: str, positions: Sequence[int]) -> list[int]:
+def utf16_offsets(text: str, positions: Sequence[int]) -> list[int]:
     """Return ascending character positions of a text in UTF-16 units."""
-    units, at, counted = [], 0, 0
+    offsets, previous, units = [], 0, 0
     for position in positions:
-        counted += len(text[at:position].encode("utf-16-le", "surrogatepass")) // 2
-        at = position
-        units.append(counted)
-    return units
+        units += len(text[previous:position].encode("utf-16-le", "surrogatepass")) // 2
+        previous = position
+        offsets.append(units)
+    return offsets
 
 
-def plain(markup: str) -> Plain:
+def plain_text(markup: str) -> PlainText:
     """Return the text that a reader of this HTML sees."""
     pieces: list[str] = []
     begins: list[int] = []
@@ -92,15 +97,16 @@ def plain(markup: str) -> Plain:
         begins.extend(begin)
         ends.extend(end)
 
-    at = 0
-    for found in _MARKUP.finditer(markup):
-        begin, end = found.span()
-        show(markup[at:begin], range(at, begin), range(at + 1, begin + 1))
-        at = end
-        if found["reference"]:
-            shown = html.unescape(found["reference"])
+    position = 0
+    for match in _MARKUP.finditer(markup):
+        begin, end = match.span()
+        show(markup[position:begin], range(position, begin), range(position + 1, begin + 1))
+        position = end
+        if match["reference"]:
+            shown = html.unescape(match["reference"])
             show(shown, [begin] * len(shown), [end] * len(shown))
-        elif _BLOCK.fullmatch(found["tag"] or ""):
+        elif _BLOCK.fullmatch(match["tag"] or ""):
             show("\n", [begin], [begin])
-    show(markup[at:], range(at, len(markup)), range(at + 1, len(markup) + 1))
-    return Plain("".join(pieces), begins, ends)
+    end = len(markup)
+    show(markup[position:], range(position, end), range(position + 1, end + 1))
+    return PlainText("".join(pieces), begins, ends)
