@@ -14,7 +14,7 @@ from pydantic.json_schema import models_json_schema
 from serving.compat.perspective import schemas
 
 STRING = {"type": "string"}
-MESSAGES = (
+MESSAGES: tuple[type[schemas.Message], ...] = (
     schemas.AnalyzeCommentRequest,
     schemas.AnalyzeCommentResponse,
     schemas.SuggestCommentScoreRequest,
@@ -78,8 +78,9 @@ def _method(name: str, message: str, description: str) -> dict[str, Any]:
 @cache
 def message_schemas() -> dict[str, Any]:
     """Return the schemas of all messages, by name."""
-    models = [(message, "validation") for message in MESSAGES]
-    _, generated = models_json_schema(models, ref_template="{model}")
+    _, generated = models_json_schema(
+        [(message, "validation") for message in MESSAGES], ref_template="{model}"
+    )
     return {
         name: {
             "id": name,
@@ -91,8 +92,12 @@ def message_schemas() -> dict[str, Any]:
 
 
 def _type(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return a type as discovery documents have it, which know no `null`, title or default."""
-    (schema,) = (kind for kind in schema.get("anyOf", [schema]) if kind.get("type") != "null")
-    plain = {key: schema[key] for key in ("$ref", "type", "format", "enum") if key in schema}
-    parts = {key: _type(schema[key]) for key in ("items", "additionalProperties") if key in schema}
-    return plain | parts
+    """Return a type in the form of discovery documents: without `null`, title and default."""
+    (schema,) = (option for option in schema.get("anyOf", [schema]) if option != {"type": "null"})
+    result: dict[str, Any] = {
+        key: schema[key] for key in ("$ref", "type", "format", "enum") if key in schema
+    }
+    for key in ("items", "additionalProperties"):
+        if key in schema:
+            result[key] = _type(schema[key])
+    return result

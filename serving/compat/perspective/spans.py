@@ -14,9 +14,9 @@ from typing import NamedTuple
 _STOP = r".!?…؟۔।"
 _END = re.compile(rf"(?<![{_STOP}])[{_STOP}]++[\"'”’»)\]]*+(?=\s)|[。！？]++[”’」』）]*+")
 # A scanner of our own, because any caller can send any markup: the standard library's HTML parser
-# takes 17 s for 10 KB of `<a <a <a`. Markup that is not closed extends to the end of the text, as in
-# browsers, so that no character is read twice. A tag ends at its first `>`, even in an attribute's
-# value: it is better to show the rest of an attribute than to hide words.
+# takes 17 s for 10 KB of `<a <a <a`. Markup that is not closed extends to the end of the text, as
+# in browsers, so that no character is read twice. A tag ends at its first `>`, even in an
+# attribute's value: it is better to show the rest of an attribute than to hide words.
 _MARKUP = re.compile(
     r"<!--.*?(?:-->|\Z)"
     r"|<(script|style|template|title|textarea)\b.*?(?:</\1\b[^>]*(?:>|\Z)|\Z)"

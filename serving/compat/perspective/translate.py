@@ -1,6 +1,6 @@
 """Translates Perspective's requests to texts, and our scores to its replies.
 
-    comments:analyze       comment, attributes → a score of each attribute, for the comment and spans
+    comments:analyze       comment, attributes → scores of the comment and of its parts
     comments:suggestscore  comment, the scores that it should have → feedback
 
 `configs/perspective.yaml` defines the attributes. Languages are not detected: a reply has no
