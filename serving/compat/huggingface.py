@@ -80,7 +80,7 @@ def texts_of(body: HuggingFaceRequest) -> list[str]:
         elif len(row) == 1:
             texts.append(row[0])
         else:
-            message = "An input is one text; this model takes no pairs"
+            message = "Pairs of texts are not supported; send one text per input"
             raise ServiceError(ErrorCode.INVALID, message, field=f"inputs[{i}]")
     return texts
 

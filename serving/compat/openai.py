@@ -120,7 +120,7 @@ def texts_of(value: str | Sequence[str | TextPart | ImagePart]) -> list[str]:
         if isinstance(item, str):
             texts.append(item)
         elif isinstance(item, ImagePart):
-            message = "This model classifies text only; images are not supported"
+            message = "Images are not supported; this model classifies text only"
             raise ServiceError(ErrorCode.INVALID, message, field=f"input[{i}].type")
         else:
             parts.append(item.text)

@@ -51,7 +51,7 @@ def image(world: World) -> None:
         lambda: moderate(world.service, world.key, parts),
         openai.BadRequestError,
         400,
-        "images are not supported",
+        "Images are not supported",
         "input[1].type",
     )
 

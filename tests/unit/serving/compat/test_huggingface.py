@@ -31,7 +31,7 @@ def test_inputs_become_texts(inputs: object, texts: list[str]) -> None:
 
 
 def test_a_pair_is_refused_and_the_error_names_the_input() -> None:
-    with pytest.raises(ServiceError, match="no pairs") as caught:
+    with pytest.raises(ServiceError, match="Pairs of texts") as caught:
         texts_of(parsed([["a"], ["b", "c"]]))
     assert render_error(caught.value)[0] == 422
     assert "inputs[1]" in render_error(caught.value)[1]["error"]

@@ -45,7 +45,7 @@ def test_an_image_is_refused_and_the_error_names_its_part() -> None:
     status, body = render_error(caught.value)
     assert status == 400
     assert body["error"] == {
-        "message": "This model classifies text only; images are not supported",
+        "message": "Images are not supported; this model classifies text only",
         "type": "invalid_request_error",
         "param": "input[1].type",
         "code": "invalid_value",
