@@ -8,7 +8,7 @@ Each API is one module, or one package with a module `routes`: it owns its route
 translation and error format. That module has a `router` and may have `configure(app, settings)`; a
 package may have a module `commands` with `commands` for the command line. What is scored, limited
 and logged is the same as for /v1/predict. To add an API, add a module; to remove one, delete it.
-They never import each other.
+APIs do not import each other.
 """
 
 from collections.abc import Iterator

@@ -1,12 +1,13 @@
-"""Hugging Face: `POST /predict`, as text-embeddings-inference and the Inference API have it.
+"""Hugging Face's API, `POST /predict`, as two of its servers define it.
 
-    {"inputs": "a"}                    → [{"label", "score"}, …], the likeliest first
-    {"inputs": ["a", "b"]}             → a list of those; so for [["a"], ["b"]]
+    {"inputs": "a"}                    → [{"label", "score"}, …], the likeliest label first
+    {"inputs": ["a", "b"]}             → a list of those; the same for [["a"], ["b"]]
     {"inputs": "a", "parameters": {}}  → [[{"label", "score"}, …]]
 
-The first two are text-embeddings-inference's. There a list of two strings is a pair; this model has
-no pairs, so here it is two texts. The third is the Inference API's, which
-`InferenceClient.text_classification` expects; that client always sends `parameters`.
+The first two forms are those of text-embeddings-inference, with one exception: there a list of two
+strings is a pair, here it is two texts, because this model takes no pairs. The third is the
+Inference API's; `InferenceClient.text_classification` always sends `parameters` and expects the
+nested list.
 """
 
 import asyncio
@@ -21,30 +22,37 @@ from serving.api.routing import FastRoute, caller_of, classifier_of, requires
 from serving.api.schemas import Label, Probability, Text
 from serving.errors import ErrorCode, ErrorFormat, ServiceError
 
-Lenient = ConfigDict(strict=True, frozen=True)  # clients send options without a meaning here
+# Unknown fields are ignored: clients send options that do not apply to this model.
+REQUEST_CONFIG = ConfigDict(strict=True, frozen=True)
 
 
 class Parameters(BaseModel):
-    """Options of the Inference API's clients."""
+    """The options of the Inference API."""
 
-    model_config = Lenient
-    top_k: Annotated[int | None, Field(ge=1, description="labels to return; default: all")] = None
+    model_config = REQUEST_CONFIG
+    top_k: Annotated[
+        int | None, Field(ge=1, description="number of labels to return; default: all")
+    ] = None
     function_to_apply: Annotated[
         Literal["softmax"] | None, Field(description="scores are probabilities")
     ] = None
 
 
 class HuggingFaceRequest(BaseModel):
-    """A request for `/predict`."""
+    """Texts to classify."""
 
-    model_config = Lenient | {"json_schema_extra": {"examples": [{"inputs": "have a lovely day"}]}}
+    model_config = REQUEST_CONFIG | {
+        "json_schema_extra": {"examples": [{"inputs": "have a lovely day"}]}
+    }
 
     inputs: Text | list[Text] | list[list[Text]]
     parameters: Parameters | None = None
     raw_scores: Annotated[
         Literal[False], Field(description="scores are calibrated probabilities")
     ] = False
-    truncate: Annotated[bool, Field(description="false: refuse texts that are too long")] = True
+    truncate: Annotated[
+        bool, Field(description="false: refuse a text that the model would truncate")
+    ] = True
 
 
 class LabelScore(BaseModel):
@@ -78,7 +86,7 @@ def texts_of(body: HuggingFaceRequest) -> list[str]:
 
 
 def field_of(body: HuggingFaceRequest, i: int) -> str:
-    """Return the name of the i-th text in an error."""
+    """Return the name of the i-th text in errors."""
     return "inputs" if isinstance(body.inputs, str) else f"inputs[{i}]"
 
 
@@ -89,11 +97,11 @@ def reply(body: HuggingFaceRequest, scores: Sequence[Mapping[str, float]]) -> li
         body: the request.
         scores: probabilities of each text.
     """
-    top = body.parameters.top_k if body.parameters else None
+    top_k = body.parameters.top_k if body.parameters else None
     rows = [
         [
             {"label": label, "score": score}
-            for label, score in sorted(row.items(), key=lambda pair: -pair[1])[:top]
+            for label, score in sorted(row.items(), key=lambda pair: -pair[1])[:top_k]
         ]
         for row in scores
     ]
@@ -103,7 +111,7 @@ def reply(body: HuggingFaceRequest, scores: Sequence[Mapping[str, float]]) -> li
 def render_error(error: ServiceError) -> tuple[int, dict[str, str]]:
     """Return status and body of an error."""
     types = {429: "overloaded", 500: "backend", 503: "unhealthy"}
-    # pydantic appends the type that it tried, as in `inputs.str`.
+    # pydantic appends the member of the union that it tried: `inputs.str`.
     field = error.field and re.sub(r"^inputs\..*", "inputs", error.field)
     message = f"`{field}`: {error.message}" if field else error.message
     error_type = types.get(error.code.status, "validation")

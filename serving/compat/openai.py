@@ -1,12 +1,12 @@
-"""OpenAI's `/v1/moderations`.
+"""OpenAI's moderation API, `POST /v1/moderations`.
 
     {"input": "a text"}                                → one result
     {"input": ["a", "b"]}                              → a result for each
     {"input": [{"type": "text", "text": …}, …]}        → one result for all the parts together
 
-OpenAI has thirteen categories; this model scores two of them: `hate` is our hate, `harassment` our
-offensive (similar, not the same). The others are present because clients read them: false, 0, and
-no applied input type.
+Two of OpenAI's thirteen categories are scored: `hate` is our hate, and `harassment` is our
+offensive, its nearest match. The other eleven are always false and 0, because clients read them;
+their `category_applied_input_types` is empty.
 """
 
 import re
@@ -20,7 +20,6 @@ from serving.api.routing import FastRoute, Json, caller_of, classifier_of, requi
 from serving.api.schemas import Text
 from serving.errors import ErrorCode, ErrorFormat, MissingKeyError, ServiceError
 
-SCORED = {"hate": "hate", "harassment": "offensive"}
 CATEGORIES = (
     "harassment",
     "harassment/threatening",
@@ -36,31 +35,32 @@ CATEGORIES = (
     "violence",
     "violence/graphic",
 )
-# On every reply: the categories that this model scores.
-HEADERS = {"x-categories-judged": ", ".join(SCORED)}
+SCORED = {"hate": "hate", "harassment": "offensive"}  # category: our label
+HEADERS = {"x-categories-judged": ", ".join(SCORED)}  # on every reply
 
-Lenient = ConfigDict(strict=True, frozen=True)  # unknown fields pass: OpenAI has added several
+# Unknown fields are ignored: OpenAI has added and removed some.
+REQUEST_CONFIG = ConfigDict(strict=True, frozen=True)
 
 
 class TextPart(BaseModel):
-    """A part of an input."""
+    """A text, as one part of an input."""
 
-    model_config = Lenient
+    model_config = REQUEST_CONFIG
     type: Literal["text"]
     text: str
 
 
 class ImageUrl(BaseModel):
-    """Where an image is, or the image itself."""
+    """The URL of an image, or the image itself as a data URL."""
 
-    model_config = Lenient
+    model_config = REQUEST_CONFIG
     url: str
 
 
 class ImagePart(BaseModel):
-    """An image, which this model cannot classify."""
+    """An image, as one part of an input; not supported here."""
 
-    model_config = Lenient
+    model_config = REQUEST_CONFIG
     type: Literal["image_url"]
     image_url: ImageUrl
 
@@ -69,9 +69,9 @@ Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
 
 
 class ModerationRequest(BaseModel):
-    """A request for `/v1/moderations`."""
+    """Texts to classify."""
 
-    model_config = Lenient | {
+    model_config = REQUEST_CONFIG | {
         "json_schema_extra": {"examples": [{"input": "have a lovely day"}]},
     }
 
@@ -89,14 +89,14 @@ class Moderation(BaseModel):
 
 
 class ModerationReply(BaseModel):
-    """A reply of `/v1/moderations`."""
+    """The results for a request's inputs, in their order."""
 
     id: str
     model: str
     results: list[Moderation]
 
 
-class Problem(BaseModel):
+class OpenAIError(BaseModel):
     """The cause of an error."""
 
     message: str
@@ -105,18 +105,18 @@ class Problem(BaseModel):
     code: str | None
 
 
-class OpenAIError(BaseModel):
+class OpenAIErrorReply(BaseModel):
     """Every error has this shape."""
 
-    error: Problem
+    error: OpenAIError
 
 
-def texts_of(inputs: str | Sequence[str | TextPart | ImagePart]) -> list[str]:
-    """Return a request's texts; ServiceError if one is an image."""
-    if isinstance(inputs, str):
-        return [inputs]
+def texts_of(value: str | Sequence[str | TextPart | ImagePart]) -> list[str]:
+    """Return the texts of a request's `input`; ServiceError if one is an image."""
+    if isinstance(value, str):
+        return [value]
     texts, parts = [], []
-    for i, item in enumerate(inputs):
+    for i, item in enumerate(value):
         if isinstance(item, str):
             texts.append(item)
         elif isinstance(item, ImagePart):
@@ -127,43 +127,45 @@ def texts_of(inputs: str | Sequence[str | TextPart | ImagePart]) -> list[str]:
     return ["\n".join(parts)] if parts else texts
 
 
-def field_of(inputs: str | Sequence[Any], i: int) -> str:
-    """Return the name of the i-th text in an error."""
-    is_list = isinstance(inputs, list) and inputs and isinstance(inputs[0], str)
+def field_of(value: str | Sequence[Any], i: int) -> str:
+    """Return the name of the i-th text in errors."""
+    is_list = isinstance(value, list) and value and isinstance(value[0], str)
     return f"input[{i}]" if is_list else "input"
 
 
 def reply(
-    request_id: str, model: str, results: Sequence[tuple[str, Mapping[str, float]]]
+    request_id: str, model: str, rows: Sequence[tuple[str, Mapping[str, float]]]
 ) -> dict[str, Any]:
     """Return the reply.
 
     Args:
-        request_id: of this request.
-        model: name and version of the model.
-        results: label and probabilities of each text.
+        request_id: the id that our log has.
+        model: name and version of the model that answered.
+        rows: label and probabilities of each text.
     """
     return {
         "id": f"modr-{request_id}",
         "model": model,
-        "results": [_result(label, scores) for label, scores in results],
+        "results": [_result(label, scores) for label, scores in rows],
     }
 
 
 def _result(label: str, scores: Mapping[str, float]) -> dict[str, Any]:
-    labels = {name: SCORED.get(name) for name in CATEGORIES}
+    labels = {category: SCORED.get(category) for category in CATEGORIES}
     return {
         "flagged": label in SCORED.values(),
-        "categories": {name: label == own for name, own in labels.items()},
-        "category_scores": {name: scores[own] if own else 0.0 for name, own in labels.items()},
+        "categories": {category: label == own for category, own in labels.items()},
+        "category_scores": {
+            category: scores[own] if own else 0.0 for category, own in labels.items()
+        },
         "category_applied_input_types": {
-            name: ["text"] if own else [] for name, own in labels.items()
+            category: ["text"] if own else [] for category, own in labels.items()
         },
     }
 
 
 def render_error(error: ServiceError) -> tuple[int, dict[str, Any]]:
-    """Return status and body of an error."""
+    """Return status and body of an error, in OpenAI's words where they are known."""
     status, type_, code = error.code.status, "invalid_request_error", None
     message = error.message
     if isinstance(error, MissingKeyError):
@@ -181,7 +183,7 @@ def render_error(error: ServiceError) -> tuple[int, dict[str, Any]]:
         code = "string_above_max_length" if "[" in error.field else None
     elif error.code is ErrorCode.INVALID:
         status, code = 400, "invalid_value"
-    # pydantic appends the type that it tried, as in `input.str`.
+    # pydantic appends the member of the union that it tried: `input.str`.
     param = error.field and re.sub(r"^input\..*", "input", error.field)
     return status, {"error": {"message": message, "type": type_, "param": param, "code": code}}
 
@@ -193,7 +195,7 @@ STATUSES = (400, 401, 403, 408, 413, 415, 429, 500, 503)
 @router.post(
     "/v1/moderations",
     response_model=ModerationReply,
-    responses={status: {"model": OpenAIError} for status in STATUSES},
+    responses={status: {"model": OpenAIErrorReply} for status in STATUSES},
 )
 @requires("predict", error_format=ErrorFormat(render_error))
 async def moderate(request: Request, body: ModerationRequest) -> Json:

@@ -1,9 +1,9 @@
-"""Tries the real clients of other services on a running one, and prints a table: client by case.
+"""Tests the real clients of other services on this one, and prints a table of clients and cases.
 
     python -m tests.clients [--bundle FOLDER]
 
-Each client comes from its own registry and is used as its documentation says; what it returns is
-compared with what `/v1/predict` says of the same text. Ends with 1 if a case fails.
+Each client comes from its own registry and is used as its documentation says; its results are
+compared with those of `/v1/predict` for the same texts. Exits with 1 if a case fails.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from serving.model_manager import bundle_folder
 from tests.clients import google, hub, npm, openai_sdk
-from tests.clients.world import CASES, MAX_CHARS, Case, World, keys
+from tests.clients.world import CASES, MAX_CHARS, Case, World, api_keys
 from tests.support.service import Served
 
 NPM = "perspective-api-client"
@@ -25,65 +25,73 @@ CLIENTS: dict[str, dict[str, Case]] = {
     "openai": openai_sdk.CASES,
     "huggingface_hub": hub.CASES,
 }
-NONE = "·"  # that client has no such case
+NO_CASE = "·"
+Results = dict[tuple[str, str], str | None]  # by client and case: why it failed; None if it passed
 
 
-def attempt(case: Case, world: World) -> str | None:
-    """Return why a case fails; None if it passes."""
+def run_case(case: Case, world: World) -> str | None:
+    """Return the traceback of a case that fails; None if it passes."""
     try:
         case(world)
-    except Exception:  # whatever a client does wrong is a finding
+    except Exception:  # whatever a client raises is a result
         return traceback.format_exc()
     return None
 
 
-def table(found: dict[tuple[str, str], str | None]) -> str:
-    """Return the outcomes, a row a case and a column a client."""
+def run_all(bundle: Path) -> Results:
+    """Run every case of every client."""
+    keys = {client: client.partition("-")[0] for client in CLIENTS}
+    settings = {"API_KEYS": api_keys([*keys.values()]), "MAX_CHARS": str(MAX_CHARS)}
+    results = {}
+    with tempfile.TemporaryDirectory() as folder:
+        folders = [Path(folder, name) for name in ("service", "limited")]
+        for path in folders:
+            path.mkdir()
+        service = Served(bundle, folders[0], **settings)
+        limited = Served(bundle, folders[1], **settings, REQUESTS_PER_MINUTE="1")
+        try:
+            for client, cases in CLIENTS.items():
+                world = World(service, limited, keys[client], folders[0] / "outbox.db")
+                for name, case in cases.items():
+                    results[client, name] = run_case(case, world)
+        finally:
+            service.stop()
+            limited.stop()
+    return results
+
+
+def table(results: Results) -> str:
+    """Return the results as a table, with a row for each case and a column for each client."""
     width = max(map(len, CASES))
     lines = ["  ".join([" " * width, *CLIENTS])]
     for case in CASES:
         cells = []
         for client in CLIENTS:
-            outcome = found.get((client, case), NONE)
-            shown = outcome if outcome == NONE else "FAILED" if outcome else "ok"
+            result = results.get((client, case), NO_CASE)
+            shown = result if result == NO_CASE else "FAILED" if result else "ok"
             cells.append(shown.ljust(len(client)))
         lines.append("  ".join([case.ljust(width), *cells]).rstrip())
     return "\n".join(lines)
 
 
 def main() -> int:
-    """Try everything."""
+    """Run the cases and print the results."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--bundle", type=Path, help="default: the one that `make serve` takes")
+    parser.add_argument("--bundle", type=Path, help="default: the one that `make serve` uses")
     bundle = bundle_folder(parser.parse_args().bundle).resolve()
-    npm.install()
-    names = {client: client.partition("-")[0] for client in CLIENTS}
-    with tempfile.TemporaryDirectory() as scratch:
-        folders = [Path(scratch, name) for name in ("service", "limited")]
-        for folder in folders:
-            folder.mkdir()
-        settings = {"API_KEYS": keys(list(names.values())), "MAX_CHARS": str(MAX_CHARS)}
-        service = Served(bundle, folders[0], **settings)
-        limited = Served(bundle, folders[1], **settings, REQUESTS_PER_MINUTE="1")
-        found = {}
-        try:
-            for client, cases in CLIENTS.items():
-                world = World(service, limited, names[client], folders[0] / "outbox.db")
-                for name, case in cases.items():
-                    found[client, name] = attempt(case, world)
-        finally:
-            service.stop()
-            limited.stop()
-    unknown = {name for _, name in found} - set(CASES)
+    unknown = {case for cases in CLIENTS.values() for case in cases} - set(CASES)
     assert not unknown, unknown
-    failed = {at: why for at, why in found.items() if why}
-    for (client, case), why in failed.items():
-        print(f"{client}: {case}\n{why}", file=sys.stderr)
-    print(table(found))
+    npm.install()
+    results = run_all(bundle)
+    failed = {key: reason for key, reason in results.items() if reason}
+    for (client, case), reason in failed.items():
+        print(f"{client}: {case}\n{reason}", file=sys.stderr)
+    print(table(results))
     versions = [
         f"{client} {npm.version() if client == NPM else version(client)}" for client in CLIENTS
     ]
-    print(f"\n{len(found) - len(failed)} of {len(found)} cases pass: {', '.join(versions)}")
+    passed = len(results) - len(failed)
+    print(f"\n{passed} of {len(results)} cases pass: {', '.join(versions)}")
     return 1 if failed else 0
 
 

@@ -1,4 +1,4 @@
-"""google-api-python-client, which learns from the discovery document how to ask."""
+"""google-api-python-client, which learns the API from the discovery document."""
 
 from typing import Any
 
@@ -10,11 +10,11 @@ from tests.clients.world import (
     GERMAN,
     KIND,
     MAX_CHARS,
-    PLAIN,
+    OFFENSIVE,
     RIGHT_TO_LEFT,
     World,
-    refused,
-    until_refused,
+    assert_raises,
+    repeated,
 )
 from tests.support.service import Served
 
@@ -37,17 +37,17 @@ def analyze(world: World, text: str, **more: Any) -> Any:
         return api.comments().analyze(body=body).execute()
 
 
-def same(world: World, text: str) -> None:
-    found = {
+def check(world: World, text: str) -> None:
+    values = {
         name: row["summaryScore"]["value"]
         for name, row in analyze(world, text)["attributeScores"].items()
     }
     (scores,) = world.scores(text)
-    assert found == {
+    assert values == {
         "TOXICITY": round(scores["hate"] + scores["offensive"], 6),
         "IDENTITY_ATTACK": scores["hate"],
         "PROFANITY": scores["offensive"],
-    }, found
+    }, values
 
 
 def sentences(world: World) -> None:
@@ -57,15 +57,15 @@ def sentences(world: World) -> None:
     spans = reply["attributeScores"]["IDENTITY_ATTACK"]["spanScores"]
     parts = [units[row["begin"] * 2 : row["end"] * 2].decode("utf-16-le") for row in spans]
     assert parts == [f"{EMOJI}!", f"{KIND}."], parts
-    wanted = [scores["hate"] for scores in world.scores(*parts)]
-    assert [row["score"]["value"] for row in spans] == wanted
+    expected = [scores["hate"] for scores in world.scores(*parts)]
+    assert [row["score"]["value"] for row in spans] == expected
 
 
 def options(world: World) -> None:
     reply = analyze(
         world,
-        f"<p>{PLAIN}</p>",
-        comment={"text": f"<b>{PLAIN}</b>", "type": "HTML"},
+        f"<p>{OFFENSIVE}</p>",
+        comment={"text": f"<b>{OFFENSIVE}</b>", "type": "HTML"},
         requestedAttributes={"TOXICITY": {"scoreThreshold": 1}, "IDENTITY_ATTACK": {}},
         languages=["en"],
         clientToken="token",
@@ -73,19 +73,19 @@ def options(world: World) -> None:
         communityId="here",
     )
     assert list(reply["attributeScores"]) == ["IDENTITY_ATTACK"]
-    found = reply["attributeScores"]["IDENTITY_ATTACK"]["summaryScore"]
-    assert found == {"value": world.scores(PLAIN)[0]["hate"], "type": "PROBABILITY"}
+    summary = reply["attributeScores"]["IDENTITY_ATTACK"]["summaryScore"]
+    assert summary == {"value": world.scores(OFFENSIVE)[0]["hate"], "type": "PROBABILITY"}
     assert (reply["languages"], reply["clientToken"]) == (["en"], "token")
 
 
 def feedback(world: World) -> None:
-    said = {"TOXICITY": {"summaryScore": {"value": 0}}}
-    body = {"comment": {"text": KIND}, "attributeScores": said, "clientToken": "c"}
+    suggested = {"TOXICITY": {"summaryScore": {"value": 0}}}
+    body = {"comment": {"text": KIND}, "attributeScores": suggested, "clientToken": "c"}
     with client(world.service, world.key) as api:
         assert api.comments().suggestscore(body=body).execute() == {"clientToken": "c"}
 
 
-def nothing_stored(world: World) -> None:
+def do_not_store(world: World) -> None:
     before = world.stored()
     analyze(world, KIND, doNotStore=True)
     assert world.stored() == before
@@ -94,14 +94,14 @@ def nothing_stored(world: World) -> None:
 
 
 def not_supported(world: World) -> None:
-    refused(
+    assert_raises(
         lambda: analyze(world, "x", requestedAttributes={"THREAT": {}}),
         HttpError,
         400,
         "Unknown requested attribute: THREAT",
         "INVALID_REQUEST",
     )
-    refused(
+    assert_raises(
         lambda: analyze(world, GERMAN, languages=["de"]),
         HttpError,
         400,
@@ -110,36 +110,36 @@ def not_supported(world: World) -> None:
     )
 
 
-def ask(service: Served, key: str | None) -> None:
+def call(service: Served, key: str | None) -> None:
     body = {"comment": {"text": "x"}, "requestedAttributes": ATTRIBUTES}
     with client(service, key) as api:
         api.comments().analyze(body=body).execute()
 
 
 CASES = {
-    "happy path": lambda world: same(world, PLAIN),
+    "single text": lambda world: check(world, OFFENSIVE),
     "list": sentences,
-    "non-English": lambda world: same(world, GERMAN),
-    "emoji": lambda world: same(world, EMOJI),
-    "right-to-left": lambda world: same(world, RIGHT_TO_LEFT),
+    "non-English": lambda world: check(world, GERMAN),
+    "emoji": lambda world: check(world, EMOJI),
+    "right-to-left": lambda world: check(world, RIGHT_TO_LEFT),
     "options": options,
     "feedback": feedback,
-    "nothing stored on wish": nothing_stored,
-    "empty text": lambda world: refused(
+    "do not store": do_not_store,
+    "empty text": lambda world: assert_raises(
         lambda: analyze(world, ""), HttpError, 400, "must be non-empty", "COMMENT_EMPTY"
     ),
-    "text too long": lambda world: refused(
+    "text too long": lambda world: assert_raises(
         lambda: analyze(world, "x" * (MAX_CHARS + 1)), HttpError, 400, "COMMENT_TOO_LONG"
     ),
     "not supported": not_supported,
-    "wrong key": lambda world: refused(
-        lambda: ask(world.service, "wrong"), HttpError, 400, "API key not valid", "API_KEY_INVALID"
+    "wrong key": lambda world: assert_raises(
+        lambda: call(world.service, "wrong"), HttpError, 400, "API key not valid", "API_KEY_INVALID"
     ),
-    "no key": lambda world: refused(
-        lambda: ask(world.service, None), HttpError, 403, "unregistered callers"
+    "no key": lambda world: assert_raises(
+        lambda: call(world.service, None), HttpError, 403, "unregistered callers"
     ),
-    "rate limit": lambda world: refused(
-        until_refused(lambda: ask(world.limited, world.key)),
+    "rate limit": lambda world: assert_raises(
+        repeated(lambda: call(world.limited, world.key)),
         HttpError,
         429,
         "Quota exceeded",

@@ -1,4 +1,4 @@
-"""huggingface_hub's InferenceClient, whose model is a URL."""
+"""huggingface_hub's `InferenceClient`, with the service's URL as its model."""
 
 from typing import Any
 
@@ -10,11 +10,11 @@ from tests.clients.world import (
     GERMAN,
     KIND,
     MAX_CHARS,
-    PLAIN,
+    OFFENSIVE,
     RIGHT_TO_LEFT,
     World,
-    refused,
-    until_refused,
+    assert_raises,
+    repeated,
 )
 from tests.support.service import Served
 
@@ -24,44 +24,44 @@ def classify(service: Served, key: str, text: Any, **more: Any) -> Any:
     return client.text_classification(text, **more)
 
 
-def same(world: World, text: str, asked: Any = None) -> None:
-    found = classify(world.service, world.key, asked or text)
+def check(world: World, text: str, inputs: Any = None) -> None:
+    rows = classify(world.service, world.key, inputs or text)
     (scores,) = world.scores(text)
-    assert [(row.label, row.score) for row in found] == sorted(
+    assert [(row.label, row.score) for row in rows] == sorted(
         scores.items(), key=lambda pair: -pair[1]
-    ), found
+    ), rows
 
 
 def options(world: World) -> None:
-    top = classify(world.service, world.key, PLAIN, top_k=1, function_to_apply="softmax")
-    (scores,) = world.scores(PLAIN)
+    top = classify(world.service, world.key, OFFENSIVE, top_k=1, function_to_apply="softmax")
+    (scores,) = world.scores(OFFENSIVE)
     assert [row.label for row in top] == [max(scores, key=lambda label: scores[label])]
 
 
 CASES = {
-    "happy path": lambda world: same(world, PLAIN),
-    # Of a list's replies that client returns the first.
-    "list": lambda world: same(world, PLAIN, asked=[PLAIN, KIND]),
-    "non-English": lambda world: same(world, GERMAN),
-    "emoji": lambda world: same(world, EMOJI),
-    "right-to-left": lambda world: same(world, RIGHT_TO_LEFT),
+    "single text": lambda world: check(world, OFFENSIVE),
+    # The client returns the result of the first text only.
+    "list": lambda world: check(world, OFFENSIVE, inputs=[OFFENSIVE, KIND]),
+    "non-English": lambda world: check(world, GERMAN),
+    "emoji": lambda world: check(world, EMOJI),
+    "right-to-left": lambda world: check(world, RIGHT_TO_LEFT),
     "options": options,
-    "empty text": lambda world: refused(
+    "empty text": lambda world: assert_raises(
         lambda: classify(world.service, world.key, " "), HfHubHTTPError, 422, "validation"
     ),
-    "text too long": lambda world: refused(
+    "text too long": lambda world: assert_raises(
         lambda: classify(world.service, world.key, "x" * (MAX_CHARS + 1)), HfHubHTTPError, 413
     ),
-    "not supported": lambda world: refused(
+    "not supported": lambda world: assert_raises(
         lambda: classify(world.service, world.key, "x", function_to_apply="sigmoid"),
         HfHubHTTPError,
         422,
         "function_to_apply",
     ),
-    "wrong key": lambda world: refused(
+    "wrong key": lambda world: assert_raises(
         lambda: classify(world.service, "wrong", "x"), HfHubHTTPError, 401
     ),
-    "rate limit": lambda world: refused(
-        until_refused(lambda: classify(world.limited, world.key, "x")), HfHubHTTPError, 429
+    "rate limit": lambda world: assert_raises(
+        repeated(lambda: classify(world.limited, world.key, "x")), HfHubHTTPError, 429
     ),
 }

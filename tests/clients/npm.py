@@ -1,4 +1,4 @@
-"""npm's perspective-api-client, run by node."""
+"""perspective-api-client from npm, run by node."""
 
 import json
 import shutil
@@ -11,7 +11,7 @@ from tests.clients.world import (
     GERMAN,
     KIND,
     MAX_CHARS,
-    PLAIN,
+    OFFENSIVE,
     RIGHT_TO_LEFT,
     World,
 )
@@ -22,7 +22,7 @@ ATTRIBUTES = ["toxicity", "identity_attack", "profanity"]
 
 
 def install() -> None:
-    """Bring the client from npm's registry, unless it is there."""
+    """Install the client from the npm registry if it is missing."""
     if shutil.which("npm") is None:
         raise AssertionError("npm is missing (Debian: apt-get install nodejs npm)")
     if not (FOLDER / "node_modules" / "perspective-api-client").exists():
@@ -31,7 +31,7 @@ def install() -> None:
 
 
 def version() -> str:
-    """Say which version is tried."""
+    """Return the client's version."""
     manifest = FOLDER / "node_modules" / "perspective-api-client" / "package.json"
     return json.loads(manifest.read_text())["version"]
 
@@ -49,23 +49,23 @@ def analyze(service: Served, key: str, text: Any, **options: Any) -> dict[str, A
     return json.loads(run.stdout)
 
 
-def same(world: World, text: str) -> None:
-    answer = analyze(world.service, world.key, text, attributes=ATTRIBUTES)
-    rows = answer["reply"]["attributeScores"]
+def check(world: World, text: str) -> None:
+    result = analyze(world.service, world.key, text, attributes=ATTRIBUTES)
+    rows = result["reply"]["attributeScores"]
     (scores,) = world.scores(text)
     assert {name: row["summaryScore"]["value"] for name, row in rows.items()} == {
         "TOXICITY": round(scores["hate"] + scores["offensive"], 6),
         "IDENTITY_ATTACK": scores["hate"],
         "PROFANITY": scores["offensive"],
-    }, answer
-    # Offsets are JavaScript's own: its string's length, in which an emoji counts two.
+    }, result
+    # Offsets are JavaScript's own, in which an emoji counts two.
     (span,) = rows["TOXICITY"]["spanScores"]
     assert (span["begin"], span["end"]) == (0, len(text.encode("utf-16-le")) // 2)
 
 
 def options(world: World) -> None:
     resource = {
-        "comment": {"text": f"{PLAIN}! {KIND}."},
+        "comment": {"text": f"{OFFENSIVE}! {KIND}."},
         "requestedAttributes": {"IDENTITY_ATTACK": {"scoreThreshold": 0}},
         "spanAnnotations": True,
         "languages": ["en"],
@@ -77,51 +77,50 @@ def options(world: World) -> None:
     assert [(row["begin"], row["end"]) for row in spans] == [(0, 19), (20, 38)]
 
 
-def nothing_stored(world: World) -> None:
+def do_not_store(world: World) -> None:
     before = world.stored()
     analyze(world.service, world.key, KIND, doNotStore=True)
     assert world.stored() == before
 
 
-def told(answer: dict[str, Any], status: int, reason: str | None, *words: str) -> None:
-    assert answer["name"] == "ResponseError", answer
-    assert answer["status"] == status, answer
-    details = answer["body"]["error"].get("details", [{}])
-    assert details[0].get("errorType", details[0].get("reason")) == reason, answer
-    # The client takes our message for its own.
-    assert all(word in answer["message"] for word in words), answer
+def assert_error(result: dict[str, Any], status: int, reason: str, *words: str) -> None:
+    assert result["name"] == "ResponseError", result
+    assert result["status"] == status, result
+    details = result["body"]["error"].get("details", [{}])
+    assert details[0].get("errorType", details[0].get("reason")) == reason, result
+    assert all(word in result["message"] for word in words), result
 
 
 def rate_limit(world: World) -> None:
-    answers = [analyze(world.limited, world.key, "x") for _ in range(3)]
-    refused = [answer for answer in answers if "reply" not in answer]
-    assert refused, "never refused"
-    told(refused[0], 429, "RATE_LIMIT_EXCEEDED", "Quota exceeded")
+    results = [analyze(world.limited, world.key, "x") for _ in range(3)]
+    errors = [result for result in results if "reply" not in result]
+    assert errors, "no error"
+    assert_error(errors[0], 429, "RATE_LIMIT_EXCEEDED", "Quota exceeded")
 
 
-def empty(world: World) -> None:
-    answer = analyze(world.service, world.key, " ", validate=False)
-    told(answer, 400, "COMMENT_EMPTY", "Comment must be non-empty.")
+def empty_text(world: World) -> None:
+    result = analyze(world.service, world.key, " ", validate=False)
+    assert_error(result, 400, "COMMENT_EMPTY", "Comment must be non-empty.")
 
 
 def not_supported(world: World) -> None:
-    answer = analyze(world.service, world.key, "x", attributes=["threat"])
-    told(answer, 400, "INVALID_REQUEST", "Unknown requested attribute: THREAT")
+    result = analyze(world.service, world.key, "x", attributes=["threat"])
+    assert_error(result, 400, "INVALID_REQUEST", "Unknown requested attribute: THREAT")
 
 
 CASES = {
-    "happy path": lambda world: same(world, PLAIN),
-    "non-English": lambda world: same(world, GERMAN),
-    "emoji": lambda world: same(world, EMOJI),
-    "right-to-left": lambda world: same(world, RIGHT_TO_LEFT),
+    "single text": lambda world: check(world, OFFENSIVE),
+    "non-English": lambda world: check(world, GERMAN),
+    "emoji": lambda world: check(world, EMOJI),
+    "right-to-left": lambda world: check(world, RIGHT_TO_LEFT),
     "options": options,
-    "nothing stored on wish": nothing_stored,
-    "empty text": empty,
-    "text too long": lambda world: told(
+    "do not store": do_not_store,
+    "empty text": empty_text,
+    "text too long": lambda world: assert_error(
         analyze(world.service, world.key, "x" * (MAX_CHARS + 1)), 400, "COMMENT_TOO_LONG"
     ),
     "not supported": not_supported,
-    "wrong key": lambda world: told(
+    "wrong key": lambda world: assert_error(
         analyze(world.service, "wrong", "x"), 400, "API_KEY_INVALID", "API key not valid"
     ),
     "rate limit": rate_limit,

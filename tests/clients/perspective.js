@@ -1,5 +1,5 @@
-// Asks with npm's perspective-api-client. Its address is built in; one line sends it elsewhere, and
-// that line is all that a team adds.
+// Calls a service with perspective-api-client from npm. That client has Perspective's host built in;
+// the request interceptor is all that a team adds to send its requests to another host.
 //
 //     node perspective.js URL KEY TEXT OPTIONS   → {"reply": …} or {"name", "message", "status", "body"}
 "use strict";

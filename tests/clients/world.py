@@ -1,4 +1,4 @@
-"""What every client is tried on: services with keys, texts, and what `/v1/predict` says of them."""
+"""What all clients share: services with keys, texts, and the scores of `/v1/predict` for them."""
 
 import hashlib
 import sqlite3
@@ -8,22 +8,22 @@ from pathlib import Path
 
 from tests.support.service import Served
 
-PLAIN = "you absolute clown"
+OFFENSIVE = "you absolute clown"
 KIND = "have a lovely day"
 GERMAN = "Du bist ein Idiot, geh weg"
 EMOJI = "you 🤡🤡 are the 👩‍👩‍👧‍👦 worst 😀"
 RIGHT_TO_LEFT = "أنت أحمق! לך מפה, you clown"
 MAX_CHARS = 2000
-# Each case has one name in every client, and is a row of the table.
+# A case has the same name for every client, and is a row of the table.
 CASES = (
-    "happy path",
+    "single text",
     "list",
     "non-English",
     "emoji",
     "right-to-left",
     "options",
     "feedback",
-    "nothing stored on wish",
+    "do not store",
     "empty text",
     "text too long",
     "not supported",
@@ -36,16 +36,20 @@ Case = Callable[["World"], None]
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """Where a client goes, and with which key."""
+    """The services that a client calls, and its key.
+
+    limited: a service that allows one request a minute for each key.
+    native: scores of `/v1/predict` so far, by text.
+    """
 
     service: Served
-    limited: Served  # one request a minute for each key
+    limited: Served
     key: str
     outbox: Path
     native: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def scores(self, *texts: str) -> list[dict[str, float]]:
-        """What `/v1/predict` says of the texts."""
+        """Return the scores of `/v1/predict`."""
         missing = [text for text in texts if text not in self.native]
         if missing:
             headers = {"authorization": f"Bearer {self.key}"}
@@ -58,37 +62,39 @@ class World:
         return [self.native[text] for text in texts]
 
     def stored(self) -> list[tuple[str, str]]:
-        """ApiName and text of what the log holds, oldest first."""
-        query = "SELECT body ->> 'door', body ->> 'text' FROM log WHERE kind = 0 ORDER BY seq"
+        """Return API and text of each prediction in the log, oldest first."""
+        query = "SELECT body ->> 'api', body ->> 'text' FROM log WHERE kind = 0 ORDER BY seq"
         with sqlite3.connect(self.outbox) as database:
             return database.execute(query).fetchall()
 
 
-def keys(names: Sequence[str]) -> str:
-    """The setting by which each name's key is the name itself."""
+def api_keys(names: Sequence[str]) -> str:
+    """Return a value of API_KEYS in which each name is its own key."""
     return ",".join(f"{name}:{hashlib.sha256(name.encode()).hexdigest()}" for name in names)
 
 
-def refused(call: Callable[[], object], kind: type[Exception], status: int, *words: str) -> None:
-    """Check that a call ends in the client's own exception, of this status and with these words."""
+def assert_raises(
+    call: Callable[[], object], error: type[Exception], status: int, *words: str
+) -> None:
+    """Check that a call raises the client's own exception, with this status and these words."""
     raised: Exception | None = None
     try:
         call()
-    except kind as error:
-        raised = error
-    assert raised is not None, f"no {kind.__name__}"
-    found = next(
-        getattr(getattr(raised, where), name)
-        for where, name in (("response", "status_code"), ("resp", "status"))
-        if hasattr(raised, where)
+    except error as caught:
+        raised = caught
+    assert raised is not None, f"no {error.__name__}"
+    actual = next(
+        getattr(getattr(raised, response), name)
+        for response, name in (("response", "status_code"), ("resp", "status"))
+        if hasattr(raised, response)
     )
-    assert found == status, f"status {found}, not {status}: {raised}"
-    said = f"{raised} {getattr(raised, 'code', '')} {getattr(raised, 'param', '')}"
-    assert all(word in said for word in words), f"{words} not in {said}"
+    assert actual == status, f"got status {actual}, wanted {status}: {raised}"
+    message = f"{raised} {getattr(raised, 'code', '')} {getattr(raised, 'param', '')}"
+    assert all(word in message for word in words), f"got {message}, wanted {words}"
 
 
-def until_refused(call: Callable[[], object]) -> Callable[[], None]:
-    """A call made again and again, as the limit of a minute may turn over between two."""
+def repeated(call: Callable[[], object]) -> Callable[[], None]:
+    """Return a call that runs five times, because a new minute may begin between two of them."""
 
     def calls() -> None:
         for _ in range(5):

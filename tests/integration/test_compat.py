@@ -1,8 +1,12 @@
-"""Every door of one app in this process, with a real bundle and a real outbox."""
+"""The compatible APIs of one app in this process, with a real bundle and a real outbox."""
 
 import hashlib
 import json
+import os
+import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,12 +25,12 @@ Start = Callable[..., TestClient]
 
 @pytest.fixture(scope="module")
 def start(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
-    """Starts an app with these settings and an outbox of its own; the same again is not started."""
-    opened: dict[str, TestClient] = {}
+    """Start an app with these settings and an outbox of its own, once for equal settings."""
+    clients: dict[str, TestClient] = {}
 
     def run(**settings: Any) -> TestClient:
         key = repr(settings)
-        if key not in opened:
+        if key not in clients:
             app = create_app(
                 Settings(
                     bundle=trained / "models" / "candidate",
@@ -35,20 +39,20 @@ def start(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
                     **({"perspective": ROOT / "configs" / "perspective.yaml"} | settings),
                 )
             )
-            opened[key] = TestClient(app, raise_server_exceptions=False)
-            opened[key].__enter__()
-        return opened[key]
+            clients[key] = TestClient(app, raise_server_exceptions=False)
+            clients[key].__enter__()
+        return clients[key]
 
     yield run
-    for client in opened.values():
+    for client in clients.values():
         client.__exit__(None, None, None)
 
 
 class Log:
-    """What an app's outbox holds since this was made."""
+    """What an app's outbox has stored since this object was created."""
 
     def __init__(self, client: TestClient) -> None:
-        self._path = client.app.state.service.settings.outbox
+        self._path = client.app.state.classifier.settings.outbox
         self._since = self._rows("SELECT coalesce(max(seq), 0) FROM log")[0][0]
 
     def _rows(self, query: str, *values: int) -> list[Any]:
@@ -60,23 +64,23 @@ class Log:
         return [json.loads(body) for (body,) in self._rows(query, kind, self._since)]
 
 
-def asking(text: str, **more: Any) -> dict[str, Any]:
-    return {"comment": {"text": text}, "requestedAttributes": {"IDENTITY_ATTACK": {}}} | more
+def analyze_body(text: str, **fields: Any) -> dict[str, Any]:
+    return {"comment": {"text": text}, "requestedAttributes": {"IDENTITY_ATTACK": {}}} | fields
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_every_door_says_the_same_numbers_and_notes_its_name(start: Start, text: str) -> None:
+def test_every_api_returns_the_same_scores_and_the_log_names_it(start: Start, text: str) -> None:
     log = Log(client := start())
     (native,) = client.post("/v1/predict", json={"texts": [text]}).json()["predictions"]
     attributes = {name: {} for name in ("TOXICITY", "IDENTITY_ATTACK", "PROFANITY")}
-    google = client.post(ANALYZE, json=asking(text, requestedAttributes=attributes)).json()
+    google = client.post(ANALYZE, json=analyze_body(text, requestedAttributes=attributes)).json()
     (openai,) = client.post("/v1/moderations", json={"input": text}).json()["results"]
     hub = client.post("/predict", json={"inputs": text}).json()
 
     scores = native["scores"]
     assert {row["label"]: row["score"] for row in hub} == scores
-    found = {name: row["summaryScore"]["value"] for name, row in google["attributeScores"].items()}
-    assert found == {
+    rows = google["attributeScores"]
+    assert {name: row["summaryScore"]["value"] for name, row in rows.items()} == {
         "TOXICITY": round(scores["hate"] + scores["offensive"], 6),
         "IDENTITY_ATTACK": scores["hate"],
         "PROFANITY": scores["offensive"],
@@ -86,14 +90,14 @@ def test_every_door_says_the_same_numbers_and_notes_its_name(start: Start, text:
     assert openai["flagged"] == (native["label"] != "neither")
 
     records = log.records()
-    assert [row["door"] for row in records] == ["native", "perspective", "openai", "huggingface"]
+    assert [row["api"] for row in records] == ["native", "perspective", "openai", "huggingface"]
     assert all(row["scores"] == scores and row["text"] == text for row in records)
 
 
-def test_do_not_store_leaves_nothing(start: Start) -> None:
+def test_do_not_store_stores_nothing(start: Start) -> None:
     log = Log(client := start())
-    assert client.post(ANALYZE, json=asking("hi", doNotStore=True)).status_code == 200
-    spans = asking("hi. you", doNotStore=True, spanAnnotations=True)
+    assert client.post(ANALYZE, json=analyze_body("hi", doNotStore=True)).status_code == 200
+    spans = analyze_body("hi. you", doNotStore=True, spanAnnotations=True)
     assert client.post(ANALYZE, json=spans).status_code == 200
     assert log.records() == []
 
@@ -101,98 +105,99 @@ def test_do_not_store_leaves_nothing(start: Start) -> None:
 def test_spans_have_the_scores_of_their_own_text_and_no_record(start: Start) -> None:
     log = Log(client := start())
     text = "You absolute clown 🤡! Have a lovely day."
-    reply = client.post(ANALYZE, json=asking(text, spanAnnotations=True)).json()
+    reply = client.post(ANALYZE, json=analyze_body(text, spanAnnotations=True)).json()
     spans = reply["attributeScores"]["IDENTITY_ATTACK"]["spanScores"]
     units = text.encode("utf-16-le")
     parts = [units[row["begin"] * 2 : row["end"] * 2].decode("utf-16-le") for row in spans]
     assert parts == ["You absolute clown 🤡!", "Have a lovely day."]
     assert [row["text"] for row in log.records()] == [text]
-    alone = client.post("/v1/predict", json={"texts": parts}).json()["predictions"]
-    assert [row["score"]["value"] for row in spans] == [row["scores"]["hate"] for row in alone]
+    native = client.post("/v1/predict", json={"texts": parts}).json()["predictions"]
+    assert [row["score"]["value"] for row in spans] == [row["scores"]["hate"] for row in native]
 
 
 def test_a_suggestion_is_feedback_on_a_prediction(start: Start) -> None:
     log = Log(client := start())
-    said = {"TOXICITY": {"summaryScore": {"value": 0}}}
-    body = {"comment": {"text": "get busy living"}, "attributeScores": said, "clientToken": "c"}
+    scores = {"TOXICITY": {"summaryScore": {"value": 0}}}
+    body = {"comment": {"text": "get busy living"}, "attributeScores": scores, "clientToken": "c"}
     reply = client.post(SUGGEST, json=body)
     assert (reply.status_code, reply.json()) == (200, {"clientToken": "c"})
     (prediction,), (feedback,) = log.records(), log.records(kind=1)
-    assert prediction["door"] == "perspective"
+    assert prediction["api"] == "perspective"
     assert feedback["prediction_id"] == prediction["_id"]
     assert (feedback["label"], feedback["comment"]) == ("neither", "suggestscore: TOXICITY=0")
 
 
-def test_a_comment_too_long_is_refused_before_its_markup_is_read(start: Start) -> None:
+def test_a_long_comment_is_refused_before_its_markup_is_removed(start: Start) -> None:
     client = start(max_chars=100)
     comment = {"text": "<b></b>" * 20 + "hi", "type": "HTML"}
-    (detail,) = client.post(ANALYZE, json=asking("", comment=comment)).json()["error"]["details"]
-    assert detail["errorType"] == "COMMENT_TOO_LONG"
+    error = client.post(ANALYZE, json=analyze_body("", comment=comment)).json()["error"]
+    assert error["details"][0]["errorType"] == "COMMENT_TOO_LONG"
     comment = {"text": "<b></b>" * 10 + "hi", "type": "HTML"}
-    assert client.post(ANALYZE, json=asking("", comment=comment)).status_code == 200
+    assert client.post(ANALYZE, json=analyze_body("", comment=comment)).status_code == 200
 
 
-def test_a_comment_of_many_sentences_has_as_many_spans_as_a_request_has_texts(start: Start) -> None:
-    reply = start(max_texts=4).post(ANALYZE, json=asking("a. " * 50, spanAnnotations=True)).json()
+def test_a_comment_has_at_most_max_texts_spans(start: Start) -> None:
+    body = analyze_body("a. " * 50, spanAnnotations=True)
+    reply = start(max_texts=4).post(ANALYZE, json=body).json()
     spans = reply["attributeScores"]["IDENTITY_ATTACK"]["spanScores"]
     assert [(row["begin"], row["end"]) for row in spans] == [(0, 2), (3, 5), (6, 8), (9, 149)]
 
 
-def test_attributes_are_the_operators(start: Start, tmp_path: Path) -> None:
+def test_the_operator_defines_the_attributes(start: Start, tmp_path: Path) -> None:
     table = tmp_path / "mine.yaml"
     table.write_text(
         "attributes: {RUDE: [offensive]}\nunsupported: omit\nlanguages: [de, en]", encoding="utf-8"
     )
-    wanted = {"RUDE": {}, "TOXICITY": {}}
-    reply = start(perspective=table).post(ANALYZE, json=asking("x", requestedAttributes=wanted))
+    body = analyze_body("x", requestedAttributes={"RUDE": {}, "TOXICITY": {}})
+    reply = start(perspective=table).post(ANALYZE, json=body)
     assert list(reply.json()["attributeScores"]) == ["RUDE"]
     assert reply.json()["languages"] == ["de"]
 
 
-def secured(start: Start, rights: str = "predict+feedback") -> TestClient:
+def with_key(start: Start, scopes: str = "predict+feedback") -> TestClient:
     digest = hashlib.sha256(b"right").hexdigest()
-    return start(api_keys=f"team:{digest}:{rights}")
+    return start(api_keys=f"team:{digest}:{scopes}")
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "none", "wrong"),
+    ("path", "body", "missing", "wrong"),
     [
-        (ANALYZE, asking("x"), 403, 400),
+        (ANALYZE, analyze_body("x"), 403, 400),
         ("/v1/moderations", {"input": "x"}, 401, 401),
         ("/predict", {"inputs": "x"}, 401, 401),
         ("/v1/predict", {"texts": ["x"]}, 401, 401),
     ],
 )
-def test_keys_are_asked_for_as_each_service_does(
-    start: Start, path: str, body: dict[str, Any], none: int, wrong: int
+def test_each_api_has_its_own_status_for_a_missing_and_a_wrong_key(
+    start: Start, path: str, body: dict[str, Any], missing: int, wrong: int
 ) -> None:
-    client = secured(start)
+    client = with_key(start)
 
-    def status(**where: Any) -> int:
-        return client.post(path, json=body, **where).status_code
+    def status(**options: Any) -> int:
+        return client.post(path, json=body, **options).status_code
 
-    assert status() == none
+    assert status() == missing
     assert status(headers={"authorization": "Bearer wrong"}) == wrong
     assert status(headers={"authorization": "Bearer right"}) == 200
-    # A key in an address ends up in logs: only Perspective's clients, who know no other way.
+    # Keys in URLs end up in logs: only Perspective accepts them, whose clients have no other way.
     is_google = path == ANALYZE
-    assert status(params={"key": "right", "alt": "json"}) == (200 if is_google else none)
-    assert status(params={"key": "wrong"}) == (wrong if is_google else none)
+    assert status(params={"key": "right", "alt": "json"}) == (200 if is_google else missing)
+    assert status(params={"key": "wrong"}) == (wrong if is_google else missing)
     assert status(headers={"x-goog-api-key": "right"}) == 200
 
 
-def test_a_suggestion_needs_the_right_to_give_feedback(start: Start) -> None:
-    client = secured(start, "predict")
+def test_a_suggestion_needs_the_scope_feedback(start: Start) -> None:
+    client = with_key(start, "predict")
     reply = client.post(SUGGEST, params={"key": "right"}, json={})
     assert reply.status_code == 403
     assert reply.json()["error"]["status"] == "PERMISSION_DENIED"
 
 
-def test_limits_hold_for_every_door_together(start: Start) -> None:
+def test_all_apis_share_one_rate_limit(start: Start) -> None:
     client = start(requests_per_minute=2)
     assert client.post("/v1/predict", json={"texts": ["x"]}).status_code == 200
     assert client.post("/predict", json={"inputs": "x"}).status_code == 200
-    replies = [client.post(ANALYZE, json=asking("x"))]
+    replies = [client.post(ANALYZE, json=analyze_body("x"))]
     replies.append(client.post("/v1/moderations", json={"input": "x"}))
     assert [reply.status_code for reply in replies] == [429, 429]
     assert all(int(reply.headers["retry-after"]) >= 1 for reply in replies)
@@ -218,7 +223,7 @@ def test_limits_hold_for_every_door_together(start: Start) -> None:
         ("/predict", b'{"inputs": [["a", "b"]]}', 422),
     ],
 )
-def test_bad_bodies_get_the_envelope_of_their_door(
+def test_invalid_bodies_get_the_error_format_of_the_api(
     start: Start, path: str, content: bytes, status: int
 ) -> None:
     client = start()
@@ -233,7 +238,7 @@ def test_bad_bodies_get_the_envelope_of_their_door(
         assert set(error) == {"message", "type", "param", "code"}
 
 
-def test_what_the_model_would_cut_is_refused_on_wish(start: Start) -> None:
+def test_truncate_false_refuses_a_text_that_the_model_would_truncate(start: Start) -> None:
     log = Log(client := start())
     body = {"inputs": ["short", "word " * 300], "truncate": False}
     reply = client.post("/predict", json=body)
@@ -243,12 +248,51 @@ def test_what_the_model_would_cut_is_refused_on_wish(start: Start) -> None:
     assert client.post("/predict", json=body | {"truncate": True}).status_code == 200
 
 
-def test_the_discovery_document_is_open_and_names_the_host_that_was_asked(start: Start) -> None:
-    client = secured(start)
+def test_the_discovery_document_needs_no_key_and_has_the_requested_host(start: Start) -> None:
+    client = with_key(start)
     reply = client.get("/$discovery/rest?version=v1alpha1", headers={"host": "tagger.example:8443"})
     assert reply.json()["rootUrl"] == "http://tagger.example:8443/"
 
 
-def test_a_moderation_says_which_categories_are_judged(start: Start) -> None:
+def test_a_moderation_names_the_scored_categories(start: Start) -> None:
     reply = start().post("/v1/moderations", json={"input": "x"})
     assert reply.headers["x-categories-judged"] == "hate, harassment"
+
+
+BODIES = {
+    ANALYZE: analyze_body("x"),
+    "/v1/moderations": {"input": "x"},
+    "/predict": {"inputs": "x"},
+    "/v1/predict": {"texts": ["x"]},
+}
+STATUSES = f"""
+from starlette.testclient import TestClient
+from serving.app import create_app
+from serving.settings import load_settings
+with TestClient(create_app(load_settings())) as client:
+    for path, body in {BODIES!r}.items():
+        print(path, client.post(path, json=body).status_code)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [("perspective", ANALYZE), ("openai.py", "/v1/moderations"), ("huggingface.py", "/predict")],
+)
+def test_an_api_can_be_deleted_without_other_changes(
+    trained: Path, tmp_path: Path, name: str, path: str
+) -> None:
+    for folder in ("serving", "configs"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    deleted = tmp_path / "serving" / "compat" / name
+    shutil.rmtree(deleted) if deleted.is_dir() else deleted.unlink()
+    ended = subprocess.run(
+        [sys.executable, "-c", STATUSES],
+        cwd=tmp_path,
+        env=os.environ | {"BUNDLE": str(trained / "models" / "candidate"), "OUTBOX": "outbox.db"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    statuses = dict(line.split() for line in ended.stdout.splitlines())
+    assert statuses == dict.fromkeys(BODIES, "200") | {path: "404"}

@@ -11,7 +11,7 @@ import click
 @click.option(
     "--bundle",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Model bundle; default: the one that `serve` would use.",
+    help="Model bundle; default: $BUNDLE, else models/production, else models/candidate.",
 )
 @click.option(
     "--threshold",
@@ -23,8 +23,9 @@ import click
 def map_thresholds(csv: Path, bundle: Path | None, thresholds: tuple[float, ...]) -> None:
     """Compare this model with Perspective's scores in the file CSV.
 
-    CSV has a column `text`, and TOXICITY or other attributes. For each threshold the report has the
-    threshold here that flags as many comments, and the agreement of both.
+    CSV has a column `text`, and TOXICITY or other attributes; $PERSPECTIVE names the file that
+    defines them. The report has, for each of Perspective's thresholds, the one here that flags the
+    same share of the comments, and how often both agree.
     """
     from serving.bundle import Bundle
     from serving.compat.perspective.thresholds import THRESHOLDS, ThresholdsError, report_file
@@ -34,9 +35,9 @@ def map_thresholds(csv: Path, bundle: Path | None, thresholds: tuple[float, ...]
 
     overrides: dict[str, Any] = {"bundle": bundle} if bundle else {}
     settings = load_settings(**overrides)
+    table = Attributes.load(settings.perspective)
+    loaded = Bundle.load(bundle_folder(settings.bundle))
     try:
-        loaded = Bundle.load(bundle_folder(settings.bundle))
-        table = Attributes.load(settings.perspective)
         click.echo(report_file(csv, loaded, table, thresholds or THRESHOLDS))
     except ThresholdsError as error:
         raise click.UsageError(str(error)) from None

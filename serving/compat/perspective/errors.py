@@ -1,13 +1,13 @@
-"""Google's error format, and Perspective's own errors.
+"""Google's error format, and the errors that Perspective API has of its own.
 
     {"error": {"code": 400, "message": …, "status": "INVALID_ARGUMENT", "details": [
         {"@type": "type.googleapis.com/google.commentanalyzer.v1alpha1.Error",
          "errorType": "COMMENT_EMPTY"}]}}
 
     ServiceError
-    └── RefusedError  a request that Perspective itself would refuse, with its reason
+    └── PerspectiveError  has an `errorType`
 
-As with Google, a request without a key gets 403 and one with a wrong key 400.
+A missing key is 403 and a wrong one is 400, as at Google.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ TYPES = "type.googleapis.com/"
 SERVICE = "commentanalyzer.googleapis.com"
 TEXT = "comment.text"
 
-Reason = Literal[
+ErrorType = Literal[
     "COMMENT_EMPTY",
     "COMMENT_TOO_LONG",
     "NO_REQUESTED_ATTRIBUTES",
@@ -36,7 +36,7 @@ STATUSES = {
     ErrorCode.INTERNAL: (500, "INTERNAL"),
     ErrorCode.UNAVAILABLE: (503, "UNAVAILABLE"),
 }
-INVALID = (400, "INVALID_ARGUMENT")  # for every other code
+INVALID = (400, "INVALID_ARGUMENT")  # all other codes
 NO_KEY = (
     "Method doesn't allow unregistered callers (callers without established identity). "
     "Please use API Key or other form of API consumer identity to call this API."
@@ -44,28 +44,28 @@ NO_KEY = (
 WRONG_KEY = "API key not valid. Please pass a valid API key."
 
 
-class RefusedError(ServiceError):
-    """A request that Perspective would refuse."""
+class PerspectiveError(ServiceError):
+    """A request that Perspective API refuses with an `errorType`."""
 
-    def __init__(self, message: str, reason: Reason, **more: Any) -> None:
+    def __init__(self, message: str, error_type: ErrorType, **details: Any) -> None:
         """Create an error.
 
         Args:
-            message: Perspective's own text where it is known.
-            reason: its `errorType`.
-            more: further fields of the error's detail.
+            message: in Perspective's words where they are known.
+            error_type: Perspective's name of the error.
+            details: further fields of the error's detail.
         """
         super().__init__(ErrorCode.INVALID, message)
-        self.detail = {"errorType": reason} | more
+        self.detail = {"errorType": error_type} | details
 
     @classmethod
-    def empty(cls) -> "RefusedError":
+    def empty(cls) -> "PerspectiveError":
         """Return the error for a comment without text."""
         return cls("Comment must be non-empty.", "COMMENT_EMPTY")
 
     @classmethod
-    def language(cls, attribute: str, languages: Sequence[str]) -> "RefusedError":
-        """Return the error for languages that the model does not know."""
+    def language(cls, attribute: str, languages: Sequence[str]) -> "PerspectiveError":
+        """Return the error for languages that the model does not support."""
         shown = [tag[:40] for tag in languages[:10]]
         return cls(
             f"Attribute {attribute} does not support request languages: {', '.join(shown)}",
@@ -84,14 +84,15 @@ def render_error(error: ServiceError) -> tuple[int, dict[str, Any]]:
     if isinstance(error, MissingKeyError):
         code, status, message = 403, "PERMISSION_DENIED", NO_KEY
     elif error.code is ErrorCode.UNAUTHENTICATED:
-        message, details = WRONG_KEY, [_info("API_KEY_INVALID")]
+        message, details = WRONG_KEY, [_error_info("API_KEY_INVALID")]
     elif error.code is ErrorCode.RATE_LIMITED:
         message = f"Quota exceeded for quota metric 'Analysis requests' of service '{SERVICE}'."
-        details = [_info("RATE_LIMIT_EXCEEDED")]
-    elif isinstance(error, RefusedError):
-        details = [_own(error.detail)]
+        details = [_error_info("RATE_LIMIT_EXCEEDED")]
+    elif isinstance(error, PerspectiveError):
+        details = [_perspective_detail(error.detail)]
     elif error.code is ErrorCode.TOO_LARGE and error.field == TEXT:
-        message, details = "Comment text too long.", [_own({"errorType": "COMMENT_TOO_LONG"})]
+        message = "Comment text too long."
+        details = [_perspective_detail({"errorType": "COMMENT_TOO_LONG"})]
     elif error.field:
         message = f"Invalid value at '{error.field}': {error.message}"
         violation = {"field": error.field, "description": error.message}
@@ -100,11 +101,11 @@ def render_error(error: ServiceError) -> tuple[int, dict[str, Any]]:
     return code, {"error": body | ({"details": details} if details else {})}
 
 
-def _own(detail: dict[str, Any]) -> dict[str, Any]:
+def _perspective_detail(detail: dict[str, Any]) -> dict[str, Any]:
     return {"@type": f"{TYPES}google.commentanalyzer.v1alpha1.Error"} | detail
 
 
-def _info(reason: str) -> dict[str, Any]:
+def _error_info(reason: str) -> dict[str, Any]:
     return {
         "@type": f"{TYPES}google.rpc.ErrorInfo",
         "reason": reason,

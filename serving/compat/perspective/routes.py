@@ -9,11 +9,11 @@ from serving.classifier import Classification, Classifier
 from serving.compat.perspective import discovery as discovery_document
 from serving.compat.perspective.errors import TEXT, render_error
 from serving.compat.perspective.schemas import (
-    AnalyzeReply,
-    AnalyzeRequest,
+    AnalyzeCommentRequest,
+    AnalyzeCommentResponse,
     GoogleError,
-    SuggestReply,
-    SuggestRequest,
+    SuggestCommentScoreRequest,
+    SuggestCommentScoreResponse,
 )
 from serving.compat.perspective.translate import Analysis, Attributes, Comment, Suggestion
 from serving.errors import ErrorFormat
@@ -28,18 +28,18 @@ router = APIRouter(route_class=FastRoute, tags=["Perspective API"])
 
 
 def configure(app: FastAPI, settings: Settings) -> None:
-    """Read the table of attributes; SettingsError if it cannot be used."""
+    """Load the table of attributes; SettingsError if the file cannot be used."""
     app.state.attributes = Attributes.load(settings.perspective)
 
 
 @router.post(
     "/v1alpha1/comments:analyze",
-    response_model=AnalyzeReply,
+    response_model=AnalyzeCommentResponse,
     response_model_exclude_unset=True,
     responses=ERRORS,
 )
 @requires("predict", error_format=ERROR_FORMAT)
-async def analyze(request: Request, body: AnalyzeRequest) -> dict[str, Any]:
+async def analyze(request: Request, body: AnalyzeCommentRequest) -> dict[str, Any]:
     """Score a comment as Perspective API does."""
     classifier = classifier_of(request)
     analysis = Analysis(body, request.app.state.attributes)
@@ -57,13 +57,13 @@ async def analyze(request: Request, body: AnalyzeRequest) -> dict[str, Any]:
 
 @router.post(
     "/v1alpha1/comments:suggestscore",
-    response_model=SuggestReply,
+    response_model=SuggestCommentScoreResponse,
     response_model_exclude_unset=True,
     responses=ERRORS,
 )
 @requires("feedback", error_format=ERROR_FORMAT)
-async def suggest(request: Request, body: SuggestRequest) -> dict[str, Any]:
-    """Store the scores that a comment should have, as feedback on a prediction made now."""
+async def suggest(request: Request, body: SuggestCommentScoreRequest) -> dict[str, Any]:
+    """Classify a comment, and store the suggested scores as feedback on that prediction."""
     classifier = classifier_of(request)
     suggestion = Suggestion(body, request.app.state.attributes)
     result = await _classify(request, classifier, suggestion.comment, store=True)
@@ -78,13 +78,13 @@ async def _classify(
     def field(_: int) -> str:
         return TEXT
 
-    # Before markup is removed, which costs more the longer the comment is.
-    classifier.check_texts([comment.sent], field)
+    # Before markup is removed, because that takes time in proportion to the length.
+    classifier.check_texts([comment.source], field)
     caller = caller_of(request, "perspective")
     return await classifier.classify([comment.text], caller, store=store, field=field)
 
 
 @router.get("/$discovery/rest", include_in_schema=False)
 async def discovery(request: Request) -> Json:
-    """Describe this host to Google's client libraries."""
+    """Return the discovery document of this host."""
     return Json(discovery_document.document(str(request.base_url)))

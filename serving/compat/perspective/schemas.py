@@ -1,13 +1,24 @@
-"""Perspective API's messages; the discovery document is generated from them.
+"""Perspective API's messages, under the names that they have in its discovery document.
 
-They are read like protocol buffers in JSON: null means unset, a name may have camelCase or
-snake_case, and unknown fields are errors.
+They are read as protocol buffers are read from JSON: null means unset, field names may be in camel
+case or snake case, and unknown fields are refused. `discovery` describes these models to clients.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
+
+PROBABILITY = "PROBABILITY"
+SCORE_TYPES = ("SCORE_TYPE_UNSPECIFIED", PROBABILITY)
+TEXT_TYPES = ("TEXT_TYPE_UNSPECIFIED", "PLAIN_TEXT", "HTML")
+
+# Any string is accepted here: `translate` refuses unknown ones with Perspective's own error.
+TextType = Annotated[str, Field(json_schema_extra={"enum": [*TEXT_TYPES]})]
+RequestedScoreType = Annotated[str, Field(json_schema_extra={"enum": [*SCORE_TYPES]})]
+ScoreType = Annotated[str, Field(json_schema_extra={"enum": [PROBABILITY]})]
+Float = Annotated[float, Field(json_schema_extra={"format": "float"})]
+Int32 = Annotated[int, Field(json_schema_extra={"format": "int32"})]
 
 
 class Message(BaseModel):
@@ -19,10 +30,10 @@ class Message(BaseModel):
 
 
 class TextEntry(Message):
-    """A text; its type is PLAIN_TEXT or HTML."""
+    """A text; plain, unless its type is HTML."""
 
     text: str | None = None
-    type: str | None = None
+    type: TextType | None = None
 
 
 class ArticleAndParentComment(Message):
@@ -33,42 +44,44 @@ class ArticleAndParentComment(Message):
 
 
 class Context(Message):
-    """The context of a comment; accepted and ignored."""
+    """What a comment refers to; accepted and ignored."""
 
     entries: list[TextEntry] | None = None
     article_and_parent_comment: ArticleAndParentComment | None = None
 
 
 class AttributeParameters(Message):
-    """Options for an attribute."""
+    """Options of a requested attribute."""
 
-    score_type: str | None = None
-    score_threshold: float | None = None
+    score_type: RequestedScoreType | None = None
+    score_threshold: Float | None = None
 
 
 class Score(Message):
-    """A score; its type is PROBABILITY."""
+    """A probability."""
 
-    value: float | None = None
-    type: str | None = None
+    value: Float | None = None
+    type: ScoreType | None = None
 
 
 class SpanScore(Message):
-    """The score of a span; offsets count UTF-16 units, the end is exclusive."""
+    """The score of a part of the text; offsets count UTF-16 units, the end is exclusive."""
 
-    begin: int | None = None
-    end: int | None = None
+    begin: Int32 | None = None
+    end: Int32 | None = None
     score: Score | None = None
 
 
 class AttributeScores(Message):
-    """The scores of an attribute."""
+    """An attribute's scores, of the whole text and of its parts."""
 
     summary_score: Score | None = None
     span_scores: list[SpanScore] | None = None
 
 
-class _Request(Message):
+class CommentRequest(Message):
+    """The fields that both requests have."""
+
     comment: TextEntry | None = None
     context: Context | None = None
     languages: list[str] | None = None
@@ -77,37 +90,37 @@ class _Request(Message):
     community_id: str | None = None
 
 
-class AnalyzeRequest(_Request):
-    """A request for `comments:analyze`."""
+class AnalyzeCommentRequest(CommentRequest):
+    """A comment to score."""
 
     requested_attributes: dict[str, AttributeParameters | None] | None = None
     span_annotations: bool | None = None
     do_not_store: bool | None = None
 
 
-class AnalyzeReply(Message):
-    """A reply of `comments:analyze`."""
+class AnalyzeCommentResponse(Message):
+    """The scores of each attribute."""
 
     attribute_scores: dict[str, AttributeScores]
     languages: list[str]
     client_token: str | None = None
 
 
-class SuggestRequest(_Request):
-    """A request for `comments:suggestscore`."""
+class SuggestCommentScoreRequest(CommentRequest):
+    """A comment and the scores that it should have."""
 
     attribute_scores: dict[str, AttributeScores | None] | None = None
 
 
-class SuggestReply(Message):
-    """A reply of `comments:suggestscore`."""
+class SuggestCommentScoreResponse(Message):
+    """The suggestion is stored."""
 
     requested_languages: list[str] | None = None
     client_token: str | None = None
 
 
-class Status(BaseModel):
-    """An error as Google describes it."""
+class GoogleStatus(BaseModel):
+    """The cause of an error."""
 
     code: int
     message: str
@@ -118,4 +131,4 @@ class Status(BaseModel):
 class GoogleError(BaseModel):
     """Every error has this shape."""
 
-    error: Status
+    error: GoogleStatus

@@ -1,7 +1,7 @@
-"""Spans of a text: its sentences, its plain text if it is HTML, and offsets in UTF-16 units.
+"""Parts of a text: its sentences, its plain text if it is HTML, and offsets in UTF-16 units.
 
-Perspective counts offsets like Java and JavaScript: a character outside the Basic Multilingual
-Plane, such as most emoji, counts two.
+Perspective counts offsets as Java and JavaScript do: a character outside the Basic Multilingual
+Plane, such as most emoji, counts two. These are pure functions.
 """
 
 import html
@@ -9,13 +9,14 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-# A run of marks is matched only from its first mark on, so its cost is linear in its length.
+# The lookbehind and the possessive quantifiers keep this linear: a run of marks is matched only
+# from its first mark on.
 _STOP = r".!?…؟۔।"
 _END = re.compile(rf"(?<![{_STOP}])[{_STOP}]++[\"'”’»)\]]*+(?=\s)|[。！？]++[”’」』）]*+")
-# A scanner of our own, because anybody may send markup: the standard library's parser needs 17 s
-# for 10 KB of `<a <a <a`. Here an element that is not closed reaches to the end, as in browsers, so
-# that nothing is read twice. A tag ends at its first `>`: showing the end of an attribute is better
-# than hiding a word.
+# A scanner of our own, because any caller can send any markup: the standard library's HTML parser
+# takes 17 s for 10 KB of `<a <a <a`. Markup that is not closed extends to the end of the text, as
+# in browsers, so that no character is read twice. A tag ends at its first `>`, even in an
+# attribute's value: it is better to show the rest of an attribute than to hide words.
 _MARKUP = re.compile(
     r"<!--.*?(?:-->|\Z)"
     r"|<(script|style|template|title|textarea)\b.*?(?:</\1\b[^>]*(?:>|\Z)|\Z)"
@@ -32,29 +33,32 @@ _BLOCK = re.compile(
 
 
 class Span(NamedTuple):
-    """A part of a text in characters; the end is exclusive."""
+    """A part of a text, in characters; the end is exclusive."""
 
     begin: int
     end: int
 
 
-class Plain(NamedTuple):
-    """A text without markup, and the begin and end of each of its characters in the source."""
+class PlainText(NamedTuple):
+    """A text without its markup.
+
+    begins, ends: where each of its characters begins and ends in the source.
+    """
 
     text: str
     begins: Sequence[int]
     ends: Sequence[int]
 
-    def source(self, span: Span) -> Span:
-        """Return the span in the source of a non-empty span of the text."""
+    def source_span(self, span: Span) -> Span:
+        """Return the span of the source that a non-empty span of the text comes from."""
         return Span(self.begins[span.begin], self.ends[span.end - 1])
 
 
 def sentences(text: str, limit: int) -> list[Span]:
     """Return the spans of a text's sentences, in order, without the white space around them.
 
-    A sentence ends at the end of a line, after marks like `.!?` before white space, and after
-    `。！？`. There are at most `limit` spans; the last one has the rest.
+    A sentence ends at the end of a line, after marks like `.!?` if white space follows, and after
+    `。！？`. The last of `limit` spans has the rest of the text.
     """
     spans: list[Span] = []
     for line in re.finditer(r"[^\r\n]+", text):
@@ -72,18 +76,18 @@ def sentences(text: str, limit: int) -> list[Span]:
     return spans
 
 
-def utf16(text: str, positions: Sequence[int]) -> list[int]:
+def utf16_offsets(text: str, positions: Sequence[int]) -> list[int]:
     """Return ascending character positions of a text in UTF-16 units."""
-    units, start, count = [], 0, 0
+    offsets, previous, units = [], 0, 0
     for position in positions:
-        count += len(text[start:position].encode("utf-16-le", "surrogatepass")) // 2
-        start = position
-        units.append(count)
-    return units
+        units += len(text[previous:position].encode("utf-16-le", "surrogatepass")) // 2
+        previous = position
+        offsets.append(units)
+    return offsets
 
 
-def plain(markup: str) -> Plain:
-    """Return the text that a reader of this HTML sees, with its places in the markup."""
+def plain_text(markup: str) -> PlainText:
+    """Return the text that a reader of this HTML sees."""
     pieces: list[str] = []
     begins: list[int] = []
     ends: list[int] = []
@@ -93,15 +97,16 @@ def plain(markup: str) -> Plain:
         begins.extend(begin)
         ends.extend(end)
 
-    start = 0
+    position = 0
     for match in _MARKUP.finditer(markup):
         begin, end = match.span()
-        show(markup[start:begin], range(start, begin), range(start + 1, begin + 1))
-        start = end
+        show(markup[position:begin], range(position, begin), range(position + 1, begin + 1))
+        position = end
         if match["reference"]:
             shown = html.unescape(match["reference"])
             show(shown, [begin] * len(shown), [end] * len(shown))
         elif _BLOCK.fullmatch(match["tag"] or ""):
             show("\n", [begin], [begin])
-    show(markup[start:], range(start, len(markup)), range(start + 1, len(markup) + 1))
-    return Plain("".join(pieces), begins, ends)
+    end = len(markup)
+    show(markup[position:], range(position, end), range(position + 1, end + 1))
+    return PlainText("".join(pieces), begins, ends)

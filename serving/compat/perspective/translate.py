@@ -1,10 +1,10 @@
-"""Translates Perspective API's requests to texts, and our scores to its replies.
+"""Translates Perspective's requests to texts, and our scores to its replies.
 
-    comments:analyze       comment, attributes → a score for each attribute, and for each sentence
+    comments:analyze       comment, attributes → scores of the comment and of its parts
     comments:suggestscore  comment, the scores that it should have → feedback
 
-configs/perspective.yaml defines the attributes. Languages are not detected: a reply has no
-`detectedLanguages`.
+`configs/perspective.yaml` defines the attributes. Languages are not detected: a reply has no
+`detectedLanguages`. This module knows neither HTTP nor the engine.
 """
 
 import math
@@ -18,25 +18,26 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from serving.api.schemas import Label
 from serving.bundle import LABELS
-from serving.compat.perspective.errors import RefusedError
+from serving.compat.perspective.errors import PerspectiveError
 from serving.compat.perspective.schemas import (
-    AnalyzeRequest,
+    PROBABILITY,
+    SCORE_TYPES,
+    TEXT_TYPES,
+    AnalyzeCommentRequest,
     AttributeParameters,
     AttributeScores,
-    SuggestRequest,
+    CommentRequest,
+    SuggestCommentScoreRequest,
     TextEntry,
 )
-from serving.compat.perspective.spans import Plain, Span, plain, sentences, utf16
+from serving.compat.perspective.spans import PlainText, Span, plain_text, sentences, utf16_offsets
 from serving.settings import load_config
 
-PROBABILITY = "PROBABILITY"
-SCORE_TYPES = {None, "SCORE_TYPE_UNSPECIFIED", PROBABILITY}
-TEXT_TYPES = {None, "TEXT_TYPE_UNSPECIFIED", "PLAIN_TEXT", "HTML"}
-SUGGESTED = 0.5  # a suggested score of at least this means that the comment has the attribute
+SUGGESTION_THRESHOLD = 0.5  # a suggested score from here on means: has the attribute
 
 
 class Attributes(BaseModel):
-    """The content of configs/perspective.yaml."""
+    """The content of `configs/perspective.yaml`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -52,78 +53,87 @@ class Attributes(BaseModel):
         """Read a table; SettingsError if the file cannot be used."""
         return load_config(path, cls)
 
-    def known(self, requested: Sequence[str]) -> list[str]:
-        """Return the known attributes; RefusedError if unknown ones must be refused."""
+    def supported(self, requested: Sequence[str]) -> list[str]:
+        """Return the attributes that have a score here.
+
+        Raises:
+            PerspectiveError: one has none, and the table says `unsupported: refuse`.
+        """
         unknown = [name for name in requested if name not in self.attributes]
         if unknown and self.unsupported == "refuse":
-            raise RefusedError(f"Unknown requested attribute: {unknown[0]}", "INVALID_REQUEST")
+            raise PerspectiveError(f"Unknown requested attribute: {unknown[0]}", "INVALID_REQUEST")
         return [name for name in requested if name in self.attributes]
 
     def score(self, name: str, scores: Mapping[str, float]) -> float:
-        """Return an attribute's score from a text's probabilities, which have six decimals."""
+        """Return an attribute's score: the sum of its labels' probabilities, to six decimals."""
         return min(1.0, round(math.fsum(scores[label] for label in self.attributes[name]), 6))
 
 
 class Comment:
-    """A request's comment: the text to classify, and its places in what was sent."""
+    """A request's comment.
+
+    source: the text as it was sent, with its markup.
+    """
 
     def __init__(self, entry: TextEntry | None) -> None:
-        """Read a comment; RefusedError if it is empty or has an unknown type."""
-        self.sent = (entry and entry.text) or ""
-        kind = entry.type if entry else None
-        if kind not in TEXT_TYPES:
-            raise RefusedError("Unknown text type", "INVALID_REQUEST")
-        if not self.sent.strip():
-            raise RefusedError.empty()
-        self._is_html = kind == "HTML"
+        """Check a comment; PerspectiveError if it is empty or of an unknown type."""
+        self.source = (entry and entry.text) or ""
+        text_type = entry.type if entry else None
+        if text_type not in {None, *TEXT_TYPES}:
+            raise PerspectiveError("Unknown text type", "INVALID_REQUEST")
+        if not self.source.strip():
+            raise PerspectiveError.empty()
+        self._is_html = text_type == "HTML"
 
     @cached_property
-    def _plain(self) -> Plain | None:
-        return plain(self.sent) if self._is_html else None
+    def _plain(self) -> PlainText | None:
+        return plain_text(self.source) if self._is_html else None
 
     @property
     def text(self) -> str:
-        """The text without markup; RefusedError if it is empty."""
+        """The text to classify, without markup; PerspectiveError if nothing is left."""
         if self._plain is None:
-            return self.sent
+            return self.source
         if not self._plain.text.strip():
-            raise RefusedError.empty()
+            raise PerspectiveError.empty()
         return self._plain.text
 
     def offsets(self, spans: Sequence[Span]) -> list[Span]:
-        """Return spans of `text` as UTF-16 offsets in what was sent."""
+        """Return spans of `text` as UTF-16 offsets in `source`."""
         if self._plain:
-            spans = [self._plain.source(span) for span in spans]
-        units = utf16(self.sent, [position for span in spans for position in span])
+            spans = [self._plain.source_span(span) for span in spans]
+        units = utf16_offsets(self.source, [position for span in spans for position in span])
         return [Span(begin, end) for begin, end in zip(units[::2], units[1::2], strict=True)]
 
 
 class Analysis:
-    """A valid `comments:analyze` request: what to score, and how to reply."""
+    """A checked `comments:analyze` request, and how to reply to it."""
 
-    def __init__(self, body: AnalyzeRequest, table: Attributes) -> None:
+    def __init__(self, body: AnalyzeCommentRequest, table: Attributes) -> None:
         """Check a request.
 
         Raises:
-            RefusedError: Perspective would refuse it.
+            PerspectiveError: Perspective would refuse it too.
         """
         self.comment = Comment(body.comment)
         _check_context(body)
         requested = body.requested_attributes or {}
         if not requested:
-            raise RefusedError("Missing requested_attributes", "NO_REQUESTED_ATTRIBUTES")
-        names = table.known([*requested])
-        self._options = {name: requested[name] or AttributeParameters() for name in names}
-        for name, options in self._options.items():
-            if options.score_type not in SCORE_TYPES:
-                score_type = str(options.score_type)[:40]
+            raise PerspectiveError("Missing requested_attributes", "NO_REQUESTED_ATTRIBUTES")
+        supported = table.supported([*requested])
+        self._parameters = {name: requested[name] or AttributeParameters() for name in supported}
+        for name, parameters in self._parameters.items():
+            if parameters.score_type not in {None, *SCORE_TYPES}:
+                score_type = str(parameters.score_type)[:40]
                 message = f"Requested score type {score_type} is not supported by attribute {name}"
-                raise RefusedError(message, "INVALID_REQUEST")
+                raise PerspectiveError(message, "INVALID_REQUEST")
         self._languages = _languages(body, table, next(iter(requested)))
         self._body, self._table = body, table
 
     def spans(self, limit: int) -> list[Span]:
-        """Return the spans to score: the whole text or, if requested, its sentences."""
+        """Return the spans of the comment's text to score: its sentences if the request wants
+        `spanAnnotations`, at most `limit`; otherwise the whole text.
+        """
         if not self._body.span_annotations:
             return [Span(0, len(self.comment.text))]
         return sentences(self.comment.text, limit)
@@ -138,56 +148,60 @@ class Analysis:
 
         Args:
             scores: the text's probabilities.
-            spans: parts of the text.
-            span_scores: their probabilities.
+            spans: of the text.
+            span_scores: the probabilities of each span.
         """
         offsets = self.comment.offsets(spans)
         attributes = {}
-        for name, options in self._options.items():
-            threshold = -math.inf if options.score_threshold is None else options.score_threshold
+        for name, parameters in self._parameters.items():
+            threshold = parameters.score_threshold
+            minimum = -math.inf if threshold is None else threshold
             parts = [
                 {"begin": begin, "end": end, "score": _score(value)}
                 for (begin, end), row in zip(offsets, span_scores, strict=True)
-                if (value := self._table.score(name, row)) >= threshold
+                if (value := self._table.score(name, row)) >= minimum
             ]
-            whole = self._table.score(name, scores)
-            result: dict[str, Any] = {"spanScores": parts} if parts else {}
-            if whole >= threshold:
-                result["summaryScore"] = _score(whole)
-            if result:
-                attributes[name] = result
+            summary = self._table.score(name, scores)
+            attribute: dict[str, Any] = {"spanScores": parts} if parts else {}
+            if summary >= minimum:
+                attribute["summaryScore"] = _score(summary)
+            if attribute:
+                attributes[name] = attribute
         reply = {"attributeScores": attributes, "languages": self._languages}
-        return reply | _token(self._body.client_token)
+        return reply | _client_token(self._body)
 
 
 class Suggestion:
-    """A valid `comments:suggestscore` request, as feedback."""
+    """A checked `comments:suggestscore` request, as feedback.
 
-    def __init__(self, body: SuggestRequest, table: Attributes) -> None:
+    label: the labels that the suggested scores allow, joined by `+`.
+    note: the comment that the feedback gets.
+    """
+
+    def __init__(self, body: SuggestCommentScoreRequest, table: Attributes) -> None:
         """Check a request.
 
         Raises:
-            RefusedError: no score is suggested for the whole comment, or they leave no label.
+            PerspectiveError: an attribute has no summary score, or no label fits the scores.
         """
         self.comment = Comment(body.comment)
         _check_context(body)
         suggested = body.attribute_scores or {}
         if not suggested:
-            raise RefusedError("Missing attribute_scores", "INVALID_REQUEST")
+            raise PerspectiveError("Missing attribute_scores", "INVALID_REQUEST")
         allowed, notes = set(LABELS), []
-        for name in table.known([*suggested]):
+        for name in table.supported([*suggested]):
             summary = (suggested[name] or AttributeScores()).summary_score
             value = summary.value if summary else None
             if value is None or not 0 <= value <= 1:
-                message = f"A summary score from 0 to 1 is needed for attribute {name}"
-                raise RefusedError(message, "INVALID_REQUEST")
+                message = f"Attribute {name} needs a summary score from 0 to 1"
+                raise PerspectiveError(message, "INVALID_REQUEST")
             labels = table.attributes[name]
-            allowed &= labels if value >= SUGGESTED else set(LABELS) - labels
+            allowed &= labels if value >= SUGGESTION_THRESHOLD else set(LABELS) - labels
             notes.append(f"{name}={value:g}")
         if not allowed or not notes:
-            raise RefusedError("The suggested scores leave no label", "INVALID_REQUEST")
+            raise PerspectiveError("No label fits the suggested scores", "INVALID_REQUEST")
         self._languages = _languages(body, table, next(iter(suggested)))
-        # A suggestion may allow several labels, as toxicity does: then it is a partial label.
         self.label = "+".join(label for label in LABELS if label in allowed)
         community = f" in {body.community_id[:200]}" if body.community_id else ""
         self.note = f"suggestscore{community}: {', '.join(notes)}"
@@ -196,27 +210,29 @@ class Suggestion:
     def reply(self) -> dict[str, Any]:
         """Return the reply."""
         languages = {"requestedLanguages": self._languages} if self._body.languages else {}
-        return languages | _token(self._body.client_token)
+        return languages | _client_token(self._body)
 
 
-def _check_context(body: AnalyzeRequest | SuggestRequest) -> None:
-    """Raise RefusedError if a context has both forms."""
+def _check_context(body: CommentRequest) -> None:
+    """Raise PerspectiveError if a context is of both kinds."""
     if body.context and body.context.entries and body.context.article_and_parent_comment:
-        raise RefusedError(
+        raise PerspectiveError(
             "Context can have either entries or article_and_parent_comment, but both fields were "
             "populated.",
             "INVALID_REQUEST",
         )
 
 
-def _languages(
-    body: AnalyzeRequest | SuggestRequest, table: Attributes, attribute: str
-) -> list[str]:
-    """Return a reply's languages; RefusedError if the model knows none of the requested ones."""
+def _languages(body: CommentRequest, table: Attributes, attribute: str) -> list[str]:
+    """Return the reply's languages; PerspectiveError if the model supports none of the request's.
+
+    Args:
+        attribute: that the error names.
+    """
     if not body.languages:
         return [table.languages[0]]
     if not any(re.split("[-_]", tag.lower())[0] in table.languages for tag in body.languages):
-        raise RefusedError.language(attribute, body.languages)
+        raise PerspectiveError.language(attribute, body.languages)
     return body.languages
 
 
@@ -224,5 +240,5 @@ def _score(value: float) -> dict[str, Any]:
     return {"value": value, "type": PROBABILITY}
 
 
-def _token(token: str | None) -> dict[str, str]:
-    return {"clientToken": token} if token else {}
+def _client_token(body: CommentRequest) -> dict[str, str]:
+    return {"clientToken": body.client_token} if body.client_token else {}

@@ -15,7 +15,7 @@ SORTED = [
 ]
 
 
-def asking(inputs: object, **more: object) -> HuggingFaceRequest:
+def parsed(inputs: object, **more: object) -> HuggingFaceRequest:
     return HuggingFaceRequest.model_validate({"inputs": inputs, "options": {}} | more)
 
 
@@ -24,28 +24,28 @@ def asking(inputs: object, **more: object) -> HuggingFaceRequest:
     [("a", ["a"]), (["a"], ["a"]), (["a", "b"], ["a", "b"]), ([["a"], ["b"]], ["a", "b"])],
 )
 def test_inputs_become_texts(inputs: object, texts: list[str]) -> None:
-    body = asking(inputs)
+    body = parsed(inputs)
     assert texts_of(body) == texts
     answer = reply(body, [SCORES] * len(texts))
     assert answer == (SORTED if inputs == "a" else [SORTED] * len(texts))
 
 
-def test_a_pair_is_refused_by_its_place() -> None:
+def test_a_pair_is_refused_and_the_error_names_the_input() -> None:
     with pytest.raises(ServiceError, match="Pairs of texts") as caught:
-        texts_of(asking([["a"], ["b", "c"]]))
+        texts_of(parsed([["a"], ["b", "c"]]))
     assert render_error(caught.value)[0] == 422
     assert "inputs[1]" in render_error(caught.value)[1]["error"]
 
 
-def test_the_inference_apis_client_gets_the_list_that_it_unwraps() -> None:
-    body = asking("a", parameters={})
-    found = TextClassificationOutputElement.parse_obj_as_list(json.dumps(reply(body, [SCORES])))[0]
-    assert [row.label for row in found] == ["offensive", "hate", "neither"]
+def test_the_inference_apis_client_can_read_a_reply() -> None:
+    body = parsed("a", parameters={})
+    rows = TextClassificationOutputElement.parse_obj_as_list(json.dumps(reply(body, [SCORES])))[0]
+    assert [row.label for row in rows] == ["offensive", "hate", "neither"]
 
 
-def test_top_k_cuts() -> None:
-    assert reply(asking("a", parameters={"top_k": 1}), [SCORES]) == [SORTED[:1]]
-    assert reply(asking(["a", "b"], parameters={"top_k": 9}), [SCORES] * 2) == [SORTED] * 2
+def test_top_k_limits_the_labels() -> None:
+    assert reply(parsed("a", parameters={"top_k": 1}), [SCORES]) == [SORTED[:1]]
+    assert reply(parsed(["a", "b"], parameters={"top_k": 9}), [SCORES] * 2) == [SORTED] * 2
 
 
 @pytest.mark.parametrize(
@@ -57,17 +57,17 @@ def test_top_k_cuts() -> None:
         {"truncate": "no"},
     ],
 )
-def test_what_would_need_other_numbers_is_refused(more: dict[str, object]) -> None:
+def test_options_that_would_change_the_scores_are_refused(more: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
-        asking("a", **more)
+        parsed("a", **more)
 
 
-def test_errors_name_the_input() -> None:
-    assert [field_of(asking("a"), 0), field_of(asking(["a", "b"]), 1)] == ["inputs", "inputs[1]"]
+def test_errors_name_the_field() -> None:
+    assert [field_of(parsed("a"), 0), field_of(parsed(["a", "b"]), 1)] == ["inputs", "inputs[1]"]
 
 
 @pytest.mark.parametrize(
-    ("kind", "status", "told"),
+    ("code", "status", "error_type"),
     [
         (ErrorCode.INVALID, 422, "validation"),
         (ErrorCode.TOO_LARGE, 413, "validation"),
@@ -77,6 +77,8 @@ def test_errors_name_the_input() -> None:
         (ErrorCode.INTERNAL, 500, "backend"),
     ],
 )
-def test_errors_are_told_as_that_server_tells_them(kind: ErrorCode, status: int, told: str) -> None:
-    found, body = render_error(ServiceError(kind, "It is so."))
-    assert (found, body) == (status, {"error": "It is so.", "error_type": told})
+def test_errors_have_the_type_of_text_embeddings_inference(
+    code: ErrorCode, status: int, error_type: str
+) -> None:
+    rendered, body = render_error(ServiceError(code, "A message"))
+    assert (rendered, body) == (status, {"error": "A message", "error_type": error_type})

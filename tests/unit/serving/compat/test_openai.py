@@ -15,8 +15,8 @@ from serving.compat.openai import (
 from serving.errors import ErrorCode, MissingKeyError, ServiceError
 
 HATE = ("hate", {"hate": 0.7, "offensive": 0.2, "neither": 0.1})
-RUDE = ("offensive", {"hate": 0.1, "offensive": 0.8, "neither": 0.1})
-FINE = ("neither", {"hate": 0.0, "offensive": 0.1, "neither": 0.9})
+OFFENSIVE = ("offensive", {"hate": 0.1, "offensive": 0.8, "neither": 0.1})
+NEITHER = ("neither", {"hate": 0.0, "offensive": 0.1, "neither": 0.9})
 
 
 def parsed(value: object) -> Any:
@@ -31,14 +31,14 @@ def test_inputs_become_texts() -> None:
     assert texts_of(parsed([])) == []
 
 
-def test_errors_name_the_input() -> None:
+def test_errors_name_the_field() -> None:
     assert field_of("a", 0) == "input"
     assert field_of(["a", "b"], 1) == "input[1]"
     assert field_of(parsed([{"type": "text", "text": "a"}]), 0) == "input"
     assert field_of([], 0) == "input"
 
 
-def test_an_image_is_refused_by_its_place() -> None:
+def test_an_image_is_refused_and_the_error_names_its_part() -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": "x"}}]
     with pytest.raises(ServiceError) as caught:
         texts_of(parsed(parts))
@@ -53,39 +53,41 @@ def test_an_image_is_refused_by_its_place() -> None:
 
 
 @pytest.mark.parametrize("value", [7, None, [7], [["a"]], {"text": "a"}, [{"type": "audio"}]])
-def test_what_is_no_input(value: object) -> None:
+def test_other_inputs_are_refused(value: object) -> None:
     with pytest.raises(ValidationError):
         parsed(value)
 
 
-def test_a_reply_is_one_to_openais_client() -> None:
-    found = ModerationCreateResponse.model_validate(reply("q", "m-1", [HATE, RUDE, FINE]))
-    assert (found.id, found.model) == ("modr-q", "m-1")
-    hate, rude, fine = found.results
-    assert [row.flagged for row in found.results] == [True, True, False]
+def test_openais_client_can_read_a_reply() -> None:
+    moderation = ModerationCreateResponse.model_validate(
+        reply("q", "m-1", [HATE, OFFENSIVE, NEITHER])
+    )
+    assert (moderation.id, moderation.model) == ("modr-q", "m-1")
+    hate, offensive, neither = moderation.results
+    assert [result.flagged for result in moderation.results] == [True, True, False]
     assert (hate.categories.hate, hate.categories.harassment) == (True, False)
-    assert (rude.categories.hate, rude.categories.harassment) == (False, True)
-    assert (rude.category_scores.hate, rude.category_scores.harassment) == (0.1, 0.8)
-    assert not any(fine.categories.model_dump().values())
+    assert (offensive.categories.hate, offensive.categories.harassment) == (False, True)
+    assert (offensive.category_scores.hate, offensive.category_scores.harassment) == (0.1, 0.8)
+    assert not any(neither.categories.model_dump().values())
 
 
-def test_every_category_is_present_and_the_unscored_ones_are_marked() -> None:
-    wanted = {
+def test_a_reply_has_every_category_and_marks_those_that_are_not_scored() -> None:
+    expected = {
         field.alias or name
         for name, field in Moderation.model_fields["categories"].annotation.model_fields.items()
     }
-    assert set(CATEGORIES) == wanted
+    assert set(CATEGORIES) == expected
     (row,) = reply("q", "m", [HATE])["results"]
     for part in ("categories", "category_scores", "category_applied_input_types"):
-        assert set(row[part]) == wanted
-    scored = {name for name, kinds in row["category_applied_input_types"].items() if kinds}
+        assert set(row[part]) == expected
+    scored = {name for name, types in row["category_applied_input_types"].items() if types}
     assert scored == {"hate", "harassment"}
-    others = wanted - scored
+    others = expected - scored
     assert all(row["category_scores"][name] == 0 for name in others)
 
 
 @pytest.mark.parametrize(
-    ("error", "status", "kind", "code"),
+    ("error", "status", "type_", "code"),
     [
         (MissingKeyError({}), 401, "invalid_request_error", None),
         (
@@ -113,13 +115,13 @@ def test_every_category_is_present_and_the_unscored_ones_are_marked() -> None:
         (ServiceError(ErrorCode.TOO_LARGE, "x"), 413, "invalid_request_error", None),
     ],
 )
-def test_errors_are_told_as_openai_tells_them(
-    error: ServiceError, status: int, kind: str, code: str | None
+def test_errors_have_openais_status_type_and_code(
+    error: ServiceError, status: int, type_: str, code: str | None
 ) -> None:
-    found, body = render_error(error)
-    assert (found, body["error"]["type"], body["error"]["code"]) == (status, kind, code)
+    rendered, body = render_error(error)
+    assert (rendered, body["error"]["type"], body["error"]["code"]) == (status, type_, code)
 
 
-def test_a_union_is_not_shown_in_a_parameters_name() -> None:
+def test_param_does_not_show_our_types() -> None:
     _, body = render_error(ServiceError(ErrorCode.INVALID, "x", field="input.list[str]"))
     assert body["error"]["param"] == "input"

@@ -2,14 +2,14 @@ import time
 
 import pytest
 
-from serving.compat.perspective.spans import Span, plain, sentences, utf16
+from serving.compat.perspective.spans import Span, plain_text, sentences, utf16_offsets
 
 
-def parts(text: str, most: int = 99) -> list[str]:
-    return [text[begin:end] for begin, end in sentences(text, most)]
+def parts(text: str, limit: int = 99) -> list[str]:
+    return [text[begin:end] for begin, end in sentences(text, limit)]
 
 
-def test_the_example_of_perspectives_documentation() -> None:
+def test_sentences_of_the_example_in_perspectives_documentation() -> None:
     text = "What kind of idiot name is foo? Sorry, I like your name."
     assert sentences(text, 9) == [(0, 31), (32, 56)]
 
@@ -33,16 +33,16 @@ def test_sentences_end_at_marks_and_lines(text: str, wanted: list[str]) -> None:
     assert parts(text) == wanted
 
 
-def test_beyond_the_most_the_rest_is_one() -> None:
-    assert parts("a. b. c. d.", most=2) == ["a.", "b. c. d."]
+def test_the_last_span_has_the_rest() -> None:
+    assert parts("a. b. c. d.", limit=2) == ["a.", "b. c. d."]
 
 
-def test_offsets_count_as_javascript_does() -> None:
+def test_offsets_count_utf16_units_as_javascript_does() -> None:
     text = "😀é👩‍👧 x"
-    units = utf16(text, range(len(text) + 1))
-    assert units == [len(text[:at].encode("utf-16-le")) // 2 for at in range(len(text) + 1)]
+    units = utf16_offsets(text, range(len(text) + 1))
+    assert units == [len(text[:i].encode("utf-16-le")) // 2 for i in range(len(text) + 1)]
     assert units[-1] == 10
-    assert utf16(text, []) == []
+    assert utf16_offsets(text, []) == []
 
 
 @pytest.mark.parametrize(
@@ -60,26 +60,26 @@ def test_offsets_count_as_javascript_does() -> None:
         ("", ""),
     ],
 )
-def test_plain_is_what_a_reader_sees(markup: str, shown: str) -> None:
-    assert plain(markup).text == shown
+def test_plain_text_is_what_a_reader_sees(markup: str, shown: str) -> None:
+    assert plain_text(markup).text == shown
 
 
 def test_spans_of_the_plain_text_point_into_the_source() -> None:
     markup = "<p>Hi &amp; <i>bye</i>.</p> 😀 go&#33;"
-    found = plain(markup)
-    assert found.text == "\nHi & bye.\n 😀 go!"
-    shown = [markup[slice(*found.source(span))] for span in sentences(found.text, 9)]
+    plain = plain_text(markup)
+    assert plain.text == "\nHi & bye.\n 😀 go!"
+    shown = [markup[slice(*plain.source_span(span))] for span in sentences(plain.text, 9)]
     assert shown == ["Hi &amp; <i>bye</i>.", "😀 go&#33;"]
-    assert found.source(Span(4, 5)) == (6, 11)
+    assert plain.source_span(Span(4, 5)) == (6, 11)
 
 
 @pytest.mark.parametrize(
     "unit", ["<", "<a ", "&", "<!--", "<!", "<script>", "</", "<a b='", ".", ".)", " ", "\n ", "&#"]
 )
-def test_no_text_costs_more_than_its_length(unit: str) -> None:
-    """What is quadratic takes minutes at this size; what is linear, under a second."""
+def test_the_time_is_linear_in_the_length(unit: str) -> None:
+    """A quadratic scanner takes minutes at this size, a linear one less than a second."""
     text = unit * (200_000 // len(unit))
-    began = time.process_time()
-    plain(text)
+    started = time.process_time()
+    plain_text(text)
     sentences(text, 256)
-    assert time.process_time() - began < 5
+    assert time.process_time() - started < 5

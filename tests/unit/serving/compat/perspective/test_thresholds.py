@@ -11,39 +11,41 @@ from serving.compat.perspective.commands import map_thresholds
 from serving.compat.perspective.thresholds import (
     Floats,
     ThresholdsError,
-    agreement,
     compare,
-    disagreements,
-    matching,
+    farthest_apart,
+    measure,
     read,
+    report,
     report_file,
 )
 from serving.compat.perspective.translate import Attributes
 
-TABLE = Attributes.load(Path(__file__).parents[5] / "configs" / "perspective.yaml")
+ROOT = Path(__file__).parents[5]
+TABLE = Attributes.load(ROOT / "configs" / "perspective.yaml")
 
 
 def shifted(comments: int, seed: int) -> tuple[Floats, Floats]:
-    """Perspective's scores and ours: on the logit scale, ours lie one lower, with some noise."""
+    """Perspective's scores and ours: on the logit scale, ours are one lower, with some noise."""
     draw = np.random.default_rng(seed)
     logits = draw.normal(-0.5, 1.5, comments)
     theirs, ours = logits, logits - 1 + draw.normal(0, 0.4, comments)
     return 1 / (1 + np.exp(-theirs)), 1 / (1 + np.exp(-ours))
 
 
-def test_the_interval_contains_the_threshold_that_flags_as_many() -> None:
-    """In 95 of 100 files of 400 comments; here 60, of which 51 or more with p > 0.999."""
-    truth = [matching(*shifted(1_000_000, seed=99), threshold) for threshold in (0.5, 0.8)]
-    # Almost the shift alone: a score of .5 there is one of 1 / (1 + e) here.
+def test_the_interval_covers_the_matching_threshold() -> None:
+    """In 95 of 100 files of 400 comments; of the 60 here, in 51 or more with p > 0.999."""
+    levels = (0.5, 0.8)
+    truth = measure(*shifted(1_000_000, seed=99), np.array(levels))[0]
+    # Almost the shift alone: a score of 0.5 there is one of 1 / (1 + e) here.
     assert truth[0] == pytest.approx(1 / (1 + np.e), abs=0.02)
-    held = np.zeros(2, dtype=int)
+    covered = np.zeros(2, dtype=int)
     for seed in range(60):
-        rows = compare(*shifted(400, seed), (0.5, 0.8))
-        held += [row.ours.low <= t <= row.ours.high for row, t in zip(rows, truth, strict=True)]
-    assert (held >= 51).all(), held
+        rows = compare(*shifted(400, seed), levels)
+        covered += [r.ours.low <= t <= r.ours.high for r, t in zip(rows, truth, strict=True)]
+    assert (covered >= 51).all(), covered
 
 
-def test_the_same_share_is_flagged() -> None:
+def test_the_matching_threshold_flags_the_same_share() -> None:
     theirs, ours = shifted(1001, seed=1)
     for row in compare(theirs, ours, (0.3, 0.7, 0.9)):
         assert (ours >= row.ours.value).mean() == pytest.approx(row.share)
@@ -54,23 +56,38 @@ def test_the_same_share_is_flagged() -> None:
 
 def test_equal_scores_are_flagged_together() -> None:
     theirs, ours = np.array([0.1, 0.2, 0.8, 0.9]), np.array([0.5, 0.5, 0.5, 0.9])
-    assert matching(theirs, ours, 0.7) == 0.5
-    assert agreement(theirs, ours, 0.7, 0.5) == (0.5, 0.0)
-    assert np.isnan(matching(theirs, ours, 0.95))
-    assert np.isnan(matching(theirs, ours, 0.1))
+    assert measure(theirs, ours, np.array([0.7]))[:, 0].tolist() == [0.5, 0.5, 0.0]
 
 
-def test_agreement_is_kappa_as_its_authors_work_it_out() -> None:
-    """Cohen's example: 20 + 15 of 50 alike, margins of a half and of 0.6."""
+def test_thresholds_that_flag_all_or_none_have_no_match() -> None:
+    theirs, ours = np.array([0.1, 0.2, 0.8, 0.9]), np.array([0.1, 0.2, 0.8, 0.9])
+    assert np.isnan(measure(theirs, ours, np.array([0.95, 0.1]))).all()
+    assert [row.theirs for row in compare(theirs, ours, (0.1, 0.5, 0.95))] == [0.5]
+    lines = report("abcd", theirs, ours, (0.1, 0.95)).splitlines()
+    assert [line.split() for line in lines[1:3]] == [
+        ["0.1", "flags", "all", "comments"],
+        ["0.95", "flags", "no", "comments"],
+    ]
+
+
+def test_resamples_that_flag_none_are_left_out() -> None:
+    theirs, ours = np.array([0.9, 0.1, 0.2]), np.array([0.8, 0.1, 0.2])
+    (row,) = compare(theirs, ours, (0.5,))
+    assert not np.isnan([*row.ours, *row.agreement, *row.kappa]).any()
+
+
+def test_kappa_of_cohens_example() -> None:
+    """20 + 15 of 50 decisions are equal; the shares are 0.5 and 0.6."""
     there = np.repeat([1.0, 1.0, 0.0, 0.0], [20, 5, 10, 15])
     here = np.repeat([1.0, 0.0, 1.0, 0.0], [20, 5, 10, 15])
-    assert agreement(there, here, 0.5, 0.5) == (0.7, pytest.approx(0.4))
+    # A share of 0.5 falls among equal scores here, so all of those are flagged.
+    assert measure(there, here, np.array([0.5]))[1:, 0].tolist() == [0.7, pytest.approx(0.4)]
 
 
-def test_the_largest_differences_come_first() -> None:
+def test_the_comments_farthest_apart_come_first() -> None:
     theirs, ours = np.linspace(0, 1, 50), np.linspace(0, 0.5, 50)
     ours[[3, 40]] = 0.6, 0.001
-    assert disagreements(theirs, ours)[:2] == [3, 40]
+    assert farthest_apart(theirs, ours)[:2] == [3, 40]
 
 
 def write(path: Path, rows: list[list[object]]) -> Path:
@@ -99,17 +116,20 @@ def test_a_file_is_read(tmp_path: Path) -> None:
         ([["text", "TOXICITY"], ["a"]], "no comment has a score"),
     ],
 )
-def test_an_unusable_file_is_reported(
+def test_an_invalid_file_is_an_error_that_names_the_place(
     tmp_path: Path, trained: Path, rows: list[list[object]], message: str
 ) -> None:
     bundle = Bundle.load(trained / "models" / "candidate")
     with pytest.raises(ThresholdsError, match=message):
         report_file(write(tmp_path / "f.csv", rows), bundle, TABLE, (0.5,))
-    with pytest.raises(ThresholdsError, match="absent"):
+    with pytest.raises(ThresholdsError, match="absent: No such file or directory"):
         read(tmp_path / "absent", TABLE.attributes)
 
 
-def test_the_command_reports_a_known_shift(tmp_path: Path, trained: Path) -> None:
+def test_the_command_finds_a_known_threshold(
+    tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Perspective's scores are the squares of ours, and its threshold the square of our median."""
     folder = trained / "models" / "candidate"
     with (trained / "data" / "sample" / "tweets.csv").open(encoding="utf-8", newline="") as file:
         texts = [row[0] for row in list(csv.reader(file))[1:]]
@@ -117,15 +137,22 @@ def test_the_command_reports_a_known_shift(tmp_path: Path, trained: Path) -> Non
     ours = scores[:, 0] + scores[:, 1]
     path = write(tmp_path / "f.csv", [["text", "TOXICITY"], *zip(texts, ours**2, strict=True)])
     truth = float(np.median(ours))
+    monkeypatch.chdir(ROOT)
     arguments = [str(path), "--bundle", str(folder), "--threshold", str(truth**2)]
-    result = CliRunner().invoke(map_thresholds, arguments, catch_exceptions=False)
-    assert result.exit_code == 0
-    assert f"TOXICITY: Perspective's against p(hate) + p(offensive) here, {len(texts)}" in (
-        result.output
-    )
-    intervals = re.findall(r"([\d.]+) \(([\d.]+) to ([\d.]+)\)", result.output)
-    value, low, high = map(float, intervals[0])
+    printed = CliRunner().invoke(map_thresholds, arguments, catch_exceptions=False).stdout
+    assert f"TOXICITY: Perspective's against p(hate) + p(offensive) here, {len(texts)}" in printed
+    value, low, high = map(float, re.findall(r"([\d.]+) \(([\d.]+) to ([\d.]+)\)", printed)[0])
     assert low - 0.001 <= truth <= high + 0.001
     assert value == pytest.approx(truth, abs=0.01)
-    assert "100.0%" in result.output
-    assert any(text[:60] in result.output for text in texts)
+    assert "100.0%" in printed
+    assert any(text[:60] in printed for text in texts)
+
+
+def test_the_command_ends_with_a_sentence_and_exit_2(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    bundle = str(trained / "models" / "candidate")
+    ended = CliRunner().invoke(map_thresholds, ["absent.csv", "--bundle", bundle])
+    assert ended.exit_code == 2
+    assert ended.stderr.endswith("Error: absent.csv: No such file or directory\n")

@@ -4,11 +4,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from serving.compat.perspective.discovery import document
-from serving.compat.perspective.errors import TEXT, RefusedError, render_error
-from serving.compat.perspective.schemas import AnalyzeRequest, SuggestRequest
+from serving.compat.perspective.errors import PerspectiveError, render_error
+from serving.compat.perspective.schemas import AnalyzeCommentRequest, SuggestCommentScoreRequest
 from serving.compat.perspective.translate import Analysis, Attributes, Suggestion
-from serving.errors import ErrorCode, MissingKeyError, ServiceError
 from serving.settings import SettingsError
 
 SCORES = {"hate": 0.1, "offensive": 0.2, "neither": 0.7}
@@ -16,20 +14,21 @@ TABLE = Attributes.load(Path(__file__).parents[5] / "configs" / "perspective.yam
 OMITTING = TABLE.model_copy(update={"unsupported": "omit"})
 
 
-def asking(text: str = "hi", **more: Any) -> AnalyzeRequest:
+def request(text: str = "hi", **fields: Any) -> AnalyzeCommentRequest:
     body = {"comment": {"text": text}, "requestedAttributes": {"TOXICITY": {}}}
-    return AnalyzeRequest.model_validate(body | more)
+    return AnalyzeCommentRequest.model_validate(body | fields)
 
 
-def answer(body: AnalyzeRequest, table: Attributes = TABLE) -> dict[str, Any]:
+def reply(body: AnalyzeCommentRequest, table: Attributes = TABLE) -> dict[str, Any]:
     analysis = Analysis(body, table)
     spans = analysis.spans(99)
     return analysis.reply(SCORES, spans, [SCORES] * len(spans))
 
 
-def refused(body: AnalyzeRequest, table: Attributes = TABLE) -> dict[str, Any]:
-    with pytest.raises(RefusedError) as caught:
-        answer(body, table)
+def error_detail(body: AnalyzeCommentRequest) -> dict[str, Any]:
+    """The message and the detail of the error that a request gets."""
+    with pytest.raises(PerspectiveError) as caught:
+        reply(body)
     code, content = render_error(caught.value)
     assert code == content["error"]["code"] == 400
     assert content["error"]["status"] == "INVALID_ARGUMENT"
@@ -39,16 +38,16 @@ def refused(body: AnalyzeRequest, table: Attributes = TABLE) -> dict[str, Any]:
 
 
 def test_attributes_are_sums_of_our_probabilities() -> None:
-    wanted = {"TOXICITY": 0.3, "IDENTITY_ATTACK": 0.1, "INSULT": 0.3, "PROFANITY": 0.2}
-    reply = answer(asking(requestedAttributes=dict.fromkeys(wanted)))
-    found = {name: row["summaryScore"] for name, row in reply["attributeScores"].items()}
-    assert found == {name: {"value": v, "type": "PROBABILITY"} for name, v in wanted.items()}
+    expected = {"TOXICITY": 0.3, "IDENTITY_ATTACK": 0.1, "INSULT": 0.3, "PROFANITY": 0.2}
+    rows = reply(request(requestedAttributes=dict.fromkeys(expected)))["attributeScores"]
+    assert {name: row["summaryScore"] for name, row in rows.items()} == {
+        name: {"value": v, "type": "PROBABILITY"} for name, v in expected.items()
+    }
 
 
-def test_a_reply_has_perspectives_shape() -> None:
-    reply = answer(asking("hi 😀", clientToken="t", languages=["en-GB"]))
+def test_a_reply_has_perspectives_format() -> None:
     score = {"value": 0.3, "type": "PROBABILITY"}
-    assert reply == {
+    assert reply(request("hi 😀", clientToken="t", languages=["en-GB"])) == {
         "attributeScores": {
             "TOXICITY": {
                 "spanScores": [{"begin": 0, "end": 5, "score": score}],
@@ -60,8 +59,8 @@ def test_a_reply_has_perspectives_shape() -> None:
     }
 
 
-def test_spans_are_sentences_when_asked_for_and_count_in_utf16() -> None:
-    spans = answer(asking("😀 hi. מה? bye", spanAnnotations=True))["attributeScores"]["TOXICITY"]
+def test_span_annotations_score_sentences_and_count_in_utf16() -> None:
+    spans = reply(request("😀 hi. מה? bye", spanAnnotations=True))["attributeScores"]["TOXICITY"]
     assert [(row["begin"], row["end"]) for row in spans["spanScores"]] == [
         (0, 6),
         (7, 10),
@@ -69,33 +68,35 @@ def test_spans_are_sentences_when_asked_for_and_count_in_utf16() -> None:
     ]
 
 
-def test_markup_is_not_scored_and_offsets_refer_to_the_request() -> None:
-    body = asking(comment={"text": "<p>😀 i<b>di</b>ot.</p> Bye&#33;", "type": "HTML"})
+def test_markup_is_not_scored_and_offsets_point_into_the_source() -> None:
+    body = request(comment={"text": "<p>😀 i<b>di</b>ot.</p> Bye&#33;", "type": "HTML"})
     analysis = Analysis(body, TABLE)
     assert analysis.comment.text == "\n😀 idiot.\n Bye!"
     spans = analysis.comment.offsets(analysis.spans(9))
     assert spans == [(0, len("<p>😀 i<b>di</b>ot.</p> Bye&#33;") + 1)]
 
 
-def test_scores_below_a_threshold_are_left_out() -> None:
-    wishes = {"TOXICITY": {"scoreThreshold": 0.3}, "PROFANITY": {"scoreThreshold": 0.21}}
-    assert list(answer(asking(requestedAttributes=wishes))["attributeScores"]) == ["TOXICITY"]
-    analysis = Analysis(asking("a. b", spanAnnotations=True, requestedAttributes=wishes), TABLE)
+def test_scores_below_the_score_threshold_are_left_out() -> None:
+    parameters = {"TOXICITY": {"scoreThreshold": 0.3}, "PROFANITY": {"scoreThreshold": 0.21}}
+    assert list(reply(request(requestedAttributes=parameters))["attributeScores"]) == ["TOXICITY"]
+    analysis = Analysis(
+        request("a. b", spanAnnotations=True, requestedAttributes=parameters), TABLE
+    )
     low = {"hate": 0.0, "offensive": 0.1, "neither": 0.9}
-    attributes = analysis.reply(low, analysis.spans(9), [low, SCORES])["attributeScores"]
-    assert [row["begin"] for row in attributes["TOXICITY"]["spanScores"]] == [3]
-    assert "summaryScore" not in attributes["TOXICITY"]
+    rows = analysis.reply(low, analysis.spans(9), [low, SCORES])["attributeScores"]
+    assert [span["begin"] for span in rows["TOXICITY"]["spanScores"]] == [3]
+    assert "summaryScore" not in rows["TOXICITY"]
 
 
-def test_either_spelling_and_null_are_read_and_nothing_unknown() -> None:
+def test_both_spellings_and_null_are_accepted_and_unknown_fields_refused() -> None:
     body = {"comment": {"text": "x"}, "requested_attributes": {"TOXICITY": None}, "context": None}
-    assert "TOXICITY" in answer(AnalyzeRequest.model_validate(body))["attributeScores"]
+    assert "TOXICITY" in reply(AnalyzeCommentRequest.model_validate(body))["attributeScores"]
     with pytest.raises(ValidationError, match="sentiment"):
-        asking(sentiment=1)
+        request(sentiment=1)
 
 
 @pytest.mark.parametrize(
-    ("more", "reason", "message"),
+    ("fields", "error_type", "message"),
     [
         ({"comment": {"text": ""}}, "COMMENT_EMPTY", "Comment must be non-empty."),
         ({"comment": {"text": " \n"}}, "COMMENT_EMPTY", "Comment must be non-empty."),
@@ -129,35 +130,37 @@ def test_either_spelling_and_null_are_read_and_nothing_unknown() -> None:
         ),
     ],
 )
-def test_what_perspective_refuses(more: dict[str, Any], reason: str, message: str) -> None:
-    found = refused(asking(**more))
-    assert (found["errorType"], found["message"]) == (reason, message)
+def test_invalid_requests_get_perspectives_errors(
+    fields: dict[str, Any], error_type: str, message: str
+) -> None:
+    detail = error_detail(request(**fields))
+    assert (detail["errorType"], detail["message"]) == (error_type, message)
 
 
-def test_a_language_that_the_model_does_not_know() -> None:
-    found = refused(asking(languages=["de", "fr"]))
-    assert found["message"] == "Attribute TOXICITY does not support request languages: de, fr"
-    assert found["errorType"] == "LANGUAGE_NOT_SUPPORTED_BY_ATTRIBUTE"
-    assert found["languageNotSupportedByAttributeError"] == {
+def test_a_request_needs_one_language_that_the_model_supports() -> None:
+    detail = error_detail(request(languages=["de", "fr"]))
+    assert detail["message"] == "Attribute TOXICITY does not support request languages: de, fr"
+    assert detail["errorType"] == "LANGUAGE_NOT_SUPPORTED_BY_ATTRIBUTE"
+    assert detail["languageNotSupportedByAttributeError"] == {
         "requestedLanguages": ["de", "fr"],
         "attribute": "TOXICITY",
     }
-    assert answer(asking(languages=["de", "en"]))["languages"] == ["de", "en"]
+    assert reply(request(languages=["de", "en"]))["languages"] == ["de", "en"]
 
 
-def test_an_unsupported_attribute_can_be_left_out() -> None:
-    requested = {"THREAT": {}, "TOXICITY": {}}
-    assert list(answer(asking(requestedAttributes=requested), OMITTING)["attributeScores"]) == [
-        "TOXICITY"
-    ]
-    only = asking(requestedAttributes={"THREAT": {}})
-    assert answer(only, OMITTING)["attributeScores"] == {}
+def test_unsupported_attributes_can_be_omitted() -> None:
+    both = request(requestedAttributes={"THREAT": {}, "TOXICITY": {}})
+    assert list(reply(both, OMITTING)["attributeScores"]) == ["TOXICITY"]
+    only = request(requestedAttributes={"THREAT": {}})
+    assert reply(only, OMITTING)["attributeScores"] == {}
 
 
-def suggestion(scores: dict[str, float | None], table: Attributes = TABLE) -> Suggestion:
-    scores_sent = {name: {"summaryScore": {"value": value}} for name, value in scores.items()}
-    body = {"comment": {"text": "x"}, "attributeScores": scores_sent, "communityId": "/movies"}
-    return Suggestion(SuggestRequest.model_validate(body), table)
+def suggestion(
+    scores: dict[str, float | None], table: Attributes = TABLE, **fields: Any
+) -> Suggestion:
+    suggested = {name: {"summaryScore": {"value": value}} for name, value in scores.items()}
+    body = {"comment": {"text": "x"}, "attributeScores": suggested}
+    return Suggestion(SuggestCommentScoreRequest.model_validate(body | fields), table)
 
 
 @pytest.mark.parametrize(
@@ -170,72 +173,28 @@ def suggestion(scores: dict[str, float | None], table: Attributes = TABLE) -> Su
         ({"IDENTITY_ATTACK": 0}, "offensive+neither"),
     ],
 )
-def test_a_suggestion_names_every_label_that_it_allows(
+def test_a_suggestion_has_every_label_that_it_allows(
     scores: dict[str, float | None], label: str
 ) -> None:
     assert suggestion(scores).label == label
 
 
-def test_a_suggestion_keeps_its_scores_as_a_note() -> None:
-    assert suggestion({"TOXICITY": 0.25}).note == "suggestscore in /movies: TOXICITY=0.25"
-    body = {
-        "comment": {"text": "x"},
-        "attributeScores": {"TOXICITY": {"summaryScore": {"value": 1}}},
-    }
-    made = Suggestion(SuggestRequest.model_validate(body | {"clientToken": "t"}), TABLE)
-    assert made.reply() == {"clientToken": "t"}
-    made = Suggestion(SuggestRequest.model_validate(body | {"languages": ["en"]}), TABLE)
-    assert made.reply() == {"requestedLanguages": ["en"]}
+def test_a_suggestion_keeps_its_scores_and_returns_the_token_and_the_languages() -> None:
+    note = suggestion({"TOXICITY": 0.25}, communityId="/movies").note
+    assert note == "suggestscore in /movies: TOXICITY=0.25"
+    assert suggestion({"TOXICITY": 1}, clientToken="t").reply() == {"clientToken": "t"}
+    assert suggestion({"TOXICITY": 1}, languages=["en"]).reply() == {"requestedLanguages": ["en"]}
 
 
 @pytest.mark.parametrize(
     "scores",
     [{}, {"TOXICITY": None}, {"TOXICITY": 2}, {"TOXICITY": 0, "PROFANITY": 1}, {"THREAT": 1}],
 )
-def test_suggestions_that_say_nothing_are_refused(scores: dict[str, float | None]) -> None:
-    with pytest.raises(RefusedError):
+def test_suggestions_without_a_usable_score_are_refused(scores: dict[str, float | None]) -> None:
+    with pytest.raises(PerspectiveError):
         suggestion(scores)
-    with pytest.raises(RefusedError):
+    with pytest.raises(PerspectiveError):
         suggestion(scores, OMITTING)
-
-
-@pytest.mark.parametrize(
-    ("error", "code", "status", "reason"),
-    [
-        (MissingKeyError({}), 403, "PERMISSION_DENIED", None),
-        (ServiceError(ErrorCode.UNAUTHENTICATED, "x"), 400, "INVALID_ARGUMENT", "API_KEY_INVALID"),
-        (ServiceError(ErrorCode.FORBIDDEN, "x"), 403, "PERMISSION_DENIED", None),
-        (
-            ServiceError(ErrorCode.RATE_LIMITED, "x"),
-            429,
-            "RESOURCE_EXHAUSTED",
-            "RATE_LIMIT_EXCEEDED",
-        ),
-        (ServiceError(ErrorCode.OVERLOADED, "x"), 503, "UNAVAILABLE", None),
-        (ServiceError(ErrorCode.UNAVAILABLE, "x"), 503, "UNAVAILABLE", None),
-        (ServiceError(ErrorCode.INTERNAL, "x"), 500, "INTERNAL", None),
-        (ServiceError(ErrorCode.TOO_LARGE, "The body…"), 400, "INVALID_ARGUMENT", None),
-        (ServiceError(ErrorCode.BAD_REQUEST, "x"), 400, "INVALID_ARGUMENT", None),
-    ],
-)
-def test_errors_are_told_as_google_tells_them(
-    error: ServiceError, code: int, status: str, reason: str | None
-) -> None:
-    found, content = render_error(error)
-    assert found == content["error"]["code"] == code
-    assert content["error"]["status"] == status
-    assert [row["reason"] for row in content["error"].get("details", [])] == [reason] * bool(reason)
-
-
-def test_a_long_comment_and_a_wrong_value_have_their_details() -> None:
-    (detail,) = render_error(ServiceError(ErrorCode.TOO_LARGE, "x", field=TEXT))[1]["error"][
-        "details"
-    ]
-    assert detail["errorType"] == "COMMENT_TOO_LONG"
-    (detail,) = render_error(ServiceError(ErrorCode.INVALID, "No.", field="languages"))[1]["error"][
-        "details"
-    ]
-    assert detail["fieldViolations"] == [{"field": "languages", "description": "No."}]
 
 
 @pytest.mark.parametrize(
@@ -249,46 +208,12 @@ def test_a_long_comment_and_a_wrong_value_have_their_details() -> None:
         ("{", "not YAML"),
     ],
 )
-def test_a_wrong_table_is_named(tmp_path: Path, content: str, key: str) -> None:
+def test_an_invalid_table_is_an_error_that_names_the_key(
+    tmp_path: Path, content: str, key: str
+) -> None:
     path = tmp_path / "table.yaml"
     path.write_text(content)
     with pytest.raises(SettingsError, match=key):
         Attributes.load(path)
     with pytest.raises(SettingsError, match="absent"):
         Attributes.load(tmp_path / "absent")
-
-
-def test_the_discovery_document_has_the_schemas_of_all_messages() -> None:
-    documented = document("http://here.example/")["schemas"]
-    assert {"AnalyzeCommentRequest", "AnalyzeCommentResponse", "SpanScore", "Context"} <= set(
-        documented
-    )
-    assert documented["AnalyzeCommentRequest"]["properties"] == {
-        "comment": {"$ref": "TextEntry"},
-        "context": {"$ref": "Context"},
-        "languages": {"type": "array", "items": {"type": "string"}},
-        "clientToken": {"type": "string"},
-        "sessionId": {"type": "string"},
-        "communityId": {"type": "string"},
-        "requestedAttributes": {
-            "type": "object", "additionalProperties": {"$ref": "AttributeParameters"},
-        },
-        "spanAnnotations": {"type": "boolean"},
-        "doNotStore": {"type": "boolean"},
-    }  # fmt: skip
-    assert documented["SpanScore"]["properties"] == {
-        "begin": {"type": "integer", "format": "int32"},
-        "end": {"type": "integer", "format": "int32"},
-        "score": {"$ref": "Score"},
-    }
-    assert documented["TextEntry"]["properties"]["type"]["enum"][-1] == "HTML"
-
-
-def test_googles_client_can_use_the_discovery_document() -> None:
-    from googleapiclient.discovery import build_from_document
-
-    client = build_from_document(document("http://here.example/"), developerKey="k")
-    request = client.comments().analyze(body={"comment": {"text": "x"}})
-    assert request.uri == "http://here.example/v1alpha1/comments:analyze?key=k&alt=json"
-    assert client.comments().suggestscore(body={}).method == "POST"
-    client.close()
