@@ -13,6 +13,9 @@ fail() { echo "error: $1" >&2; exit 1; }
 container=$($docker run --detach --env PORT="$port" --publish "127.0.0.1:$port:$port" tweet-tagger)
 trap '$docker logs "$container"; $docker rm --force "$container" >/dev/null' EXIT
 python3 -m deploy.smoke "http://127.0.0.1:$port" --wait 60
+# On a terminal, the table comes from rich, without the packages that deploy/unused.txt names.
+$docker exec --tty "$container" python -m serving predict 'have a lovely day' ||
+  fail 'the command line fails'
 test "$($docker exec "$container" id -u)" = 1000 || fail 'runs as another user, wanted 1000'
 
 health=$($docker inspect --format '{{json .Config.Healthcheck.Test}}' "$container" |

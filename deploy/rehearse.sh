@@ -36,6 +36,7 @@ export CONTAINERS_CONF="$folder/containers.conf" CONTAINERS_STORAGE_CONF="$folde
 
 if ! podman image exists "$base"; then
   root=$(mktemp -d -p "$folder")
+  trap 'rm -rf "$root"' EXIT
   debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates bookworm "$root" >/dev/null
   # Debian's slim images leave these out, too.
   rm -rf "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/* "$root"/usr/share/doc \
