@@ -1,1 +1,1 @@
-"""Prometheus metrics and the JSON log."""
+"""Prometheus metrics and the JSON log of the service itself."""

@@ -1,4 +1,4 @@
-"""The log: one JSON object a line on standard error. No text of a caller ever stands in it."""
+"""The JSON log: one object per line on standard error. It never contains a caller's text."""
 
 import json
 import logging
@@ -10,7 +10,7 @@ STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "
 
 
 class JsonFormatter(logging.Formatter):
-    """A record as JSON: time, level, logger, message, and what `extra` names."""
+    """Formats a record as JSON: time, level, logger, message, and the fields in `extra`."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
@@ -28,7 +28,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure(level: str) -> None:
-    """Send everything to standard error as JSON, from `level` on."""
+    """Send all log records of at least `level` to standard error as JSON."""
     logging.config.dictConfig(
         {
             "version": 1,

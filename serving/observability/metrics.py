@@ -1,7 +1,8 @@
-"""What the service tells Prometheus: each phase's time, batches, queue, cache, labels, refusals.
+"""The Prometheus metrics: requests, phases, batches, cache, predictions, model, prediction log.
 
-With several worker processes the values lie in files that all of them write and each can add up;
-`prometheus_client` does so when PROMETHEUS_MULTIPROC_DIR is set before it is imported.
+With several worker processes each one writes its values to files, which `render` adds up;
+`prometheus_client` does so if PROMETHEUS_MULTIPROC_DIR is set before it is imported. Workers share
+the outbox, so its gauges are those of the worker that set them last.
 """
 
 import functools
@@ -21,94 +22,95 @@ from prometheus_client.values import MutexValue, ValueClass
 from serving.bundle import Manifest
 from serving.inference.batcher import BatchReport
 from serving.inference.engine import Prediction
-from serving.observability.log_metrics import LogMetrics
 from serving.prediction_log.log import LogStats
 
 SECONDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.125, 0.25, 0.5, 1, 2, 5, 10)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
 TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+RELAY_COUNTS = {
+    "flushes": "Batches that MongoDB confirmed",
+    "sent": "Rows that MongoDB confirmed",
+    "failures": "Batches that MongoDB did not confirm",
+    "refusals": "Refusals of single rows by MongoDB",
+}
 
 
 class Metrics:
-    """The metrics of one app; the engine's `Observer`."""
+    """The metrics of one app; it is the engine's `Observer`."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        r = self.registry
-        self._requests = Counter(
-            "tagger_requests", "Requests answered", ["route", "status"], registry=r
+        counter = functools.partial(Counter, registry=self.registry)
+        histogram = functools.partial(Histogram, registry=self.registry)
+        gauge = functools.partial(Gauge, registry=self.registry)
+        self._requests = counter(
+            "tagger_requests", "Requests, by route and HTTP status", ["route", "status"]
         )
-        self._seconds = Histogram(
-            "tagger_request_seconds", "Whole requests", ["route"], buckets=SECONDS, registry=r
+        self._seconds = histogram(
+            "tagger_request_seconds", "Duration of requests", ["route"], buckets=SECONDS
         )
-        phase = Histogram(
+        phase = histogram(
             "tagger_phase_seconds",
-            "Parts of a request: tokenise, queue, infer (of its batch), store",
+            "Duration of a request's phases: tokenise, queue, infer (the batch), store",
             ["phase"],
             buckets=SECONDS,
-            registry=r,
         )
         self._tokenise, self._queue, self._infer, self._store = (
             phase.labels(name) for name in ("tokenise", "queue", "infer", "store")
         )
-        self._refusals = Counter(
-            "tagger_refusals", "Requests refused or failed, by kind", ["kind"], registry=r
+        self._refusals = counter("tagger_refusals", "Requests with an error, by its type", ["kind"])
+        self._disconnects = counter(
+            "tagger_client_disconnects", "Clients that disconnected before their reply"
         )
-        self._log = LogMetrics(r)
-        self._disconnects = Counter(
-            "tagger_client_disconnects", "Callers who left before the answer", registry=r
+        self._rows = histogram("tagger_batch_rows", "Texts in a batch", buckets=ROWS)
+        self._tokens = histogram(
+            "tagger_batch_tokens", "Tokens in a batch, without padding", buckets=TOKENS
         )
-        self._rows = Histogram("tagger_batch_rows", "Texts of a batch", buckets=ROWS, registry=r)
-        self._tokens = Histogram(
-            "tagger_batch_tokens", "Tokens of a batch, no padding", buckets=TOKENS, registry=r
-        )
-        self._padding = Counter("tagger_padding_tokens", "Tokens that were padding", registry=r)
-        self._failed = Counter("tagger_failed_batches", "Batches with a failure", registry=r)
-        cache = Counter("tagger_cache_texts", "Texts by cache outcome", ["outcome"], registry=r)
+        self._padding = counter("tagger_padding_tokens", "Padding tokens in batches")
+        self._failed = counter("tagger_failed_batches", "Batches that failed")
+        cache = counter("tagger_cache_texts", "Texts looked up in the score cache", ["outcome"])
         self._hits, self._misses = cache.labels("hit"), cache.labels("miss")
-        self._predictions = Counter(
-            "tagger_predictions", "Texts answered", ["label", "action", "api"], registry=r
+        self._predictions = counter(
+            "tagger_predictions", "Texts classified", ["label", "action", "api"]
         )
-        self.queue_tokens = Gauge(
-            "tagger_queue_tokens", "Tokens that wait", registry=r, multiprocess_mode="livesum"
+        self.queue_tokens = gauge(
+            "tagger_queue_tokens", "Tokens that wait in the queue", multiprocess_mode="livesum"
         )
-        self.active = Gauge(
-            "tagger_active_requests", "Requests in work", registry=r, multiprocess_mode="livesum"
+        self.active = gauge(
+            "tagger_active_requests", "Requests in progress", multiprocess_mode="livesum"
         )
-        self._ready = Gauge(
-            "tagger_ready", "1 if it answers", registry=r, multiprocess_mode="livemin"
+        self._ready = gauge(
+            "tagger_ready", "1 if the model is ready to serve", multiprocess_mode="livemin"
         )
-        self._model = Gauge(
+        self._model = gauge(
             "tagger_model_info",
-            "What is served",
+            "1 for the model that is served",
             ["name", "version", "policy", "quantisation", "data"],
-            registry=r,
             multiprocess_mode="livemax",
         )
-        self._reloads = Counter(
-            "tagger_model_reloads", "New models, by outcome", ["outcome"], registry=r
-        )
+        self._reloads = counter("tagger_model_reloads", "Model reloads, by outcome", ["outcome"])
+        self._log = _LogMetrics(self.registry)
         self._served: Gauge | None = None
-        # Looking labels up takes longer than counting.
-        self._of = functools.cache(lambda metric, *labels: metric.labels(*labels))
+        # Finding a metric's labels takes longer than counting.
+        self._labelled = functools.cache(lambda metric, *labels: metric.labels(*labels))
 
     def log(self, stats: LogStats) -> None:
-        """Note how the prediction log does."""
-        self._log.note(stats)
+        """Set the prediction log's metrics."""
+        self._log.set(stats)
 
     def tokenised(self, seconds: float) -> None:
-        """Note one request's tokenising."""
+        """Observe the tokenisation of one request."""
         self._tokenise.observe(seconds)
 
     def cached(self, hits: int, misses: int) -> None:
-        """Note how many texts of a request had their scores kept."""
+        """Count the texts of a request whose scores were, or were not, in the cache."""
         if hits:
             self._hits.inc(hits)
         if misses:
             self._misses.inc(misses)
 
     def batch(self, report: BatchReport) -> None:
-        """Note one batch."""
+        """Observe one batch."""
         for seconds in report.queued:
             self._queue.observe(seconds)
         self._infer.observe(report.seconds)
@@ -119,29 +121,29 @@ class Metrics:
             self._failed.inc()
 
     def predicted(self, predictions: Iterable[Prediction], api: str) -> None:
-        """Count what was answered."""
-        for row in predictions:
-            self._of(self._predictions, row.label, row.action, api).inc()
+        """Count the predictions of a request."""
+        for prediction in predictions:
+            self._labelled(self._predictions, prediction.label, prediction.action, api).inc()
 
     def stored(self, seconds: float) -> None:
-        """Note how long the prediction log took."""
+        """Observe how long the prediction log took to store a request's predictions."""
         self._store.observe(seconds)
 
     def request(self, route: str, status: int, seconds: float) -> None:
-        """Note one whole request."""
-        self._of(self._requests, route, status).inc()
-        self._of(self._seconds, route).observe(seconds)
+        """Count and observe one request."""
+        self._labelled(self._requests, route, status).inc()
+        self._labelled(self._seconds, route).observe(seconds)
 
     def refused(self, kind: str) -> None:
-        """Count a refusal or failure."""
-        self._of(self._refusals, kind).inc()
+        """Count a request that got an error."""
+        self._labelled(self._refusals, kind).inc()
 
     def client_disconnected(self) -> None:
         """Count a client that disconnected before its reply."""
         self._disconnects.inc()
 
     def model(self, manifest: Manifest, policy: str, *, ready: bool) -> None:
-        """Say what is being served."""
+        """Set the model that is served."""
         if self._served:
             self._served.set(0)
         self._served = self._model.labels(
@@ -151,11 +153,11 @@ class Metrics:
         self._ready.set(1 if ready else 0)
 
     def model_reloaded(self, outcome: str) -> None:
-        """Count a new model that was taken or refused."""
+        """Count a reload, whether the new model was accepted or rejected."""
         self._reloads.labels(outcome).inc()
 
     def render(self) -> bytes:
-        """Return the exposition text, of all workers together."""
+        """Return the metrics of all workers together, in Prometheus' text format."""
         if ValueClass is MutexValue:
             return generate_latest(self.registry)
         together = CollectorRegistry()
@@ -163,8 +165,53 @@ class Metrics:
         return generate_latest(together)
 
 
+class _LogMetrics:
+    """The metrics of the prediction log."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        gauge = functools.partial(Gauge, registry=registry)
+        latest = functools.partial(gauge, multiprocess_mode="livemostrecent")
+        self._rows = latest("tagger_outbox_rows", "Rows in the outbox")
+        self._postponed = latest(
+            "tagger_outbox_postponed_rows", "Rows in the outbox that MongoDB refused"
+        )
+        self._bytes = latest("tagger_outbox_bytes", "Size of the rows in the outbox")
+        self._age = latest("tagger_outbox_age_seconds", "Age of the oldest row in the outbox")
+        self._writable = gauge(
+            "tagger_log_writable", "1 if predictions can be stored", multiprocess_mode="livemin"
+        )
+        self._reachable = gauge(
+            "tagger_archive_reachable", "1 if MongoDB answers", multiprocess_mode="livemin"
+        )
+        self._lag = gauge(
+            "tagger_archive_lag_seconds",
+            "Time from the last batch's oldest row to the batch's confirmation",
+            multiprocess_mode="livemax",
+        )
+        self._counters = {
+            name: Counter(f"tagger_archive_{name}", text, registry=registry)
+            for name, text in RELAY_COUNTS.items()
+        }
+        self._counted = dict.fromkeys(RELAY_COUNTS, 0)
+
+    def set(self, stats: LogStats) -> None:
+        self._rows.set(stats.outbox.rows)
+        self._postponed.set(stats.outbox.postponed)
+        self._bytes.set(stats.outbox.bytes)
+        self._age.set(stats.age)
+        self._writable.set(stats.writable)
+        if stats.archive is None:
+            return
+        self._reachable.set(stats.archive.reachable)
+        self._lag.set(stats.archive.lag)
+        for name, counter in self._counters.items():
+            value = getattr(stats.archive, name)
+            counter.inc(value - self._counted[name])
+            self._counted[name] = value
+
+
 def forget_dead_workers(folder: Path) -> None:
-    """Drop the gauges of processes that are gone; what they counted stays."""
+    """Remove the gauges of dead processes from the multiprocess folder; their counts stay."""
     for file in folder.glob("gauge_live*_*.db"):
         pid = file.stem.rpartition("_")[2]
         if not Path("/proc", pid).exists():

@@ -1,1 +1,1 @@
-"""The prediction log: what was answered, stored durably before the reply."""
+"""The prediction log: predictions are on the disk before the reply is sent."""

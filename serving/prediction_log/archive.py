@@ -1,38 +1,39 @@
-"""What an archive must do: MongoDB is one, a test's fake is another.
+"""The interface of an archive, which stores predictions permanently: MongoDB, or a fake in a test.
 
-ArchiveError             the archive did not confirm; trying again may help
-└── ArchiveRefusedError  its address or our rights there are wrong; trying again will not help
+ArchiveError             the archive did not confirm; a retry may succeed
+└── ArchiveRefusedError  wrong address or missing permission; a retry will not succeed
 """
 
 from collections.abc import Sequence
 from typing import Protocol
 
-from serving.prediction_log.outbox import Record, Row
+from serving.prediction_log.outbox import OutboxRow
+from serving.prediction_log.records import Document
 
 
 class ArchiveError(Exception):
-    """The archive did not confirm; the text says why in one sentence, without any secret."""
+    """The archive did not confirm; the message gives the reason and holds no secret."""
 
 
 class ArchiveRefusedError(ArchiveError):
-    """The archive's address or our rights there are wrong; trying again will not help."""
+    """The archive's address is wrong or it denies access; a retry will not succeed."""
 
 
 class Archive(Protocol):
-    """Where predictions and feedback are kept for good."""
+    """A permanent store for predictions and feedback."""
 
     async def prepare(self) -> None:
-        """Make what writing needs (indexes). Raises ArchiveError."""
+        """Create what writing needs, such as indexes. Raises ArchiveError."""
 
-    async def write(self, rows: Sequence[Row]) -> dict[int, str]:
-        """Store rows, in any order; return why the archive refused which `seq`.
+    async def write(self, rows: Sequence[OutboxRow]) -> dict[int, str]:
+        """Store rows in any order; return the reason for each refused row, by its `seq`.
 
-        All others are then stored as safely as the archive can. Raises ArchiveError when it
-        confirmed nothing.
+        All other rows are then stored as safely as the archive can. Raises ArchiveError if the
+        archive confirmed nothing.
         """
 
-    async def find(self, key: str) -> Record | None:
+    async def find(self, prediction_id: str) -> Document | None:
         """Return a prediction; None if it is unknown or erased. Raises ArchiveError."""
 
     async def close(self) -> None:
-        """Let go of connections."""
+        """Close the connections."""

@@ -1,12 +1,12 @@
-"""The prediction log: what was answered, kept for audit, appeal, drift and learning.
+"""The prediction log: stores predictions and feedback for audit, appeal, drift and retraining.
 
-    answer → append → outbox (on the disk, then the reply leaves) → drain → archive
+    classify  ->  append  ->  outbox (on the disk before the reply is sent)  ->  relay  ->  archive
 
-Without an archive the outbox is the log. This module knows what a record holds and which of it
-may be kept; it knows no database.
+Without an archive the outbox is the only store, with limits on age and size. This module decides
+what may be stored and what is found; it knows no database.
 
-    LogError             the log cannot do it now; the text says why in one sentence
-    └── LogFullError     there is no room: nothing may be answered that would not be kept
+    LogError             the log cannot do what was asked; the message gives the reason
+    └── LogFullError     the outbox is full: nothing is answered that could not be stored
 """
 
 import asyncio
@@ -17,50 +17,60 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 
 from serving.prediction_log.archive import Archive, ArchiveError, ArchiveRefusedError
-from serving.prediction_log.outbox import Outbox, OutboxStats, Record, RecordType
-from serving.prediction_log.records import FeedbackRecord, PredictionRecord, TextMode, timestamp
+from serving.prediction_log.outbox import Outbox, OutboxStats
+from serving.prediction_log.records import (
+    Document,
+    FeedbackRecord,
+    PredictionRecord,
+    RecordType,
+    TextMode,
+    timestamp,
+    with_current_fields,
+)
 from serving.prediction_log.relay import Relay, RelayStats
 from serving.prediction_log.sqlite_writer import OutboxError, OutboxFullError
 
 log = logging.getLogger(__name__)
 
-CLOSE_SECONDS = 5.0  # for carrying over what still waits when the service stops
+CLOSE_SECONDS = 5.0  # how long a stop may take to send what waits in the outbox
 WATCH_SECONDS = 2.0
 PRUNE_SECONDS = 60.0
 
 
 class LogError(Exception):
-    """The log cannot do it now; the text says why in one sentence."""
+    """The log cannot do what was asked; the message gives the reason."""
 
 
 class LogFullError(LogError):
-    """There is no room: nothing may be answered that would not be kept."""
+    """The outbox is full: nothing is answered that could not be stored."""
 
 
 @dataclass(frozen=True, slots=True)
 class LogStats:
-    """The log at a glance, for metrics and readiness.
+    """The state of the log, for metrics and readiness.
 
-    `archive` is None where the outbox is the log; `age` is that of the oldest row, in seconds.
+    outbox: how full the outbox is; a few seconds old.
+    age: of the oldest row in the outbox, in seconds.
+    writable: whether predictions can be stored.
+    archive: what the relay has done; None without an archive.
     """
 
-    level: OutboxStats
+    outbox: OutboxStats
     age: float
     writable: bool
     archive: RelayStats | None
 
 
 class PredictionLog:
-    """Records that are kept.
+    """Stores predictions and feedback.
 
     Args:
-        outbox: where they are safe at once. A ring if there is no archive.
-        archive: where they are kept for good.
-        text: what is kept of a text: itself, its SHA-256, or nothing.
-        max_age: how long the outbox keeps a record where it is the log.
+        outbox: stores them at once. A ring if there is no archive.
+        archive: stores them permanently.
+        text: what is stored of a text: the text, its SHA-256, or nothing.
+        max_age: how long the outbox keeps a document if there is no archive.
     """
 
     def __init__(
@@ -76,17 +86,18 @@ class PredictionLog:
         self._text = text
         self._max_age = None if archive else max_age
         self._relay = Relay(outbox, archive) if archive else None
-        self._level = OutboxStats()
+        self._outbox_stats = OutboxStats()
         self._writable = True
         self._watcher: asyncio.Task[None] | None = None
 
     async def check(self) -> None:
-        """Try what it stands on, before a service starts; an archive that is only away is not asked
-        for more. This log cannot be started then: it has let go of its connections.
+        """Try the outbox and the archive before the service starts; do not `start` this log after.
+
+        An archive that does not answer is no reason not to start: it is only logged.
 
         Raises:
             OutboxError: the outbox cannot be used.
-            ArchiveRefusedError: the archive refuses us; waiting would not help.
+            ArchiveRefusedError: the archive denies access; waiting would not help.
         """
         await self._outbox.check()
         if self._archive:
@@ -95,19 +106,19 @@ class PredictionLog:
             except ArchiveRefusedError:
                 raise
             except ArchiveError as error:
-                log.warning("it starts without its archive: %s", error)
+                log.warning("starting without the archive: %s", error)
             finally:
                 await self._archive.close()
 
     async def start(self) -> None:
-        """Open the outbox and start the drain. Raises OutboxError."""
+        """Open the outbox and start the relay. Raises OutboxError."""
         await self._outbox.start()
         if self._relay:
             self._relay.start()
         self._watcher = asyncio.create_task(self._watch(), name="log-watcher")
 
     async def close(self) -> None:
-        """Carry over what can be, commit the rest, let go of everything."""
+        """Send what waits, as far as time allows, and close the archive and the outbox."""
         if self._watcher:
             self._watcher.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -119,18 +130,18 @@ class PredictionLog:
         await self._outbox.close()
 
     async def append(self, records: Sequence[PredictionRecord]) -> None:
-        """Keep predictions (`_id` str, `ts` aware datetime, `text` str); return when they are safe.
+        """Store predictions; return when they are on the disk.
 
         Raises:
-            LogError: they are not: the caller must not be told that they were answered.
+            LogError: they are not stored, so the caller must not get them.
         """
         documents = [record.document(self._text) for record in records]
         try:
             async with self._outbox_errors():
                 await self._outbox.append(RecordType.PREDICTION, documents)
         except LogError as error:
-            if self._writable:  # once an outage, not once a request
-                log.warning("predictions cannot be kept, so none are given: %s", error)
+            if self._writable:  # once per outage, not once per request
+                log.warning("predictions cannot be stored, so requests get 503: %s", error)
             self._writable = False
             raise
         self._writable = True
@@ -138,87 +149,90 @@ class PredictionLog:
     async def feedback(
         self, prediction_id: str, label: str, comment: str | None, client: str | None
     ) -> str | None:
-        """Keep a judgement; return its id, or None if the prediction is unknown or erased.
+        """Store feedback; return its id, or None if the prediction is unknown or erased.
 
-        The same judgement twice is one record.
+        The same feedback twice is stored once.
 
         Raises:
-            LogError: it is not kept, or the archive cannot be asked for the prediction.
+            LogError: it is not stored, or the archive cannot be asked for the prediction.
         """
         record = FeedbackRecord(prediction_id, label, comment, client)
         document = record.document(time.time_ns() // 10**6)
         async with self._outbox_errors():
-            if await self._outbox.append_about(document, known=False):
+            if await self._outbox.append_feedback(document, archived=False):
                 return record.id
-            if await self._archived(prediction_id) is None:
+            if await self._find_in_archive(prediction_id) is None:
                 return None
-            stored = await self._outbox.append_about(document, known=True)
+            stored = await self._outbox.append_feedback(document, archived=True)
             return record.id if stored else None
 
-    async def get(self, key: str) -> Record | None:
+    async def get(self, prediction_id: str) -> Document | None:
         """Return a prediction, `ts` as an aware datetime; None if it is unknown or erased.
 
         Raises:
             LogError: the archive cannot be asked.
         """
         async with self._outbox_errors():
-            here = await self._outbox.find(key)
-            if RecordType.ERASURE in here:
+            documents = await self._outbox.find(prediction_id)
+            if RecordType.ERASURE in documents:
                 return None
-            if RecordType.PREDICTION not in here:
-                return await self._archived(key)
-            record = here[RecordType.PREDICTION]
-            return record | {"ts": timestamp(record["ts"])}
+            if RecordType.PREDICTION in documents:
+                document = documents[RecordType.PREDICTION]
+                return with_current_fields(document | {"ts": timestamp(document["ts"])})
+            archived = await self._find_in_archive(prediction_id)
+            return None if archived is None else with_current_fields(archived)
 
-    async def delete(self, key: str) -> bool:
-        """Erase a prediction and its feedback; False if it is unknown.
+    async def delete(self, prediction_id: str) -> bool:
+        """Erase a prediction and its feedback; return False if it is unknown.
 
-        It is gone from here at once and for `get`; from the archive as soon as that answers.
+        The outbox and `get` forget it at once, the archive as soon as it answers.
 
         Raises:
             LogError: it is not erased, or the archive cannot be asked.
         """
+        now = time.time_ns() // 10**6
         async with self._outbox_errors():
             if self._archive is None:
-                return await self._outbox.erase(key, time.time_ns() // 10**6, write_tombstone=False)
-            if await self.get(key) is None:
+                return await self._outbox.erase(prediction_id, now, write_tombstone=False)
+            if await self.get(prediction_id) is None:
                 return False
-            await self._outbox.erase(key, time.time_ns() // 10**6, write_tombstone=True)
+            await self._outbox.erase(prediction_id, now, write_tombstone=True)
             return True
 
     def stats(self) -> LogStats:
-        """Return how the log does; what costs a query is a few seconds old."""
-        oldest = self._level.oldest
+        """Return the state of the log; it costs no query."""
+        oldest = self._outbox_stats.oldest
         age = max(0.0, time.time() - oldest / 1000) if oldest else 0.0
-        flow = self._relay.stats if self._relay else None
-        return LogStats(self._level, age, self._writable, flow)
+        relay = self._relay.stats if self._relay else None
+        return LogStats(self._outbox_stats, age, self._writable, relay)
 
-    async def _archived(self, key: str) -> Record | None:
+    async def _find_in_archive(self, prediction_id: str) -> Document | None:
         try:
-            return await self._archive.find(key) if self._archive else None
+            return await self._archive.find(prediction_id) if self._archive else None
         except ArchiveError as error:
             raise LogError(str(error)) from None
 
     async def _watch(self) -> None:
-        """Keep the figures fresh and, where the outbox is the log, its rows young."""
+        """Update the stats, remove what is too old, and notice when there is room again."""
         pruned = -math.inf
         while True:
-            began = time.monotonic()
+            started = time.monotonic()
             with contextlib.suppress(OutboxError):
-                if self._max_age and began - pruned > PRUNE_SECONDS:
+                if self._max_age and started - pruned > PRUNE_SECONDS:
                     before = time.time() - self._max_age.total_seconds()
                     await self._outbox.prune(int(before * 1000))
-                    pruned = began
-                self._level = await self._outbox.level()
-                if not self._writable:  # nobody may be asking: see whether there is room again
+                    pruned = started
+                self._outbox_stats = await self._outbox.stats()
+                if not self._writable:  # /readyz fails, so no request may come that would find out
                     await self._outbox.probe()
                     self._writable = True
-                    log.warning("predictions can be kept again")
-            # Counting a large outbox takes its time; it shall not take a core.
-            await asyncio.sleep(max(WATCH_SECONDS, 50 * (time.monotonic() - began)))
+                    log.warning("predictions can be stored again")
+            # Counting a large outbox takes a while; this keeps it below 2 % of a core.
+            await asyncio.sleep(max(WATCH_SECONDS, 50 * (time.monotonic() - started)))
 
     @contextlib.asynccontextmanager
-    async def _outbox_errors(self) -> AsyncIterator[Any]:
+    async def _outbox_errors(self) -> AsyncIterator[None]:
+        """Turn the outbox's errors into the log's."""
         try:
             yield
         except OutboxFullError as error:

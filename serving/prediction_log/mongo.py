@@ -1,17 +1,18 @@
-"""MongoDB as the archive: the one module that knows Motor.
+"""MongoDB as the archive; the only module that knows Motor.
 
-    predictions   a document a prediction, by its id; indexes on ts and request_id
-    feedback      a document a judgement, by the hash of what it says; indexes on ts, prediction_id
+    predictions   one document per prediction, by its id; indexes on ts and request_id
+    feedback      one document per feedback, by the hash of its content; indexes on ts and
+                  prediction_id
 
-Writes are unordered bulks of upserts that never change a document which is there, confirmed by a
-majority. An erased document leaves a tombstone, `{_id, ts, erased: true}`, without text, scores or
-client: a copy of the prediction that is still under way (a retry, another host) finds the `_id`
-taken and cannot bring it back.
+Writes are unordered bulks of upserts, confirmed by a majority; they never change a stored document.
+An erasure leaves a tombstone, `{_id, ts, erased: true}`, without text, scores or client. A copy of
+the prediction that arrives later (a retry, or from another host) finds the `_id` taken, so it
+cannot undo the erasure.
 """
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from typing import Any, TypeVar
 
@@ -23,31 +24,31 @@ from pymongo.errors import BulkWriteError, DocumentTooLarge, OperationFailure, P
 from pymongo.uri_parser import parse_uri
 
 from serving.prediction_log.archive import ArchiveError, ArchiveRefusedError
-from serving.prediction_log.outbox import Record, RecordType, Row
+from serving.prediction_log.outbox import OutboxRow
+from serving.prediction_log.records import Document, RecordType, timestamp
 
 DATABASE = "tweet_tagger"
-WRITE_SECONDS = 10.0  # a server that accepts and hangs is given up then
-READ_SECONDS = 2.0  # a caller waits for it
+WRITE_SECONDS = 10.0  # then a server that accepts connections and hangs counts as unreachable
+READ_SECONDS = 2.0  # shorter: a caller waits for it
 UNAUTHORIZED, AUTHENTICATION, ATLAS = 13, 18, 8000
-INDEX_CONFLICTS = {85, 86}  # the index is there with other options
+INDEX_CONFLICTS = {85, 86}  # the index exists with other options
 INDEXES = {"predictions": ("ts", "request_id"), "feedback": ("ts", "prediction_id")}
-FORM = "mongodb://[user:password@]host[:port][/database][?options], or mongodb+srv://…"
-EPOCH = datetime.fromtimestamp(0, UTC)
+URI_FORMAT = "mongodb://[user:password@]host[:port][/database][?options], or mongodb+srv://…"
 
-Document = dict[str, Any]
+Operation = UpdateOne | UpdateMany | ReplaceOne[Document]
 T = TypeVar("T")
 
 
 class _DocumentError(Exception):
-    """One document of a message, not the server, is at fault."""
+    """A document in the message is at fault, not the server."""
 
 
 class MongoArchive:
-    """Predictions and feedback in a MongoDB database: the URI's, else `tweet_tagger`.
+    """Predictions and feedback in a MongoDB database: the one in the URI, else `tweet_tagger`.
 
     Args:
         uri: the connection string.
-        ttl: how long MongoDB keeps a document; None is for ever.
+        ttl: how long MongoDB keeps a document; None is forever.
 
     Raises:
         ArchiveRefusedError: the URI is malformed.
@@ -55,7 +56,7 @@ class MongoArchive:
 
     def __init__(self, uri: str, *, ttl: timedelta | None = None) -> None:
         parsed = _parse(uri)
-        # At level debug the driver writes whole documents into the service's log.
+        # At level debug the driver logs whole documents.
         logging.getLogger("pymongo").setLevel(logging.INFO)
         self._ttl = ttl
         self._user: str | None = parsed["username"]
@@ -67,28 +68,28 @@ class MongoArchive:
         )
 
     async def prepare(self) -> None:
-        """Make the indexes, in place of those with another TTL. Raises ArchiveError."""
-        for name, keys in INDEXES.items():
+        """Create the indexes; replace those with another TTL. Raises ArchiveError."""
+        for collection, keys in INDEXES.items():
             for key in keys:
-                await self._exchange(WRITE_SECONDS, partial(self._index, name, key))
+                await self._call(WRITE_SECONDS, partial(self._create_index, collection, key))
 
-    async def write(self, rows: Sequence[Row]) -> dict[int, str]:
-        """Upsert rows; return why which `seq` was refused. Raises ArchiveError."""
-        operations: dict[str, list[tuple[int, Any]]] = {name: [] for name in INDEXES}
+    async def write(self, rows: Sequence[OutboxRow]) -> dict[int, str]:
+        """Upsert rows; return the reason for each refused `seq`. Raises ArchiveError."""
+        operations: dict[str, list[tuple[int, Operation]]] = {name: [] for name in INDEXES}
         for row in rows:
             for collection, operation in _operations(row):
                 operations[collection].append((row.seq, operation))
         refused: dict[int, str] = {}
         for collection, pairs in operations.items():
             if pairs:
-                refused |= await self._bulk(collection, pairs)
+                refused |= await self._bulk_write(collection, pairs)
         return refused
 
-    async def find(self, key: str) -> Record | None:
+    async def find(self, prediction_id: str) -> Document | None:
         """Return a prediction; None if it is unknown or erased. Raises ArchiveError."""
-        wanted = {"_id": key, "erased": {"$exists": False}}
+        query = {"_id": prediction_id, "erased": {"$exists": False}}
         predictions = self._collection("predictions")
-        return await self._exchange(READ_SECONDS, lambda: predictions.find_one(wanted))
+        return await self._call(READ_SECONDS, lambda: predictions.find_one(query))
 
     async def close(self) -> None:
         """Close the connections."""
@@ -101,7 +102,7 @@ class MongoArchive:
             read_preference=ReadPreference.PRIMARY,
         )
 
-    async def _index(self, collection: str, key: str) -> None:
+    async def _create_index(self, collection: str, key: str) -> None:
         options: dict[str, Any] = {"name": key}
         if key == "ts" and self._ttl:
             options["expireAfterSeconds"] = int(self._ttl.total_seconds())
@@ -114,33 +115,43 @@ class MongoArchive:
             await documents.drop_index(key)
             await documents.create_index([(key, 1)], **options)
 
-    async def _bulk(self, collection: str, pairs: list[tuple[int, Any]]) -> dict[int, str]:
+    async def _bulk_write(
+        self, collection: str, pairs: list[tuple[int, Operation]]
+    ) -> dict[int, str]:
+        """Write (seq, operation) pairs; return the reason for each refused `seq`."""
         operations = [operation for _, operation in pairs]
         try:
-            await self._exchange(
+            await self._call(
                 WRITE_SECONDS,
                 lambda: self._collection(collection).bulk_write(operations, ordered=False),
             )
         except _DocumentError as error:
-            # It spoils the whole message; halving finds it, and the others get through.
+            # One such document fails the whole message; halving finds it and sends the others.
             if len(pairs) == 1:
                 return {pairs[0][0]: str(error)}
             half = len(pairs) // 2
-            first = await self._bulk(collection, pairs[:half])
-            return first | await self._bulk(collection, pairs[half:])
+            refused = await self._bulk_write(collection, pairs[:half])
+            return refused | await self._bulk_write(collection, pairs[half:])
         except BulkWriteError as error:
             details = error.details or {}
             if details.get("writeConcernErrors"):
-                raise ArchiveError(self._say("has no majority that confirms the write")) from None
-            # Of the server's answer only the code: its text may quote the document.
+                message = self._message("did not confirm the write by a majority")
+                raise ArchiveError(message) from None
+            # Only the error's code: its text may quote the document.
             return {
-                pairs[wrong["index"]][0]: f"MongoDB's error {wrong.get('code')}"
-                for wrong in details.get("writeErrors", [])
+                pairs[failure["index"]][0]: f"MongoDB's error {failure.get('code')}"
+                for failure in details.get("writeErrors", [])
             }
         return {}
 
-    async def _exchange(self, seconds: float, call: Callable[[], Awaitable[T]]) -> T:
-        """Return an answer that comes in time; else raise one of our own errors."""
+    async def _call(self, seconds: float, call: Callable[[], Awaitable[T]]) -> T:
+        """Return the result of a call to MongoDB; turn the driver's errors into ours.
+
+        Raises:
+            ArchiveError: there is no result within `seconds`.
+            _DocumentError: a document cannot be written as BSON.
+            BulkWriteError: some documents were refused.
+        """
         try:
             with pymongo.timeout(seconds):
                 return await call()
@@ -149,61 +160,62 @@ class MongoArchive:
         except (BSONError, DocumentTooLarge, OverflowError) as error:
             raise _DocumentError(f"it cannot be written as BSON ({type(error).__name__})") from None
         except OperationFailure as error:
-            raise self._refusal(error) from None
+            raise self._archive_error(error) from None
         except PyMongoError as error:
             # ServerSelectionTimeoutError lists every host and topology after its first clause.
             reason = str(error).split(", Timeout:")[0].split(" (configured timeouts:")[0]
             if self._password:
                 reason = reason.replace(self._password, "…")
-            raise ArchiveError(self._say(f"does not answer: {reason[:200]}")) from None
+            raise ArchiveError(self._message(f"does not answer: {reason[:200]}")) from None
 
-    def _refusal(self, error: OperationFailure) -> ArchiveError:
+    def _archive_error(self, error: OperationFailure) -> ArchiveError:
         if error.code == AUTHENTICATION or (error.code == ATLAS and "auth" in str(error)):
-            text = f"does not know the user {self._user!r} with the password that MONGODB_URI gives"
-            return ArchiveRefusedError(self._say(text))
+            text = f"does not accept the user {self._user!r} with the password in MONGODB_URI"
+            return ArchiveRefusedError(self._message(text))
         if error.code == UNAUTHORIZED:
-            who = f"the user {self._user!r}" if self._user else "somebody without a user name"
-            text = f"does not let {who} write to the database {self._database!r}"
-            return ArchiveRefusedError(self._say(text))
-        return ArchiveError(self._say(f"answers with error {error.code}"))
+            user = f"the user {self._user!r}" if self._user else "a client without a user name"
+            text = f"does not allow {user} to write to the database {self._database!r}"
+            return ArchiveRefusedError(self._message(text))
+        return ArchiveError(self._message(f"answers with error {error.code}"))
 
-    def _say(self, what: str) -> str:
-        return f"MongoDB at {self._hosts} {what}"
+    def _message(self, predicate: str) -> str:
+        return f"MongoDB at {self._hosts} {predicate}"
 
 
-def _operations(row: Row) -> list[tuple[str, Any]]:
-    """Return (collection, operation) pairs that carry a row over, however often they are done."""
-    document = dict(row.record)
-    document["ts"] = EPOCH + timedelta(milliseconds=document["ts"])
-    if row.kind is RecordType.ERASURE:
-        feedback = document.pop("feedback")
+def _operations(row: OutboxRow) -> list[tuple[str, Operation]]:
+    """Return the (collection, operation) pairs that store a row; they can be repeated safely."""
+    document = dict(row.document)
+    document["ts"] = timestamp(document["ts"])
+    if row.type is RecordType.ERASURE:
+        feedback_ids = document.pop("feedback")
         tombstone = document | {"erased": True}
-        gone = {"$set": {"erased": True}, "$unset": dict.fromkeys(("label", "comment", "client"))}
+        erase = {"$set": {"erased": True}, "$unset": dict.fromkeys(("label", "comment", "client"))}
         return [
             ("predictions", ReplaceOne({"_id": tombstone["_id"]}, tombstone, upsert=True)),
-            ("feedback", UpdateMany({"prediction_id": tombstone["_id"]}, gone)),
+            ("feedback", UpdateMany({"prediction_id": tombstone["_id"]}, erase)),
             *(
-                ("feedback", ReplaceOne({"_id": one}, tombstone | {"_id": one}, upsert=True))
-                for one in feedback
+                ("feedback", ReplaceOne({"_id": id_}, tombstone | {"_id": id_}, upsert=True))
+                for id_ in feedback_ids
             ),
         ]
-    collection = "predictions" if row.kind is RecordType.PREDICTION else "feedback"
-    key = {"_id": document.pop("_id")}
-    return [(collection, UpdateOne(key, {"$setOnInsert": document}, upsert=True))]
+    collection = "predictions" if row.type is RecordType.PREDICTION else "feedback"
+    query = {"_id": document.pop("_id")}
+    return [(collection, UpdateOne(query, {"$setOnInsert": document}, upsert=True))]
 
 
 def _parse(uri: str) -> dict[str, Any]:
-    """Return a connection string's parts, without asking any server.
+    """Return the parts of a connection string without a connection to any server.
 
-    Neither the string nor what the driver says of it is shown if it holds a password: unescaped,
-    a part of that can be anywhere in it.
+    If the string holds a password, neither the string nor the driver's message is shown: if the
+    password is not percent-encoded, parts of it can be anywhere in them.
     """
-    # The SRV form is resolved when it is used: a name server that is away is no bad input.
+    # The SRV form is resolved at the first use: a name server may be unreachable at the start.
     plain = uri.replace("mongodb+srv://", "mongodb://", 1)
     try:
         return dict(parse_uri(plain, validate=True, warn=False))
     except (PyMongoError, ValueError) as error:
-        why = "" if "@" in uri else f" ({error})"
+        reason = "" if "@" in uri else f" ({error})"
         raise ArchiveRefusedError(
-            f"MONGODB_URI is malformed{why}: wanted {FORM}, user and password percent-encoded"
+            f"MONGODB_URI is malformed{reason}: wanted {URI_FORMAT}, "
+            "user and password percent-encoded"
         ) from None

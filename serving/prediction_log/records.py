@@ -1,14 +1,15 @@
-"""What the prediction log stores: predictions and feedback, as frozen records.
+"""What the prediction log stores: predictions and feedback.
 
-    PredictionRecord -> document (JSON, as the outbox stores it) -> MongoDB document
+    PredictionRecord, FeedbackRecord  ->  document (JSON in the outbox)  ->  MongoDB document
 
-A document has `_id` (str) and `ts` (milliseconds since 1970); which part of a text it holds is the
-operator's choice.
+A document is a dict with at least `_id` (str) and `ts` (int, milliseconds since 1970; MongoDB and
+`PredictionLog.get` have a datetime instead). How much of a text it holds is the operator's choice.
 """
 
 import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from enum import IntEnum
 from typing import Any, Literal
 
 EPOCH = datetime.fromtimestamp(0, UTC)
@@ -17,14 +18,22 @@ Document = dict[str, Any]
 TextMode = Literal["full", "hash", "none"]
 
 
+class RecordType(IntEnum):
+    """What a document is about; the outbox stores the number."""
+
+    PREDICTION = 0
+    FEEDBACK = 1
+    ERASURE = 2
+
+
 @dataclass(frozen=True, slots=True)
 class PredictionRecord:
-    """One prediction as it was given.
+    """One prediction, as it was returned.
 
-    ts: when, as an aware datetime.
-    latency_ms: of the request's inference, queueing included.
-    client: the name of the caller's key, else its address.
-    api: through which API it was asked for.
+    ts: time of the prediction, as an aware datetime.
+    latency_ms: inference time of the whole request, with its time in the queue.
+    client: name of the API key, else the client's address.
+    api: the API that the request used, such as `native` or `perspective`.
     """
 
     id: str
@@ -66,7 +75,7 @@ class PredictionRecord:
 
 @dataclass(frozen=True, slots=True)
 class FeedbackRecord:
-    """What a person says that a prediction's label should have been."""
+    """The label that a person says a prediction should have had."""
 
     prediction_id: str
     label: str
@@ -75,7 +84,7 @@ class FeedbackRecord:
 
     @property
     def id(self) -> str:
-        """The hash of what it says, so that the same feedback twice is one document."""
+        """A hash of the content, so that the same feedback is stored once."""
         content = "\0".join((self.prediction_id, self.label, self.comment or ""))
         return hashlib.sha256(content.encode()).hexdigest()
 
@@ -89,6 +98,11 @@ class FeedbackRecord:
             "client": self.client,
         }
         return document | ({"comment": self.comment} if self.comment else {})
+
+
+def with_current_fields(document: Document) -> Document:
+    """Return a stored prediction with today's field names: version 0.1 called `api` `door`."""
+    return {("api" if name == "door" else name): value for name, value in document.items()}
 
 
 def milliseconds(ts: datetime) -> int:
