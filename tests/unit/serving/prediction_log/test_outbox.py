@@ -1,4 +1,4 @@
-"""The outbox: what is acknowledged is on the disk, once, and nothing else is."""
+"""The outbox: a document that was acknowledged is on the disk, once, until it is removed."""
 
 import asyncio
 import multiprocessing
@@ -13,314 +13,261 @@ from typing import Any
 
 import pytest
 
-from serving.prediction_log.outbox import SCHEMA_VERSION, Outbox, RecordType
-from serving.prediction_log.sqlite_writer import OutboxError, OutboxFullError, connect
+from serving.prediction_log.outbox import SCHEMA_VERSION, Outbox
+from serving.prediction_log.records import Document, RecordType
+from serving.prediction_log.sqlite_writer import OutboxError, OutboxFullError
+from tests.support.prediction_log import PLENTY, stored_ids
 
-PLENTY = 1 << 30
+PREDICTION, ERASURE = RecordType.PREDICTION, RecordType.ERASURE
 
 
-def record(key: str, **more: Any) -> dict[str, Any]:
-    return {"_id": key, "ts": 1_700_000_000_000, "text": f"text of {key}", **more}
+def document(id_: str, **more: Any) -> Document:
+    return {"_id": id_, "ts": 1_700_000_000_000, "text": f"text of {id_}", **more}
 
 
 @asynccontextmanager
-async def outbox(
+async def started(
     path: Path, *, max_bytes: int = PLENTY, ring: bool = False
 ) -> AsyncIterator[Outbox]:
-    box = Outbox(path, max_bytes=max_bytes, ring=ring)
-    await box.start()
+    outbox = Outbox(path, max_bytes=max_bytes, ring=ring)
+    await outbox.start()
     try:
-        yield box
+        yield outbox
     finally:
-        await box.close()
+        await outbox.close()
 
 
 def with_outbox(path: Path, test: Callable[[Outbox], Awaitable[None]], **options: Any) -> None:
     async def run() -> None:
-        async with outbox(path, **options) as box:
-            await test(box)
+        async with started(path, **options) as outbox:
+            await test(outbox)
 
     asyncio.run(run())
 
 
-def stored(path: Path) -> list[str]:
-    """The ids in the file, read by somebody else."""
-    with sqlite3.connect(path) as db:
-        rows = [row[0] for row in db.execute("SELECT id FROM log ORDER BY seq")]
-    db.close()
-    return rows
+def store_one(path: Path, id_: str = "a") -> None:
+    with_outbox(path, lambda outbox: outbox.append(PREDICTION, [document(id_)]))
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "made" / "outbox.db"
-
-
-def test_what_append_has_returned_for_is_in_the_file(path: Path) -> None:
-    async def test(box: Outbox) -> None:
-        await box.append(RecordType.PREDICTION, [record("a"), record("b")])
-        assert stored(path) == ["a", "b"]
+def test_documents_are_in_the_file_when_append_returns(path: Path) -> None:
+    async def test(outbox: Outbox) -> None:
+        await outbox.append(PREDICTION, [document("a"), document("b")])
+        assert stored_ids(path) == ["a", "b"]
 
     with_outbox(path, test)
 
 
-def test_a_commit_is_synced_to_the_disk_and_what_is_removed_is_overwritten(path: Path) -> None:
-    with_outbox(path, lambda box: box.append(RecordType.PREDICTION, [record("a")]))
-    db = connect(path)
-    assert db.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
-    assert db.execute("PRAGMA secure_delete").fetchone() == (1,)
+def test_the_file_uses_a_write_ahead_log(path: Path) -> None:
+    store_one(path)
+    db = sqlite3.connect(path)
     assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     db.close()
 
 
-def test_records_come_back_as_they_went_in(path: Path) -> None:
-    odd = record("a", text='NUL \0, "quotes", 🦄, \u2028', none=None, score=0.1 + 0.2, n=[1, {}])
+def test_documents_are_read_back_unchanged(path: Path) -> None:
+    odd = document("a", text='NUL \0, "quotes", 🦄, \u2028', none=None, score=0.1 + 0.2, n=[1, {}])
 
-    async def test(box: Outbox) -> None:
-        await box.append(RecordType.PREDICTION, [odd])
-        (row,) = await box.batch(10)
-        assert (row.kind, row.record, row.attempts) == (RecordType.PREDICTION, odd, 0)
-        assert await box.find("a") == {RecordType.PREDICTION: odd}
-        assert await box.find("b") == {}
+    async def test(outbox: Outbox) -> None:
+        await outbox.append(PREDICTION, [odd])
+        (row,) = await outbox.next_batch(10)
+        assert (row.type, row.document, row.attempts) == (PREDICTION, odd, 0)
+        assert await outbox.find("a") == {PREDICTION: odd}
+        assert await outbox.find("b") == {}
 
     with_outbox(path, test)
 
 
-def test_callers_of_one_moment_share_commits(path: Path) -> None:
-    commits = []
-
-    class Counting(Outbox):
-        def _insert(self, db: sqlite3.Connection, rows: Any) -> None:
-            commits.append(len(rows))
-            super()._insert(db, rows)
-
-    async def run() -> None:
-        box = Counting(path, max_bytes=PLENTY, ring=False)
-        await box.start()
-        await asyncio.gather(
-            *(box.append(RecordType.PREDICTION, [record(str(n))]) for n in range(200))
+def test_a_document_that_json_cannot_hold_is_the_only_one_refused(path: Path) -> None:
+    async def test(outbox: Outbox) -> None:
+        documents = [document("a"), document("b", text="half a \ud800 pair"), document("c")]
+        results = await asyncio.gather(
+            *(outbox.append(PREDICTION, [one]) for one in documents), return_exceptions=True
         )
-        await box.close()
-
-    asyncio.run(run())
-    assert sum(commits) == len(stored(path)) == 200
-    assert len(commits) < 20
-
-
-def test_one_callers_fault_is_not_its_neighbours(path: Path) -> None:
-    async def test(box: Outbox) -> None:
-        texts = ["fine", "half a \ud800 pair", "fine as well"]
-        outcomes = await asyncio.gather(
-            *(box.append(RecordType.PREDICTION, [record(t[-4:], text=t)]) for t in texts),
-            return_exceptions=True,
-        )
-        assert [type(outcome) for outcome in outcomes] == [type(None), OutboxError, type(None)]
-        assert sorted(stored(path)) == ["fine", "well"]
+        assert [type(result) for result in results] == [type(None), OutboxError, type(None)]
+        assert sorted(stored_ids(path)) == ["a", "c"]
 
     with_outbox(path, test)
 
 
-def test_a_known_id_is_left_as_it_is(path: Path) -> None:
-    async def test(box: Outbox) -> None:
-        await box.append(RecordType.PREDICTION, [record("a", text="first")])
-        await box.append(RecordType.PREDICTION, [record("a", text="second")])
-        assert [row.record["text"] for row in await box.batch(10)] == ["first"]
+def test_a_stored_document_is_not_overwritten(path: Path) -> None:
+    async def test(outbox: Outbox) -> None:
+        await outbox.append(PREDICTION, [document("a", text="first")])
+        await outbox.append(PREDICTION, [document("a", text="second")])
+        assert [row.document["text"] for row in await outbox.next_batch(10)] == ["first"]
 
     with_outbox(path, test)
 
 
-def test_rows_are_forgotten_by_a_number_that_is_never_given_again(path: Path) -> None:
-    async def test(box: Outbox) -> None:
-        await box.append(RecordType.PREDICTION, [record("a")])
-        (sent,) = await box.batch(10)
-        await box.erase("a", 0, write_tombstone=False)  # while it is under way
-        await box.append(RecordType.PREDICTION, [record("b")])
-        await box.forget([sent.seq])
-        assert stored(path) == ["b"]
+def test_a_row_number_is_never_used_twice(path: Path) -> None:
+    async def test(outbox: Outbox) -> None:
+        await outbox.append(PREDICTION, [document("a")])
+        (sent,) = await outbox.next_batch(10)
+        await outbox.erase("a", 0, write_tombstone=False)  # while the row is being sent
+        await outbox.append(PREDICTION, [document("b")])
+        await outbox.remove([sent.seq])
+        assert stored_ids(path) == ["b"]
 
     with_outbox(path, test)
 
 
-def test_a_refused_row_steps_aside_and_comes_back(path: Path) -> None:
-    async def test(box: Outbox) -> None:
-        await box.append(RecordType.PREDICTION, [record("poison"), record("good")])
-        poison, _ = await box.batch(10)
+def test_a_postponed_row_lets_others_pass_and_comes_back(path: Path) -> None:
+    async def test(outbox: Outbox) -> None:
+        await outbox.append(PREDICTION, [document("refused"), document("good")])
+        refused, _ = await outbox.next_batch(10)
         now = time.time_ns() // 10**6
-        await box.postpone({poison.seq: now + 60_000})
-        assert [row.record["_id"] for row in await box.batch(10)] == ["good"]
-        assert (await box.level()).postponed == 1
-        await box.postpone({poison.seq: now})
-        assert [(r.record["_id"], r.attempts) for r in await box.batch(1)] == [("poison", 2)]
+        await outbox.postpone({refused.seq: now + 60_000})
+        assert [row.document["_id"] for row in await outbox.next_batch(10)] == ["good"]
+        assert (await outbox.stats()).postponed == 1
+        await outbox.postpone({refused.seq: now})
+        (again,) = await outbox.next_batch(1)
+        assert (again.document["_id"], again.attempts) == ("refused", 2)
 
     with_outbox(path, test)
 
 
-def test_full_refuses_and_keeps_what_it_has(path: Path) -> None:
-    async def test(box: Outbox) -> None:
-        kept: list[str] = []
+def test_a_full_outbox_refuses_new_documents_and_keeps_the_old(path: Path) -> None:
+    async def test(outbox: Outbox) -> None:
+        acknowledged: list[str] = []
 
         async def fill() -> None:
-            for n in range(10_000):
-                await box.append(RecordType.PREDICTION, [record(str(n), text="x" * 2000)])
-                kept.append(str(n))
+            for i in range(10_000):
+                await outbox.append(PREDICTION, [document(str(i), text="x" * 2000)])
+                acknowledged.append(str(i))
 
-        with pytest.raises(OutboxFullError, match="wait already"):
+        with pytest.raises(OutboxFullError, match="full"):
             await fill()
-        assert stored(path) == kept
-        assert 30 < len(kept) < 100
-        assert (await box.level()).bytes < 300_000
-        # What makes room is never refused.
-        assert await box.erase("0", 1, write_tombstone=True)
-        await box.forget(row.seq for row in await box.batch(1000))
-        await box.append(RecordType.PREDICTION, [record("again")])
-        assert stored(path) == ["again"]
+        with pytest.raises(OutboxFullError):
+            await outbox.probe()
+        assert stored_ids(path) == acknowledged
+        assert 30 < len(acknowledged) < 100
+        assert (await outbox.stats()).bytes < 300_000
+        # Whatever makes room is never refused.
+        assert await outbox.erase("0", 1, write_tombstone=True)
+        await outbox.remove(row.seq for row in await outbox.next_batch(1000))
+        await outbox.probe()
+        await outbox.append(PREDICTION, [document("again")])
+        assert stored_ids(path) == ["again"]
 
     with_outbox(path, test, max_bytes=200_000)
 
 
-def test_a_ring_lets_the_oldest_go(path: Path) -> None:
-    async def test(box: Outbox) -> None:
+def test_a_full_ring_removes_the_oldest_rows(path: Path) -> None:
+    async def test(outbox: Outbox) -> None:
         for start in range(0, 6000, 100):
-            rows = [record(str(n), text="x" * 200) for n in range(start, start + 100)]
-            await box.append(RecordType.PREDICTION, rows)
-        assert (await box.level()).bytes < 700_000
-        left = stored(path)
-        assert left == [str(n) for n in range(6000 - len(left), 6000)]
-        assert len(left) > 500
+            documents = [document(str(i), text="x" * 200) for i in range(start, start + 100)]
+            await outbox.append(PREDICTION, documents)
+        assert (await outbox.stats()).bytes < 700_000
+        ids = stored_ids(path)
+        assert ids == [str(i) for i in range(6000 - len(ids), 6000)]
+        assert len(ids) > 500
 
     with_outbox(path, test, max_bytes=500_000, ring=True)
     assert path.stat().st_size < 1_000_000
 
 
-def test_prune_removes_what_is_too_old(path: Path) -> None:
-    async def test(box: Outbox) -> None:
-        old = [record(f"old{n}", ts=n) for n in range(1200)]
-        await box.append(RecordType.PREDICTION, [*old, record("young", ts=5000)])
-        await box.prune(5000)
-        assert stored(path) == ["young"]
+def test_prune_removes_old_rows(path: Path) -> None:
+    async def test(outbox: Outbox) -> None:
+        old = [document(f"old{i}", ts=i) for i in range(1200)]
+        await outbox.append(PREDICTION, [*old, document("young", ts=5000)])
+        await outbox.prune(5000)
+        assert stored_ids(path) == ["young"]
 
     with_outbox(path, test)
 
 
 def test_feedback_needs_a_prediction_that_is_not_erased(path: Path) -> None:
-    def judgement(about: str) -> dict[str, Any]:
-        return {"_id": f"on-{about}", "prediction_id": about, "ts": 2, "label": "hate"}
+    def feedback(prediction_id: str) -> Document:
+        id_ = f"on-{prediction_id}"
+        return {"_id": id_, "prediction_id": prediction_id, "ts": 2, "label": "hate"}
 
-    async def test(box: Outbox) -> None:
-        await box.append(RecordType.PREDICTION, [record("a"), record("b")])
-        assert await box.append_about(judgement("a"), known=False)
-        assert await box.append_about(judgement("a"), known=False)
-        assert not await box.append_about(judgement("unknown"), known=False)
-        assert await box.append_about(judgement("elsewhere"), known=True)
-        assert stored(path) == ["a", "b", "on-a", "on-elsewhere"]
-        assert await box.erase("a", 3, write_tombstone=True)
-        assert not await box.append_about(judgement("a"), known=True)
-        *_, tombstone = await box.batch(10)
-        assert tombstone.kind is RecordType.ERASURE
-        assert tombstone.record == {"_id": "a", "ts": 3, "feedback": ["on-a"]}
+    async def test(outbox: Outbox) -> None:
+        await outbox.append(PREDICTION, [document("a"), document("b")])
+        assert await outbox.append_feedback(feedback("a"), archived=False)
+        assert await outbox.append_feedback(feedback("a"), archived=False)
+        assert not await outbox.append_feedback(feedback("unknown"), archived=False)
+        assert await outbox.append_feedback(feedback("elsewhere"), archived=True)
+        assert stored_ids(path) == ["a", "b", "on-a", "on-elsewhere"]
+        assert await outbox.erase("a", 3, write_tombstone=True)
+        assert not await outbox.append_feedback(feedback("a"), archived=True)
+        *_, tombstone = await outbox.next_batch(10)
+        assert tombstone.type is ERASURE
+        assert tombstone.document == {"_id": "a", "ts": 3, "feedback": ["on-a"]}
 
     with_outbox(path, test)
 
 
-def test_an_erased_text_is_not_in_the_files_any_more(path: Path) -> None:
-    async def test(box: Outbox) -> None:
-        await box.append(RecordType.PREDICTION, [record("a", text="to be forgotten"), record("b")])
-        assert await box.erase("a", 0, write_tombstone=False)
-        assert not await box.erase("a", 0, write_tombstone=False)
+def test_an_erased_text_is_in_none_of_the_files(path: Path) -> None:
+    async def test(outbox: Outbox) -> None:
+        await outbox.append(PREDICTION, [document("a", text="to be erased"), document("b")])
+        assert await outbox.erase("a", 0, write_tombstone=False)
+        assert not await outbox.erase("a", 0, write_tombstone=False)
 
-    with_outbox(path, test)  # closing folds the write-ahead log into the file
-    assert b"to be forgotten" not in b"".join(f.read_bytes() for f in path.parent.iterdir())
+    with_outbox(path, test)  # closing merges the write-ahead log into the file
+    assert b"to be erased" not in b"".join(f.read_bytes() for f in path.parent.iterdir())
     assert b"text of b" in path.read_bytes()
 
 
-def test_a_caller_who_leaves_does_not_take_his_rows_along(path: Path) -> None:
-    async def test(box: Outbox) -> None:
-        task = asyncio.create_task(box.append(RecordType.PREDICTION, [record("a")]))
-        await asyncio.sleep(0)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        await box.append(RecordType.PREDICTION, [record("b")])
-        assert stored(path) == ["a", "b"]
-
-    with_outbox(path, test)
-
-
-def test_close_commits_what_waits_and_then_refuses(path: Path) -> None:
+def _append_forever(path: Path, name: str, acknowledged: Any) -> None:
     async def run() -> None:
-        box = Outbox(path, max_bytes=PLENTY, ring=False)
-        await box.start()
-        task = asyncio.create_task(box.append(RecordType.PREDICTION, [record("a")]))
-        await asyncio.sleep(0)
-        await box.close()
-        await task
-        with pytest.raises(OutboxError, match="closed"):
-            await box.append(RecordType.PREDICTION, [record("b")])
-
-    asyncio.run(run())
-    assert stored(path) == ["a"]
-
-
-def _fill(path: Path, name: str, acknowledged: Any) -> None:
-    async def run() -> None:
-        async with outbox(path) as box:
-            for n in range(100_000):
-                await box.append(RecordType.PREDICTION, [record(f"{name}-{n}")])
-                acknowledged.send(n)
+        async with started(path) as outbox:
+            for i in range(100_000):
+                await outbox.append(PREDICTION, [document(f"{name}-{i}")])
+                acknowledged.send(i)
 
     asyncio.run(run())
 
 
-def test_processes_share_a_file_and_may_be_killed(path: Path) -> None:
-    """What each told of before it died is there, and the survivors never notice."""
+def test_several_processes_share_a_file_and_survive_a_kill(path: Path) -> None:
+    """Everything that a process acknowledged before it was killed is stored."""
     context = multiprocessing.get_context("spawn")
     workers = []
     for name in ("one", "two", "three"):
-        ours, theirs = context.Pipe(duplex=False)
-        worker = context.Process(target=_fill, args=(path, name, theirs))
+        receiver, sender = context.Pipe(duplex=False)
+        worker = context.Process(target=_append_forever, args=(path, name, sender))
         worker.start()
-        theirs.close()
-        workers.append((name, worker, ours))
-    for _, worker, pipe in workers:
+        sender.close()
+        workers.append((name, worker, receiver))
+    for _, worker, receiver in workers:
         for _ in range(30):
-            assert pipe.recv() >= 0
+            assert receiver.recv() >= 0
         os.kill(worker.pid, signal.SIGKILL)
-    told = set()
-    for name, worker, pipe in workers:
+    acknowledged = set()
+    for name, worker, receiver in workers:
         worker.join()
-        told |= {f"{name}-{n}" for n in range(30)}
+        acknowledged |= {f"{name}-{i}" for i in range(30)}
         try:
-            while pipe.poll():
-                told.add(f"{name}-{pipe.recv()}")
+            while receiver.poll():
+                acknowledged.add(f"{name}-{receiver.recv()}")
         except EOFError:
             pass
-        pipe.close()
+        receiver.close()
         worker.close()
-    assert told <= set(stored(path))
-    with_outbox(path, lambda box: box.append(RecordType.PREDICTION, [record("after")]))
-    assert stored(path)[-1] == "after"
+    assert acknowledged <= set(stored_ids(path))
+    store_one(path, "after")
+    assert stored_ids(path)[-1] == "after"
 
 
-def test_an_outbox_of_a_newer_version_is_refused(path: Path) -> None:
-    with_outbox(path, lambda box: box.append(RecordType.PREDICTION, [record("a")]))
+def test_an_outbox_with_a_newer_schema_is_refused(path: Path) -> None:
+    store_one(path)
     with sqlite3.connect(path) as db:
         db.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
     db.close()
     with pytest.raises(OutboxError, match="newer version"):
-        with_outbox(path, lambda box: box.append(RecordType.PREDICTION, [record("b")]))
-    assert stored(path) == ["a"]
+        store_one(path, "b")
+    assert stored_ids(path) == ["a"]
 
 
-def test_what_is_no_outbox_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_an_outbox_is_refused_and_unchanged(tmp_path: Path) -> None:
     file = tmp_path / "notes.txt"
-    file.write_text("these are my notes, and no database at all\n" * 50)
+    content = "these are notes, not a database\n" * 50
+    file.write_text(content)
     with pytest.raises(OutboxError, match=r"notes\.txt: cannot be used as the outbox"):
-        with_outbox(file, lambda box: box.append(RecordType.PREDICTION, [record("a")]))
-    assert file.read_text().startswith("these are my notes")
+        store_one(file)
+    assert file.read_text() == content
 
 
 def test_a_path_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    for wrong in (tmp_path / "file" / "outbox.db", tmp_path):
+    for path in (tmp_path / "file" / "outbox.db", tmp_path):
         with pytest.raises(OutboxError, match="cannot be used as the outbox"):
-            with_outbox(wrong, lambda box: box.append(RecordType.PREDICTION, [record("a")]))
+            store_one(path)
