@@ -215,7 +215,9 @@ class Batcher(Generic[Item, Result]):
         ended = 0.0
         if sys.platform == "linux":  # elsewhere only whole processes have a priority
             # The event loop goes first: it needs little time, and every request waits for it.
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+            # Without root a thread may only become nicer.
+            nice = max(NICE, os.getpriority(os.PRIO_PROCESS, 0))
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
         try:
             while batch := self._take():
                 self._busy_since[thread] = started = perf_counter()

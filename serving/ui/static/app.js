@@ -1,4 +1,4 @@
-// One text: decision, words that weighed, disagreement.
+// One text: its result, its explanation and feedback.
 import { $, LABELS, ask, capital, el, introduce, percent, tell, wellFormed } from "./common.js";
 
 const EXAMPLES = [
@@ -7,13 +7,13 @@ const EXAMPLES = [
   "People like them should go back to where they came from.",
   "My neighbour called me an idiot, and I just laughed.",
 ];
-const ACTIONS = { allow: "Allow", review: "Let a person look", block: "Block" };
+const ACTIONS = { allow: "Allow", review: "Needs review", block: "Block" };
 const BANDS = { none: "Not toxic", uncertain: "Toxicity uncertain", high: "Toxicity high", strong: "Toxicity strong" };
 const WARNINGS = {
-  toxicity_near_boundary: "Close to another toxicity band: a small change of the text could move it.",
-  action_near_boundary: "Close to another action: a small change of the text could move it.",
-  truncated: "Too long: the model did not read the text's end.",
-  no_words: "The model found no word in it.",
+  toxicity_near_boundary: "Close to another toxicity band; a small change of the text could change it.",
+  action_near_boundary: "Close to another action; a small change of the text could change it.",
+  truncated: "Too long: the model did not read the end of the text.",
+  no_words: "The text has no words.",
 };
 
 let current = null; // what is on the page: text, prediction, explanation by label
@@ -52,7 +52,7 @@ async function judge() {
   const { signal } = asking;
   tell($("one-error"), null);
   $("judge").setAttribute("aria-busy", "true");
-  $("one-status").textContent = "Judging…";
+  $("one-status").textContent = "Classifying…";
   const stored = !$("private").checked;
   const began = performance.now();
   try {
@@ -126,7 +126,7 @@ async function explain(label, signal) {
     return button;
   }));
   if (!asked.explained[label]) {
-    $("why-status").textContent = "Weighing the words…";
+    $("why-status").textContent = "Computing the explanation…";
     $("why").classList.add("waiting");
     try {
       const body = { text: asked.text, label, num_features: 500 };
@@ -147,7 +147,7 @@ async function explain(label, signal) {
 function showWords(text, found) {
   $("why").hidden = !found.words.length;
   if (!found.words.length) {
-    $("why-status").textContent = "There is no word in it to weigh.";
+    $("why-status").textContent = "The text has no words to explain.";
     return;
   }
   const letters = Array.from(text); // offsets count code points, as the service does
@@ -195,7 +195,7 @@ function offerFeedback() {
   const stored = current.stored;
   $("feedback").hidden = !stored;
   $("feedback-status").textContent = stored ? "" :
-    "The text was not kept, so there is nothing to judge later.";
+    "The text was not stored, so there is nothing to correct.";
   $("right-hint").hidden = !stored;
   $("comment").value = "";
   $("send").disabled = false;

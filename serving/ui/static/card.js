@@ -6,10 +6,10 @@ const INLINE = /`([^`]+)`|\*\*([^*]+)\*\*|(?<![\w*])\*([^*]+)\*(?!\w)|\[([^\]]+)
 const known = await introduce();
 if (!known) {
   $("card-wait").textContent = "";
-  tell($("card-error"), new Error("The model card cannot be read now; see above."));
+  tell($("card-error"), new Error("The model card cannot be loaded; see above."));
 } else {
   if (known.card) $("card").replaceChildren(...blocks(known.card));
-  else $("card-wait").textContent = "This model came without a card.";
+  else $("card-wait").textContent = "This model has no card.";
   facts(known);
 }
 
@@ -90,7 +90,7 @@ function facts({ manifest, policy }) {
   const shown = {
     Version: manifest.version, Made: manifest.created, Base: manifest.base,
     Data: manifest.data === "sample" ? "the bundled sample" : "labelled tweets",
-    "Reads at most": `${manifest.max_tokens} tokens`, Quantisation: manifest.quantisation,
+    "Maximum length": `${manifest.max_tokens} tokens`, Quantisation: manifest.quantisation,
     Policy: policy.version,
   };
   $("facts").replaceChildren(...Object.entries(shown).flatMap(([name, value]) =>

@@ -88,8 +88,8 @@ export async function introduce() {
     banner.replaceChildren();
     if (ready.status === "ok" && manifest.data === "sample") {
       banner.append(el("p", { className: "note warn" }, el("strong", {}, "Sample model. "),
-        "It learned from a few hundred sentences written for this project. It shows how the " +
-        "service works; its verdicts mean little."));
+        "It was trained on a few hundred sentences written for this project. It shows how the " +
+        "service works; its results mean little."));
     }
     $("served").textContent =
       `Model ${manifest.name} ${manifest.version}, made ${manifest.created.slice(0, 10)} · policy ${known.policy.version}`;

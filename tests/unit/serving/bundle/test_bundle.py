@@ -29,7 +29,7 @@ TEXTS = [
 
 @pytest.fixture
 def folder(trained: Path, tmp_path: Path) -> Path:
-    """A bundle of its own to spoil."""
+    """A copy of the trained bundle that a test can change."""
     for name in ("model.onnx", "tokenizer.json", "bundle.json"):
         shutil.copy(trained / "models" / "candidate" / name, tmp_path / name)
     return tmp_path
@@ -55,22 +55,22 @@ def test_scores_are_probabilities_in_the_order_of_the_texts(folder: Path) -> Non
 
 def test_a_parallel_inference_gives_the_same_scores(folder: Path) -> None:
     bundle = Bundle.load(folder, threads=1, parallel_threads=2)
-    encoded = bundle.encode(TEXTS)
-    assert np.array_equal(bundle.infer(encoded, intra_op_parallel=True), bundle.infer(encoded))
+    batch = bundle.encode(TEXTS)
+    assert np.array_equal(bundle.infer(batch, intra_op_parallel=True), bundle.infer(batch))
 
 
-def test_truncation_is_said(folder: Path) -> None:
+def test_an_encoding_says_whether_its_text_was_truncated(folder: Path) -> None:
     bundle = Bundle.load(folder)
-    encoded = bundle.encode(TEXTS)
-    assert [row.truncated for row in encoded] == [len(text) > 1000 for text in TEXTS]
-    assert max(len(row.ids) for row in encoded) == bundle.manifest.max_tokens
+    encodings = bundle.encode(TEXTS)
+    assert [row.truncated for row in encodings] == [len(text) > 1000 for text in TEXTS]
+    assert max(len(row.ids) for row in encodings) == bundle.manifest.max_tokens
 
 
 def test_no_texts_have_no_scores(folder: Path) -> None:
     assert Bundle.load(folder).score([]).shape == (0, len(LABELS))
 
 
-def test_golden_scores_are_reproduced_and_a_wrong_one_is_seen(folder: Path) -> None:
+def test_golden_scores_are_reproduced_and_a_wrong_one_is_detected(folder: Path) -> None:
     assert Bundle.load(folder).golden_error() < 1e-5
     golden = json.loads((folder / "bundle.json").read_text())["golden"]
     golden[1]["scores"]["hate"] += 0.25
@@ -87,7 +87,7 @@ def test_equal_content_has_one_version(folder: Path) -> None:
 @pytest.mark.parametrize("name", ["model.onnx", "tokenizer.json", "bundle.json"])
 def test_an_incomplete_bundle_is_refused(folder: Path, name: str) -> None:
     (folder / name).unlink()
-    with pytest.raises(BundleError, match=f"{name} is missing.*incomplete"):
+    with pytest.raises(BundleError, match=f"{name} is missing"):
         Bundle.load(folder)
 
 
@@ -96,12 +96,12 @@ def test_an_altered_file_is_refused(folder: Path, name: str) -> None:
     content = bytearray((folder / name).read_bytes())
     content[-1] ^= 1
     (folder / name).write_bytes(content)
-    with pytest.raises(BundleError, match=f"{name} is not the file .* altered"):
+    with pytest.raises(BundleError, match=f"{name} does not match its SHA-256 .* altered"):
         Bundle.load(folder)
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"schema_version": 2}, "schema 2 is newer than 1"),
         ({"labels": ["offensive", "hate", "neither"]}, "labels: got"),
@@ -109,17 +109,17 @@ def test_an_altered_file_is_refused(folder: Path, name: str) -> None:
         ({"surprise": 1}, "surprise: "),
     ],
 )
-def test_a_manifest_that_is_not_ours_is_refused(
-    folder: Path, changes: dict[str, object], said: str
+def test_an_invalid_manifest_is_refused(
+    folder: Path, changes: dict[str, object], message: str
 ) -> None:
     rewrite(folder, **changes)
-    with pytest.raises(BundleError, match=said):
+    with pytest.raises(BundleError, match=message):
         Bundle.load(folder)
 
 
 def test_a_changed_manifest_is_refused(folder: Path) -> None:
     rewrite(folder, reseal=False, thresholds={"hate": 0.9, "toxic": 0.9})
-    with pytest.raises(BundleError, match="its version is not that of its content"):
+    with pytest.raises(BundleError, match="its version does not match its content"):
         Bundle.load(folder)
 
 
@@ -129,13 +129,13 @@ def test_a_manifest_that_is_not_json_is_refused(folder: Path) -> None:
         Bundle.load(folder)
 
 
-def test_sealed_nonsense_is_refused(folder: Path) -> None:
+def test_files_that_match_the_manifest_but_cannot_be_loaded_are_refused(folder: Path) -> None:
     import hashlib
 
     (folder / "model.onnx").write_bytes(b"nonsense")
     files = json.loads((folder / "bundle.json").read_text())["files"]
     rewrite(folder, files=files | {"model.onnx": hashlib.sha256(b"nonsense").hexdigest()})
-    with pytest.raises(BundleError, match="do not load"):
+    with pytest.raises(BundleError, match="cannot be loaded"):
         Bundle.load(folder)
 
 
@@ -150,16 +150,17 @@ def test_sealed_nonsense_is_refused(folder: Path) -> None:
         ([0.42, 0.00, 0.58], "hate"),
     ],
 )
-def test_the_decision(scores: list[float], label: str) -> None:
-    (at,) = decide(np.array([scores], dtype=np.float32), Thresholds(hate=0.4, toxic=0.5))
-    assert LABELS[at] == label
+def test_thresholds_decide_the_label(scores: list[float], label: str) -> None:
+    (index,) = decide(np.array([scores], dtype=np.float32), Thresholds(hate=0.4, toxic=0.5))
+    assert LABELS[index] == label
 
 
-def test_hate_at_one_half_is_the_likeliest_label() -> None:
+def test_with_a_threshold_of_one_half_hate_means_that_it_is_the_likeliest_label() -> None:
     scores = np.random.default_rng(3).dirichlet([1, 1, 1], 500).astype(np.float32)
-    found = decide(scores, Thresholds(hate=0.5, toxic=0.5))
-    assert ((found == 0) == (scores.argmax(axis=1) == 0)).all()
+    labels = decide(scores, Thresholds(hate=0.5, toxic=0.5))
+    assert ((labels == 0) == (scores.argmax(axis=1) == 0)).all()
 
 
-def test_named() -> None:
-    assert scores_by_label([0.5, 0.25, 0.25]) == {"hate": 0.5, "offensive": 0.25, "neither": 0.25}
+def test_scores_by_label() -> None:
+    scores = {"hate": 0.5, "offensive": 0.25, "neither": 0.25}
+    assert scores_by_label([0.5, 0.25, 0.25]) == scores

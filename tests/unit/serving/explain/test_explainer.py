@@ -12,18 +12,8 @@ import pytest
 
 from serving.bundle import LABELS, Bundle
 from serving.errors import ErrorCode, ServiceError
-from serving.explain.explainer import (
-    STRENGTH,
-    Explainer,
-    Explanation,
-    Question,
-    fit,
-    is_exact,
-    make_masks,
-    masked,
-    proximity,
-    read,
-)
+from serving.explain.explainer import Explainer, Explanation, ExplainParams
+from serving.explain.lime import TOTAL_WEIGHT
 from serving.inference.batcher import BatchReport, Capacity
 from serving.inference.engine import Engine
 from serving.inference.policy import Policy
@@ -32,8 +22,8 @@ ROOT = Path(__file__).parents[4]
 LONG = "nobody wants these awful people here they said while many others kept silent about it all"
 
 
-class Notes:
-    """An observer that counts the texts that were inferred."""
+class RowCounter:
+    """An observer that counts the inferred texts."""
 
     def __init__(self) -> None:
         self.rows = 0
@@ -54,98 +44,42 @@ def bundle(trained: Path) -> Bundle:
 
 
 @asynccontextmanager
-async def running(bundle: Bundle) -> AsyncIterator[tuple[Engine, Notes]]:
-    notes = Notes()
+async def running(bundle: Bundle) -> AsyncIterator[tuple[Engine, RowCounter]]:
+    counter = RowCounter()
     policy = Policy.load(ROOT / "configs" / "policy.yaml")
-    engine = Engine(bundle, policy, notes, Capacity(2, 512, 60), cache_size=100)
+    engine = Engine(bundle, policy, counter, Capacity(2, 512, 60), cache_size=100)
     await engine.start()
-    notes.rows = 0
+    counter.rows = 0
     try:
-        yield engine, notes
+        yield engine, counter
     finally:
         await engine.close()
 
 
-def explain(bundle: Bundle, *questions: Question) -> list[Explanation]:
+def explain(bundle: Bundle, *params: ExplainParams) -> list[Explanation]:
     async def body() -> list[Explanation]:
         async with running(bundle) as (engine, _):
             explainer = Explainer()
-            return [await explainer.explain(engine, question) for question in questions]
+            return [await explainer.explain(engine, one) for one in params]
 
     return asyncio.run(body())
 
 
-def test_few_words_have_all_masks() -> None:
-    for words in range(9):
-        masks = make_masks(words, 16, seed=3)
-        assert masks.shape == (2**words, words)
-        assert len({row.tobytes() for row in masks}) == 2**words
-        assert masks[0].all()
-    assert is_exact(9, 512)
-    assert not is_exact(9, 511)
-
-
-@pytest.mark.parametrize(("words", "samples"), [(9, 511), (12, 1000), (20, 1000), (90, 16)])
-def test_many_words_have_a_sample_that_a_seed_decides(words: int, samples: int) -> None:
-    masks = make_masks(words, samples, seed=1)
-    assert masks.shape == (samples, words)
-    assert len({row.tobytes() for row in masks}) == samples
-    assert masks[0].all()
-    assert (masks == make_masks(words, samples, seed=1)).all()
-    assert (masks != make_masks(words, samples, seed=2)).any()
-
-
-def test_the_numbers_of_words_removed_are_drawn_alike() -> None:
-    removed = 40 - make_masks(40, 4000, seed=0)[1:].sum(axis=1)
-    counts = np.bincount(removed, minlength=41)[4:37]  # of the extremes there are few masks
-    assert counts.min() > 60
-    assert counts.max() < 150
-
-
-@pytest.mark.parametrize("words", [3, 8, 14])
-def test_masks_of_a_size_weigh_together_what_its_kernel_is(words: int) -> None:
-    masks = make_masks(words, 300, seed=0)
-    weights = proximity(masks)
-    assert weights.sum() == pytest.approx(STRENGTH)
-    kept = masks.sum(axis=1)
-    per_size = np.array([weights[kept == size].sum() for size in range(words + 1)])
-    distance = 100 * (1 - np.sqrt(np.arange(words + 1) / words))
-    kernel = np.sqrt(np.exp(-(distance**2) / 25**2))  # as lime.lime_text writes it
-    assert per_size / per_size[-1] == pytest.approx(np.where(per_size > 0, kernel, 0))
-
-
-@pytest.mark.parametrize("words", [1, 2, 8, 20, 60])
-def test_a_linear_score_is_found_whole(words: int) -> None:
-    masks = make_masks(words, 1000, seed=0)
-    true = np.random.default_rng(5).normal(size=words)
-    weights, r2 = fit(masks, 0.25 + masks @ true)
-    assert weights == pytest.approx(true, abs=2e-2 if words == 1 else 1e-3)
-    assert r2 == pytest.approx(1, abs=1e-3)
-
-
-def test_a_mask_takes_every_occurrence_and_nothing_else(bundle: Bundle) -> None:
-    reading = read(bundle, "No, don't: no! 😂 ok")
-    assert masked(reading, np.array([True] * 4), "#") == reading.text
-    assert masked(reading, np.array([False, True, True, True]), "#") == "#, don't: #! 😂 ok"
-    assert masked(reading, np.array([False] * 4), "") == ", : !  "
-    assert masked(reading, np.array([True, False, False, True]), "#") == "No, #: no! # ok"
-
-
 @pytest.mark.parametrize("text", ["idiot", "you clown", "they are all liars and you know they are"])
-def test_a_short_text_is_explained_as_by_brute_force(bundle: Bundle, text: str) -> None:
-    spoken = text.split()
-    names = list(dict.fromkeys(spoken))
+def test_a_short_text_has_the_weights_that_brute_force_finds(bundle: Bundle, text: str) -> None:
+    words = text.split()
+    names = list(dict.fromkeys(words))
     masks = list(itertools.product([1, 0], repeat=len(names)))
     texts = [
-        " ".join(word if mask[names.index(word)] else "[MASK]" for word in spoken) for mask in masks
+        " ".join(word if mask[names.index(word)] else "[MASK]" for word in words) for mask in masks
     ]
     scores = bundle.score(texts).astype(np.float64).round(6)  # rounding float32 is off by 1e-6
     label = int(bundle.decide(bundle.score([text]))[0])
-    found = explain(bundle, Question(text, num_features=100))[0]
-    assert found.label == LABELS[label]
-    assert found.exact
-    assert found.scores_used == 2 ** len(names)
-    assert found.scores == pytest.approx(dict(zip(LABELS, scores[0], strict=True)))
+    explanation = explain(bundle, ExplainParams(text, num_features=100))[0]
+    assert explanation.label == LABELS[label]
+    assert explanation.exact
+    assert explanation.scores_used == 2 ** len(names)
+    assert explanation.scores == pytest.approx(dict(zip(LABELS, scores[0], strict=True)))
 
     share = np.array([
         math.sqrt(math.exp(-((100 * (1 - math.sqrt(sum(m) / len(m)))) ** 2) / 625))
@@ -153,52 +87,54 @@ def test_a_short_text_is_explained_as_by_brute_force(bundle: Bundle, text: str) 
         for m in masks
     ])  # fmt: skip
     design = np.column_stack([np.ones(len(masks)), np.array(masks)])
-    weights = share * STRENGTH / share.sum()
+    weights = share * TOTAL_WEIGHT / share.sum()
     ridge = np.diag([0.0] + [1.0] * len(names))
     gram = design.T @ (weights[:, None] * design) + ridge
     want = np.linalg.solve(gram, design.T @ (weights * scores[:, label]))[1:]
-    have = {row.word.text: row.weight for row in found.weights}
-    assert [have[name] for name in names] == pytest.approx(want, abs=2e-6)
-    assert len(found.weights) == len(spoken)
+    got = {row.word.text: row.weight for row in explanation.weights}
+    assert [got[name] for name in names] == pytest.approx(want, abs=2e-6)
+    assert len(explanation.weights) == len(words)
 
 
-def test_the_same_question_has_the_same_answer_to_the_last_digit(bundle: Bundle) -> None:
-    first, again = explain(bundle, Question(LONG), Question(LONG))
-    (restarted,) = explain(bundle, Question(LONG))
+def test_equal_parameters_give_equal_explanations_to_the_last_digit(bundle: Bundle) -> None:
+    first, again = explain(bundle, ExplainParams(LONG), ExplainParams(LONG))
+    (restarted,) = explain(bundle, ExplainParams(LONG))
     assert first == again == restarted
     assert not first.exact
     assert first.scores_used == 1000
-    (other,) = explain(bundle, Question(LONG, seed=1))
+    (other,) = explain(bundle, ExplainParams(LONG, seed=1))
     assert other.weights != first.weights
 
 
-def test_another_label_costs_no_scores_and_tweets_keep_their_place_in_the_cache(
+def test_another_label_needs_no_more_scores_and_masked_texts_evict_no_tweets_from_the_cache(
     bundle: Bundle,
 ) -> None:
     async def body() -> None:
-        async with running(bundle) as (engine, notes):
+        async with running(bundle) as (engine, counter):
             explainer = Explainer()
             await engine.score(["a tweet to keep"])
-            notes.rows = 0
-            told = {}
+            counter.rows = 0
+            explanations = {}
             for label in LABELS:
-                told[label] = await explainer.explain(engine, Question(LONG, label))
-            assert notes.rows <= 1000
+                explanations[label] = await explainer.explain(engine, ExplainParams(LONG, label))
+            assert counter.rows <= 1000
             assert engine.cached_texts == 1
         sums = {}
-        for found in told.values():
-            for row in found.weights:
+        for explanation in explanations.values():
+            for row in explanation.weights:
                 sums[row.word] = sums.get(row.word, 0) + row.weight
-        named = [{row.word for row in found.weights} for found in told.values()]
+        words = [{row.word for row in one.weights} for one in explanations.values()]
         # Probabilities sum to 1, so a word's weights for all labels sum to 0.
-        assert all(abs(sums[word]) < 1e-4 for word in set.intersection(*named))
+        assert all(abs(sums[word]) < 1e-4 for word in set.intersection(*words))
 
     asyncio.run(body())
 
 
-def test_the_heaviest_words_come_first_with_all_their_occurrences(bundle: Bundle) -> None:
+def test_the_words_with_the_largest_weights_come_first_with_all_their_occurrences(
+    bundle: Bundle,
+) -> None:
     text = "clown you clown, what a Clown"
-    whole, three = explain(bundle, Question(text), Question(text, num_features=3))
+    whole, three = explain(bundle, ExplainParams(text), ExplainParams(text, num_features=3))
     sizes = [abs(row.weight) for row in whole.weights]
     assert sizes == sorted(sizes, reverse=True)
     assert three.weights == whole.weights[: len(three.weights)]
@@ -209,54 +145,57 @@ def test_the_heaviest_words_come_first_with_all_their_occurrences(bundle: Bundle
 
 
 def test_a_text_without_words_has_no_weights(bundle: Bundle) -> None:
-    (found,) = explain(bundle, Question("?! ..."))
-    assert (found.weights, found.r2, found.scores_used, found.exact) == ((), None, 1, True)
+    (result,) = explain(bundle, ExplainParams("?! ..."))
+    assert (result.weights, result.r2, result.scores_used, result.exact) == ((), None, 1, True)
 
 
-def test_of_a_text_too_long_for_the_model_the_words_that_it_reads_are_weighed(
+def test_of_a_truncated_text_only_the_words_that_the_model_reads_have_weights(
     bundle: Bundle,
 ) -> None:
-    text = " ".join(f"w{at}" for at in range(2000))
-    (found,) = explain(bundle, Question(text, num_features=500, num_samples=64))
-    ends = [row.word.end for row in found.weights]
+    text = " ".join(f"w{i}" for i in range(2000))
+    (explanation,) = explain(bundle, ExplainParams(text, num_features=500, num_samples=64))
+    ends = [row.word.end for row in explanation.weights]
     assert 1 < len(ends) <= bundle.manifest.max_tokens
     whole = bundle.score([text])[0]
-    assert list(found.scores.values()) == pytest.approx(whole, abs=1e-4)
+    assert list(explanation.scores.values()) == pytest.approx(whole, abs=1e-4)
     assert (bundle.score([text[: max(ends)]])[0] == whole).all()
 
 
-def test_too_many_at_once_are_refused_and_the_others_are_answered(bundle: Bundle) -> None:
+def test_too_many_at_one_time_are_refused_and_the_others_are_answered(bundle: Bundle) -> None:
     async def body() -> None:
         async with running(bundle) as (engine, _):
-            explainer = Explainer(at_once=1, waiting=1)
-            asked = [explainer.explain(engine, Question(LONG, num_samples=50)) for _ in range(4)]
-            found = await asyncio.gather(*asked, return_exceptions=True)
-            refused = [one for one in found if isinstance(one, ServiceError)]
+            explainer = Explainer(max_running=1, max_waiting=1)
+            params = ExplainParams(LONG, num_samples=50)
+            calls = [explainer.explain(engine, params) for _ in range(4)]
+            results = await asyncio.gather(*calls, return_exceptions=True)
+            refused = [one for one in results if isinstance(one, ServiceError)]
             assert [one.code for one in refused] == [ErrorCode.OVERLOADED] * 2
             assert "retry-after" in refused[0].headers
-            answered = [one for one in found if isinstance(one, Explanation)]
+            answered = [one for one in results if isinstance(one, Explanation)]
             assert len(answered) == 2
-            assert await explainer.explain(engine, Question(LONG, num_samples=50)) == answered[0]
+            assert await explainer.explain(engine, params) == answered[0]
 
     asyncio.run(body())
 
 
-def test_who_leaves_gives_the_place_back(bundle: Bundle) -> None:
+def test_a_cancelled_explanation_frees_its_place(bundle: Bundle) -> None:
     async def body() -> None:
-        async with running(bundle) as (engine, notes):
-            explainer = Explainer(at_once=1, waiting=0)
-            task = asyncio.create_task(explainer.explain(engine, Question(LONG, num_samples=5000)))
+        async with running(bundle) as (engine, counter):
+            explainer = Explainer(max_running=1, max_waiting=0)
+            task = asyncio.create_task(
+                explainer.explain(engine, ExplainParams(LONG, num_samples=5000))
+            )
             await asyncio.sleep(0.2)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            assert notes.rows < 5000
-            await explainer.explain(engine, Question("still here"))
+            assert counter.rows < 5000
+            await explainer.explain(engine, ExplainParams("still here"))
 
     asyncio.run(body())
 
 
-def test_lime_is_imported_by_who_asks_for_an_explanation_and_by_nobody_before() -> None:
+def test_lime_is_imported_only_for_the_first_explanation() -> None:
     code = (
         "import sys, serving.app, serving.explain.explainer, serving.explain.html\n"
         "print({'lime', 'sklearn', 'scipy'} & set(sys.modules))"

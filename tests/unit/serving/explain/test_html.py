@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.explain.explainer import Explanation, Weight
+from serving.explain.explainer import Explanation
 from serving.explain.html import escaped, render
+from serving.explain.lime import WordWeight
 from serving.explain.words import split
 
-# LIME leaves its script's file to the garbage collector.
+# LIME does not close its script's file.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file.*bundle.js:ResourceWarning")
 
 HOSTILE = (
@@ -20,20 +21,20 @@ HOSTILE = (
 
 
 def explanation(text: str) -> Explanation:
-    weights = tuple(Weight(word, 0.5 - at / 10) for at, word in enumerate(split(text)))
+    weights = tuple(WordWeight(word, 0.5 - i / 10) for i, word in enumerate(split(text)))
     scores = {"hate": 0.1, "offensive": 0.7, "neither": 0.2}
     return Explanation("offensive", weights, 0.9, 8, True, 0, scores, ("name", "1"))
 
 
 @given(st.text())
-def test_an_escaped_text_is_that_text_within_quotes(text: str) -> None:
-    found = escaped(text).replace("\ue000", "\\")
-    assert json.loads(f'"{found}"') == text
-    assert re.fullmatch(r"[A-Za-z0-9 \\]*", found)
+def test_an_escaped_text_is_a_string_literal_of_plain_characters(text: str) -> None:
+    literal = escaped(text).replace("\ue000", "\\")
+    assert json.loads(f'"{literal}"') == text
+    assert re.fullmatch(r"[A-Za-z0-9 \\]*", literal)
 
 
 @pytest.mark.parametrize("text", ["you clown", HOSTILE, "?!"])
-def test_the_page_has_two_scripts_which_alone_may_run(text: str) -> None:
+def test_the_policy_allows_the_pages_two_scripts_only(text: str) -> None:
     page = render(explanation(text), text)
     scripts = re.findall(r"<script>(.*?)</script>", page.html, re.DOTALL)
     assert len(scripts) == page.html.count("</script") == 2
@@ -46,12 +47,12 @@ def test_the_page_has_two_scripts_which_alone_may_run(text: str) -> None:
     assert "\ue000" not in page.html
 
 
-def test_offsets_count_as_a_browser_counts() -> None:
+def test_offsets_count_utf16_units_as_javascript_does() -> None:
     text = "😂 you 😂 clown"
     script = render(explanation(text), text).html.rpartition("show_raw_text(")[2]
     places = re.findall(r'\["([^"]*)", (\d+), ', script)
     units = text.encode("utf-16-le")
     for word, begin in places:
-        spelt = json.loads(f'"{word}"').encode("utf-16-le")
-        assert units[2 * int(begin) :].startswith(spelt)
+        content = json.loads(f'"{word}"').encode("utf-16-le")
+        assert units[2 * int(begin) :].startswith(content)
     assert len(places) == 4

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.explain.words import distinct, split
+from serving.explain.words import group_occurrences, split
 
 FAMILY = "👨\u200d👩\u200d👧\u200d👦"
 
@@ -28,12 +28,12 @@ FAMILY = "👨\u200d👩\u200d👧\u200d👦"
         (" \n\t!!! ... ?", []),
     ],
 )  # fmt: skip
-def test_words_of(text: str, words: list[str]) -> None:
+def test_a_text_is_split_into_words(text: str, words: list[str]) -> None:
     assert [word.text for word in split(text)] == words
 
 
 @given(st.text())
-def test_offsets_are_those_of_the_text_in_order(text: str) -> None:
+def test_offsets_point_at_the_words_in_order(text: str) -> None:
     end = 0
     for word in split(text):
         assert end <= word.begin < word.end <= len(text)
@@ -43,14 +43,14 @@ def test_offsets_are_those_of_the_text_in_order(text: str) -> None:
 
 
 @given(st.lists(st.sampled_from(["no", "No", "yes", "ok"]), max_size=12))
-def test_each_occurrence_is_with_its_like_and_likes_stand_in_the_order_of_their_first(
-    spoken: list[str],
+def test_occurrences_are_grouped_by_word_in_the_order_of_their_first(
+    words: list[str],
 ) -> None:
-    groups = distinct(split(" ".join(spoken)))
+    groups = group_occurrences(split(" ".join(words)))
     assert [group[0].key for group in groups] == list(
-        dict.fromkeys(word.casefold() for word in spoken)
+        dict.fromkeys(word.casefold() for word in words)
     )
-    assert sum(map(len, groups)) == len(spoken)
+    assert sum(map(len, groups)) == len(words)
     for group in groups:
         assert {word.key for word in group} == {group[0].key}
         assert [word.begin for word in group] == sorted(word.begin for word in group)
