@@ -20,19 +20,19 @@ HOSTILE = (
 )
 
 
-def judge(page: Page, text: str) -> None:
+def classify(page: Page, text: str) -> None:
     page.get_by_label("Your text").fill(text)
-    page.get_by_role("button", name="Judge it").click()
+    page.get_by_role("button", name="Classify").click()
     expect(page.locator("#result")).to_be_visible()
 
 
-def kept(outbox: Path) -> list[dict[str, object]]:
+def stored(outbox: Path) -> list[dict[str, object]]:
     with closing(sqlite3.connect(f"file:{outbox}?mode=ro", uri=True)) as log:
         return [json.loads(body) for (body,) in log.execute("SELECT body FROM log ORDER BY seq")]
 
 
 def serious(page: Page) -> list[str]:
-    """What axe finds that keeps somebody from using the page, with the elements concerned."""
+    """The serious problems that axe finds, with their elements."""
     found = Axe().run(page).response["violations"]
     return [
         f"{rule['id']}: {[node['target'] for node in rule['nodes']]}"
@@ -41,8 +41,8 @@ def serious(page: Page) -> list[str]:
     ]
 
 
-def test_a_text_gets_verdict_words_and_raw_answer(page: Page) -> None:
-    judge(page, TEXT)
+def test_a_text_gets_a_label_an_explanation_and_the_raw_answer(page: Page) -> None:
+    classify(page, TEXT)
     expect(page.locator("#weights tr").first).to_be_visible()
     shown = json.loads(page.locator("#raw").inner_text() or page.locator("#raw").text_content())
     predicted = shown["predict"]["predictions"][0]
@@ -67,28 +67,28 @@ def test_examples_can_be_clicked(page: Page) -> None:
     assert len(page.get_by_label("Your text").input_value()) > 20
 
 
-def test_disagreement_reaches_the_log(page: Page, outbox: Path) -> None:
-    judge(page, "the log shall have this one")
-    page.locator("#judgements").get_by_text("Neither").click()
+def test_feedback_reaches_the_log(page: Page, outbox: Path) -> None:
+    classify(page, "the log has this text")
+    page.locator("#labels").get_by_text("Neither").click()
     page.get_by_label("Why").fill("it quotes somebody")
     page.get_by_role("button", name="Send").click()
-    expect(page.locator("#feedback-status")).to_have_text("Thank you. Kept as “neither”.")
-    records = kept(outbox)
-    (prediction,) = [row for row in records if row.get("text") == "the log shall have this one"]
+    expect(page.locator("#feedback-status")).to_have_text("Thank you. Stored as “neither”.")
+    records = stored(outbox)
+    (prediction,) = [row for row in records if row.get("text") == "the log has this text"]
     (feedback,) = [row for row in records if row.get("comment") == "it quotes somebody"]
     assert feedback["label"] == "neither"
     assert feedback["prediction_id"] == prediction["_id"]
 
 
-def test_a_private_text_is_not_kept_and_takes_no_feedback(page: Page, outbox: Path) -> None:
-    page.get_by_label("Do not keep this text").check()
-    judge(page, "nobody shall keep this one")
-    expect(page.locator("#feedback-status")).to_contain_text("was not kept")
+def test_a_private_text_is_not_stored_and_takes_no_feedback(page: Page, outbox: Path) -> None:
+    page.get_by_label("Do not store this text").check()
+    classify(page, "this text is not stored")
+    expect(page.locator("#feedback-status")).to_contain_text("was not stored")
     expect(page.get_by_role("button", name="Send")).to_be_hidden()
-    assert not [row for row in kept(outbox) if row.get("text") == "nobody shall keep this one"]
+    assert not [row for row in stored(outbox) if row.get("text") == "this text is not stored"]
 
 
-def test_a_csv_of_500_rows(page: Page, tmp_path: Path) -> None:
+def test_a_csv_of_500_rows_is_classified(page: Page, tmp_path: Path) -> None:
     texts = [
         f"you absolute clown number {at}" if at % 2 else f"a fine day, {at}" for at in range(500)
     ]
@@ -100,8 +100,8 @@ def test_a_csv_of_500_rows(page: Page, tmp_path: Path) -> None:
     page.locator("#file").set_input_files(path)
     expect(page.locator("#column")).to_have_value("1")
     expect(page.locator("#ready-count")).to_have_text("500 texts")
-    page.get_by_role("button", name="Judge all").click()
-    expect(page.locator("#progress-text")).to_contain_text("500 of 500 texts judged")
+    page.get_by_role("button", name="Classify all").click()
+    expect(page.locator("#progress-text")).to_contain_text("500 of 500 texts classified")
     counts = [int(count) for count in page.locator(".tile-count").all_text_contents()[:3]]
     assert sum(counts) == 500
     expect(page.locator("#picture svg")).to_be_visible()
@@ -129,7 +129,7 @@ def test_a_csv_of_500_rows(page: Page, tmp_path: Path) -> None:
     assert total == pytest.approx(1, abs=1e-4)
 
 
-def test_a_pasted_list_and_a_part_that_must_wait(page: Page) -> None:
+def test_a_pasted_list_is_sent_again_after_a_429(page: Page) -> None:
     refused: list[str] = []
 
     def refuse_twice(route: object) -> None:
@@ -145,45 +145,45 @@ def test_a_pasted_list_and_a_part_that_must_wait(page: Page) -> None:
 
     page.route("**/v1/predict", refuse_twice)
     page.get_by_role("tab", name="Many texts").click()
-    page.get_by_label("Or paste a list").fill("one\n\n  \ntwo\nthree")
-    page.get_by_role("button", name="Judge all").click()
-    expect(page.locator("#progress-text")).to_contain_text("3 of 3 texts judged")
+    page.get_by_label("Or paste texts").fill("one\n\n  \ntwo\nthree")
+    page.get_by_role("button", name="Classify all").click()
+    expect(page.locator("#progress-text")).to_contain_text("3 of 3 texts classified")
     assert len(refused) == 2
 
 
-def test_errors_are_said_in_words(page: Page) -> None:
-    page.get_by_role("button", name="Judge it").click()
+def test_errors_are_shown_as_sentences(page: Page) -> None:
+    page.get_by_role("button", name="Classify").click()
     expect(page.locator("#one-error")).to_have_text("Please type or paste a text first.")
     page.get_by_label("Your text").fill("a" * 10_001)
-    page.get_by_role("button", name="Judge it").click()
+    page.get_by_role("button", name="Classify").click()
     expect(page.locator("#one-error")).to_contain_text("10001 characters are too many")
     page.route("**/v1/predict", lambda route: route.abort())
     page.get_by_label("Your text").fill("hello")
-    page.get_by_role("button", name="Judge it").click()
+    page.get_by_role("button", name="Classify").click()
     expect(page.locator("#one-error")).to_contain_text("cannot be reached")
     page.unroute("**/v1/predict")
     page.route("**/v1/explain", lambda route: route.fulfill(status=502, body="<html>"))
-    judge(page, "hello")
+    classify(page, "hello")
     expect(page.locator("#one-error")).to_be_hidden()
     expect(page.locator("#why-status")).to_contain_text("No explanation: The service answered with")
 
     page.get_by_role("tab", name="Many texts").click()
-    page.get_by_role("button", name="Judge all").click()
+    page.get_by_role("button", name="Classify all").click()
     expect(page.locator("#many-error")).to_contain_text("choose a file or paste a list")
     file = {"name": "x.csv", "mimeType": "text/csv", "buffer": b"\xff\xfe\x00a"}
     page.locator("#file").set_input_files(file)
     expect(page.locator("#many-error")).to_have_text("The file is not text in UTF-8.")
-    page.get_by_label("Or paste a list").fill("fine\n" + "b" * 10_001)
-    page.get_by_role("button", name="Judge all").click()
+    page.get_by_label("Or paste texts").fill("fine\n" + "b" * 10_001)
+    page.get_by_role("button", name="Classify all").click()
     expect(page.locator("#many-error")).to_contain_text("Text 2: 10001 characters are too many")
 
 
-def test_a_text_without_words_is_answered_in_words(page: Page) -> None:
-    judge(page, "?! …")
-    expect(page.locator("#why-status")).to_have_text("There is no word in it to weigh.")
+def test_a_text_without_words_says_so(page: Page) -> None:
+    classify(page, "?! …")
+    expect(page.locator("#why-status")).to_have_text("The text has no words to explain.")
 
 
-def test_by_keyboard_alone(page: Page, outbox: Path) -> None:
+def test_the_page_works_with_the_keyboard_only(page: Page, outbox: Path) -> None:
     def tab_to(target: str) -> None:
         for _ in range(40):
             page.keyboard.press("Tab")
@@ -207,33 +207,33 @@ def test_by_keyboard_alone(page: Page, outbox: Path) -> None:
     tab_to("#why-labels button")
     page.keyboard.press("Enter")
     expect(page.locator("#why-status")).to_contain_text("“hate”")
-    tab_to("#judgements input")
-    before = page.locator("#judgements input:checked").input_value()
+    tab_to("#labels input")
+    before = page.locator("#labels input:checked").input_value()
     page.keyboard.press("ArrowDown")
-    after = page.locator("#judgements input:checked").input_value()
+    after = page.locator("#labels input:checked").input_value()
     assert after != before
     tab_to("#comment")
     page.keyboard.type("by keyboard")
     page.keyboard.press("Enter")
     expect(page.locator("#feedback-status")).to_contain_text("Thank you")
-    assert [row["label"] for row in kept(outbox) if row.get("comment") == "by keyboard"] == [after]
+    assert [row["label"] for row in stored(outbox) if row.get("comment") == "by keyboard"] == [after]
 
 
-def test_a_hostile_text_changes_nothing_on_the_page(page: Page) -> None:
+def test_a_text_with_markup_is_shown_as_text(page: Page) -> None:
     title, scripts = page.title(), page.locator("script").count()
-    judge(page, HOSTILE)
+    classify(page, HOSTILE)
     expect(page.locator("#weights tr").first).to_be_visible()
     assert page.locator("#shaded").text_content() == HOSTILE
     page.get_by_role("tab", name="Many texts").click()
-    page.get_by_label("Or paste a list").fill(HOSTILE)
-    page.get_by_role("button", name="Judge all").click()
+    page.get_by_label("Or paste texts").fill(HOSTILE)
+    page.get_by_role("button", name="Classify all").click()
     expect(page.locator("#rows .text")).to_have_text(HOSTILE)
     assert page.title() == title
     assert page.locator("script").count() == scripts
     assert page.locator("main img, main b, main textarea").count() == 2  # the two text areas
 
 
-def test_limes_own_page_shows_a_hostile_text_and_runs_nothing_of_it(page: Page, url: str) -> None:
+def test_limes_page_shows_markup_as_text_and_runs_no_script(page: Page, url: str) -> None:
     reply = page.request.post(
         f"{url}/v1/explain", data={"text": HOSTILE}, headers={"accept": "text/html"}
     )
@@ -249,7 +249,7 @@ def test_limes_own_page_shows_a_hostile_text_and_runs_nothing_of_it(page: Page, 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize(("device", "width"), [("desktop", 1280), ("phone", 390)])
-def test_axe_finds_nothing_serious_and_the_pages_have_their_picture_taken(
+def test_axe_finds_no_serious_problem(
     browser: Browser, url: str, scheme: str, device: str, width: int
 ) -> None:
     SHOTS.mkdir(parents=True, exist_ok=True)
@@ -270,7 +270,7 @@ def test_axe_finds_nothing_serious_and_the_pages_have_their_picture_taken(
     page.goto(url)
     expect(page.locator("#served")).not_to_be_empty()
     check("start")
-    judge(page, "Those clowns are a disgrace! My neighbour doesn't trust them 😂 but @user_1 does")
+    classify(page, "Those clowns are a disgrace! My neighbour doesn't trust them 😂 but @user_1 does")
     expect(page.locator("#weights tr").first).to_be_visible()
     check("one")
     page.get_by_role("tab", name="Many texts").click()
@@ -280,11 +280,11 @@ def test_axe_finds_nothing_serious_and_the_pages_have_their_picture_taken(
         "go back to where you came from",
         "thanks all",
     )
-    page.get_by_label("Or paste a list").fill(
+    page.get_by_label("Or paste texts").fill(
         "\n".join(f"{line}, number {at}" for at in range(20) for line in lines)
     )
-    page.get_by_role("button", name="Judge all").click()
-    expect(page.locator("#progress-text")).to_contain_text("80 of 80 texts judged")
+    page.get_by_role("button", name="Classify all").click()
+    expect(page.locator("#progress-text")).to_contain_text("80 of 80 texts classified")
     check("many")
     page.goto(f"{url}/card")
     expect(page.locator("#facts dt").first).to_be_visible()
@@ -293,7 +293,7 @@ def test_axe_finds_nothing_serious_and_the_pages_have_their_picture_taken(
     context.close()
 
 
-def test_the_page_says_whether_the_model_is_the_samples(page: Page, bundle: Path) -> None:
+def test_the_page_says_if_the_model_is_of_the_sample(page: Page, bundle: Path) -> None:
     manifest = json.loads((bundle / "bundle.json").read_text())
     expect(page.locator("#served")).to_contain_text(manifest["version"])
     said = page.locator("#banner").inner_text()
@@ -314,21 +314,21 @@ def test_the_page_says_that_the_service_is_not_ready_and_why(
         page.goto(url)
         expect(page.locator("#banner")).to_contain_text("does not reproduce the bundle's golden")
         page.get_by_label("Your text").fill("hello")
-        page.get_by_role("button", name="Judge it").click()
+        page.get_by_role("button", name="Classify").click()
         expect(page.locator("#one-error")).to_contain_text("Not ready")
         page.close()
 
 
-def test_the_page_asks_for_a_key_where_one_is_needed(
+def test_the_page_asks_for_a_key_if_one_is_needed(
     browser: Browser, bundle: Path, tmp_path: Path
 ) -> None:
     digest = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b"  # of "secret"
     with serving(bundle, tmp_path / "outbox.db", API_KEYS=f"page:{digest}") as url:
         page = browser.new_page()
         page.goto(url)
-        page.get_by_label("This service asks for a key").fill("secret")
-        page.get_by_role("button", name="Use it").click()
+        page.get_by_label("This service needs an API key").fill("secret")
+        page.get_by_role("button", name="Use key").click()
         expect(page.locator("#served")).not_to_be_empty()
-        judge(page, "hello")
-        expect(page.get_by_label("This service asks for a key")).to_be_hidden()
+        classify(page, "hello")
+        expect(page.get_by_label("This service needs an API key")).to_be_hidden()
         page.close()

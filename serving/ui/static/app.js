@@ -24,14 +24,14 @@ introduce();
 for (const text of EXAMPLES) {
   const short = text.length > 34 ? `${text.slice(0, 32).trimEnd()}…` : text;
   const button = el("button", { type: "button", className: "chip", title: text }, short);
-  button.onclick = () => { $("text").value = text; count(); judge(); };
+  button.onclick = () => { $("text").value = text; count(); classify(); };
   $("examples").append(button);
 }
 $("text").oninput = count;
 $("text").onkeydown = (event) => {
-  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); judge(); }
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); classify(); }
 };
-$("form").onsubmit = (event) => { event.preventDefault(); judge(); };
+$("form").onsubmit = (event) => { event.preventDefault(); classify(); };
 $("feedback").onsubmit = (event) => { event.preventDefault(); feedback(); };
 count();
 
@@ -40,7 +40,7 @@ function count() {
   $("count").textContent = length ? `${length.toLocaleString("en")} characters` : "";
 }
 
-async function judge() {
+async function classify() {
   const text = wellFormed($("text").value);
   if (!text.trim()) {
     tell($("one-error"), new Error("Please type or paste a text first."));
@@ -51,7 +51,7 @@ async function judge() {
   asking = new AbortController();
   const { signal } = asking;
   tell($("one-error"), null);
-  $("judge").setAttribute("aria-busy", "true");
+  $("classify").setAttribute("aria-busy", "true");
   $("one-status").textContent = "Classifying…";
   const stored = !$("private").checked;
   const began = performance.now();
@@ -66,7 +66,7 @@ async function judge() {
     $("one-status").textContent = "";
     tell($("one-error"), error);
   } finally {
-    if (asking?.signal === signal) $("judge").removeAttribute("aria-busy");
+    if (asking?.signal === signal) $("classify").removeAttribute("aria-busy");
   }
 }
 
@@ -182,10 +182,10 @@ function showWords(text, found) {
   const most = distinct[0];
   $("why-status").textContent = `For “${found.label}” the heaviest word is “${most.word}” ` +
     `(${signed(most.weight)}).`;
-  const how = found.exact ? "exactly" : "from a fixed sample";
+  const how = found.exact ? "exactly" : "on a seeded sample";
   $("fit").textContent = `A weight is about how much the probability falls without the word. ` +
-    `Found ${how} with ${found.scores_used.toLocaleString("en")} scores; ` +
-    `the weights account for ${percent(Math.max(0, found.r2))} of what they show (R²).`;
+    `Computed ${how} from ${found.scores_used.toLocaleString("en")} scores; ` +
+    `the weights explain ${percent(Math.max(0, found.r2))} of their variance (R²).`;
 }
 
 const side = (word) => (word.weight > 0 ? "for" : word.weight < 0 ? "against" : "none");
@@ -199,24 +199,24 @@ function offerFeedback() {
   $("right-hint").hidden = !stored;
   $("comment").value = "";
   $("send").disabled = false;
-  $("judgements").replaceChildren(...LABELS.map((label) => {
-    const choice = el("input", { type: "radio", name: "judgement", value: label });
+  $("labels").replaceChildren(...LABELS.map((label) => {
+    const choice = el("input", { type: "radio", name: "right-label", value: label });
     choice.checked = label === current.prediction.label;
     return el("label", { className: "choice" }, choice, el("span", {}, capital(label)));
   }));
 }
 
 async function feedback() {
-  const label = $("judgements").querySelector("input:checked").value;
+  const label = $("labels").querySelector("input:checked").value;
   const comment = wellFormed($("comment").value.trim());
   const body = { prediction_id: current.prediction.id, label, ...(comment && { comment }) };
   $("send").disabled = true;
   $("feedback-status").textContent = "Sending…";
   try {
     await ask("/v1/feedback", { body });
-    $("feedback-status").textContent = `Thank you. Kept as “${label}”.`;
+    $("feedback-status").textContent = `Thank you. Stored as “${label}”.`;
   } catch (error) {
-    $("feedback-status").textContent = `Not kept: ${error.message}`;
+    $("feedback-status").textContent = `Not stored: ${error.message}`;
   }
   $("send").disabled = false;
 }

@@ -123,7 +123,7 @@ async function run() {
       const inPart = /^texts\[(\d+)\]/.exec(error.field ?? "");
       const where = inPart ? `Text ${results.length + Number(inPart[1]) + 1}: ` : "";
       tell($("many-error"), new Refusal(`${where}${error.message} ` +
-        `${results.length} of ${wanted.length} texts were judged.`));
+        `${results.length} of ${wanted.length} texts were classified.`));
     }
   }
   progress(wanted.length, (performance.now() - began) / 1000);
@@ -170,7 +170,7 @@ function progress(all, seconds) {
   $("progress").value = results.length;
   const how = `${results.length.toLocaleString("en")} of ${all.toLocaleString("en")} texts`;
   $("progress-text").textContent = seconds === undefined ? `${how}…` :
-    `${how} judged in ${seconds.toFixed(1)} s`;
+    `${how} classified in ${seconds.toFixed(1)} s`;
 }
 
 function report() {
