@@ -79,14 +79,16 @@ mongo: .venv/.dev ## Run a MongoDB for local use on mongodb://127.0.0.1:27017; i
 
 ##@ Checks
 
-check: .venv/.dev ## Lint, formatting, types, import directions, Dockerfiles, workflows
+check: .venv/.dev ## Check style, types, import directions, Dockerfiles and workflows
 	ruff check .
 	ruff format --check .
 	mypy
 	lint-imports --no-logo --no-cache
 	hadolint Dockerfile.serve Dockerfile.train
 	check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
-	zizmor --offline --quiet .github/workflows
+	check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/*.yml
+	check-jsonschema --builtin-schema vendor.compose-spec compose.yaml
+	zizmor --offline --quiet --persona auditor .github/workflows
 
 test: .venv/.dev .venv/.tool ## Run the unit and integration tests
 	python -m pytest
@@ -119,7 +121,7 @@ screenshots: .venv/.dev ## Take the README's screenshot of the page in headless 
 
 ##@ Release
 
-image: ## Build the service's image with the bundle that `make bundle` prints (needs Docker)
+image: ## Build the service's image with the bundle that `make bundle` prints; without Docker: deploy/rehearse.sh
 	docker build -f Dockerfile.serve -t tweet-tagger \
 		--build-arg BUNDLE=$$(realpath --relative-to=. $(BUNDLE_DIR)) .
 

@@ -1,4 +1,4 @@
-"""What can go wrong, one function each. Each ends with the service gone and its outbox left."""
+"""The faults, one scenario each. After each one the service has ended and its outbox is left."""
 
 import asyncio
 import contextlib
@@ -10,7 +10,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from serving.prediction_log.outbox import Outbox, RecordType
+from serving.prediction_log.outbox import Outbox
+from serving.prediction_log.records import RecordType
 from tests.chaos.load import Load
 from tests.chaos.proxy import Proxy
 from tests.chaos.service import Service, empty, rows
@@ -35,7 +36,7 @@ SHORT = Size(answers=200, kills=2, outage=4.0, backlog=2_000)
 
 @dataclass(slots=True)
 class World:
-    """What a scenario has to play with."""
+    """What a scenario uses."""
 
     name: str
     folder: Path
@@ -220,7 +221,7 @@ async def two_workers(world: World) -> None:
 
 
 async def backlog(world: World) -> None:
-    """A long backlog drains while serving goes on."""
+    """A long backlog is relayed while requests are answered."""
     box = Outbox(world.outbox, max_bytes=1 << 30, ring=False)
     await box.start()
     for start in range(0, world.size.backlog, 1000):

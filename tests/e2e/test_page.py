@@ -216,7 +216,8 @@ def test_the_page_works_with_the_keyboard_only(page: Page, outbox: Path) -> None
     page.keyboard.type("by keyboard")
     page.keyboard.press("Enter")
     expect(page.locator("#feedback-status")).to_contain_text("Thank you")
-    assert [row["label"] for row in stored(outbox) if row.get("comment") == "by keyboard"] == [after]
+    rows = [row for row in stored(outbox) if row.get("comment") == "by keyboard"]
+    assert [row["label"] for row in rows] == [after]
 
 
 def test_a_text_with_markup_is_shown_as_text(page: Page) -> None:
@@ -270,7 +271,8 @@ def test_axe_finds_no_serious_problem(
     page.goto(url)
     expect(page.locator("#served")).not_to_be_empty()
     check("start")
-    classify(page, "Those clowns are a disgrace! My neighbour doesn't trust them 😂 but @user_1 does")
+    text = "Those clowns are a disgrace! My neighbour doesn't trust them 😂 but @user_1 does"
+    classify(page, text)
     expect(page.locator("#weights tr").first).to_be_visible()
     check("one")
     page.get_by_role("tab", name="Many texts").click()

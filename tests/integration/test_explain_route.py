@@ -27,7 +27,7 @@ def client(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield client
 
 
-def test_an_explanation_has_the_promised_shape(client: TestClient) -> None:
+def test_an_explanation_has_every_field_of_the_contract(client: TestClient) -> None:
     body = client.post("/v1/explain", json={"text": HOSTILE, "num_features": 100}).json()
     assert set(body) == {"label", "words", "r2", "scores_used", "exact", "seed", "model"}
     predicted = client.post("/v1/predict", json={"texts": [HOSTILE]}).json()
@@ -43,7 +43,7 @@ def test_an_explanation_has_the_promised_shape(client: TestClient) -> None:
     assert body["scores_used"] == 1000
 
 
-def test_parameters_are_heeded(client: TestClient) -> None:
+def test_parameters_change_the_explanation(client: TestClient) -> None:
     asked = {"text": HOSTILE, "label": "hate", "num_features": 2, "num_samples": 50, "seed": 9}
     body = client.post("/v1/explain", json=asked).json()
     assert (body["label"], body["scores_used"], body["seed"]) == ("hate", 50, 9)
@@ -68,7 +68,7 @@ def test_parameters_are_heeded(client: TestClient) -> None:
         ({"samples": 10}, "samples"),
     ],
 )
-def test_what_cannot_be_used_is_named(
+def test_an_invalid_field_is_named(
     client: TestClient, change: dict[str, object], field: str
 ) -> None:
     reply = client.post("/v1/explain", json={"text": "ok", **change})
@@ -84,14 +84,14 @@ def test_a_text_that_is_too_long_is_refused(client: TestClient) -> None:
 @pytest.mark.parametrize(
     "text", ["?!", "word", "word " * 2000, "😂", "\u200b", "a" * 10_000, "你好" * 99]
 )
-def test_odd_texts_have_an_answer(client: TestClient, text: str) -> None:
+def test_unusual_texts_are_explained(client: TestClient, text: str) -> None:
     reply = client.post("/v1/explain", json={"text": text, "num_samples": 32})
     assert reply.status_code == 200
     body = reply.json()
     assert (body["r2"] is None) == (body["words"] == [])
 
 
-def test_a_browser_gets_limes_page_under_its_own_policy(client: TestClient) -> None:
+def test_a_browser_gets_limes_page_with_its_own_csp(client: TestClient) -> None:
     accept = "text/html,application/xhtml+xml;q=0.9,*/*;q=0.8"
     reply = client.post("/v1/explain", json={"text": HOSTILE}, headers={"accept": accept})
     assert reply.headers["content-type"] == "text/html; charset=utf-8"
@@ -103,7 +103,7 @@ def test_a_browser_gets_limes_page_under_its_own_policy(client: TestClient) -> N
 
 
 @pytest.mark.parametrize("path", sorted(PATHS))
-def test_the_pages_files_come_with_a_policy_and_an_etag(client: TestClient, path: str) -> None:
+def test_the_pages_files_have_a_csp_and_an_etag(client: TestClient, path: str) -> None:
     reply = client.get(path)
     assert reply.status_code == 200
     policy = reply.headers["content-security-policy"]
@@ -112,7 +112,7 @@ def test_the_pages_files_come_with_a_policy_and_an_etag(client: TestClient, path
     assert (again.status_code, again.content) == (304, b"")
 
 
-def test_the_page_refers_to_what_is_there_and_holds_no_script_of_its_own(
+def test_the_page_links_existing_files_and_has_no_inline_script(
     client: TestClient,
 ) -> None:
     import re

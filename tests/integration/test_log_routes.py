@@ -25,7 +25,7 @@ PASSWORD = "correct-horse"
 UNKNOWN = "0" * 32
 
 
-def judge(service: Served, prediction_id: str, label: str, **more: str) -> httpx.Response:
+def give_feedback(service: Served, prediction_id: str, label: str, **more: str) -> httpx.Response:
     body = {"prediction_id": prediction_id, "label": label, **more}
     return service.http.post("/v1/feedback", json=body)
 
@@ -45,55 +45,57 @@ def eventually(true: Callable[[], bool], seconds: float = 30) -> None:
         time.sleep(0.05)
 
 
-def test_a_prediction_is_read_judged_and_erased_without_mongodb(serve: Serve) -> None:
+def test_a_prediction_is_read_corrected_and_erased_without_mongodb(serve: Serve) -> None:
     service = serve(API_KEYS=KEYS)
     service.http.headers["x-api-key"] = SECRET
-    said = service.predict("you absolute clown", "have a lovely day").json()
-    first, second = said["predictions"]
+    reply = service.predict("you absolute clown", "have a lovely day").json()
+    first, second = reply["predictions"]
     stored = service.http.get(f"/v1/predictions/{first['id']}").json()
     assert stored["text"] == "you absolute clown"
-    assert stored["request_id"] == said["id"]
-    assert stored["model_version"] == said["model"]["version"]
-    assert stored["policy_version"] == said["policy"]
-    assert (stored["client"], stored["door"]) == ("ops", "native")
+    assert stored["request_id"] == reply["id"]
+    assert stored["model_version"] == reply["model"]["version"]
+    assert stored["policy_version"] == reply["policy"]
+    assert (stored["client"], stored["api"]) == ("ops", "native")
     for name in ("id", "label", "scores", "toxicity", "action"):
         assert stored[name] == first[name]
 
-    once, twice = (judge(service, first["id"], "offensive", comment="an insult") for _ in range(2))
+    once, twice = (
+        give_feedback(service, first["id"], "offensive", comment="an insult") for _ in range(2)
+    )
     assert once.status_code == twice.status_code == 200
     assert once.json() == twice.json()
-    assert judge(service, UNKNOWN, "hate").status_code == 404
-    assert judge(service, first["id"], "rude").status_code == 422
+    assert give_feedback(service, UNKNOWN, "hate").status_code == 404
+    assert give_feedback(service, first["id"], "rude").status_code == 422
 
     path = f"/v1/predictions/{first['id']}"
     assert service.http.delete(path).status_code == 204
     assert service.http.delete(path).status_code == 404
     assert service.http.get(path).status_code == 404
-    assert judge(service, first["id"], "offensive").status_code == 404
+    assert give_feedback(service, first["id"], "offensive").status_code == 404
     assert service.http.get(f"/v1/predictions/{second['id']}").status_code == 200
 
 
-def test_reading_and_erasing_need_the_right_to(serve: Serve) -> None:
+def test_reading_and_erasing_need_the_scope_admin(serve: Serve) -> None:
     service = serve()
     key = service.predict("you absolute clown").json()["predictions"][0]["id"]
-    assert judge(service, key, "hate").status_code == 200
+    assert give_feedback(service, key, "hate").status_code == 200
     assert service.http.get(f"/v1/predictions/{key}").status_code == 403
     assert service.http.delete(f"/v1/predictions/{key}").status_code == 403
     # A refused path, of which there are many, is no label of a metric.
     assert key not in service.http.get("/metrics").text
 
 
-def test_what_shall_not_be_stored_is_nowhere(serve: Serve) -> None:
+def test_with_do_not_store_nothing_is_stored(serve: Serve) -> None:
     service = serve()
-    said = service.predict("walrus number one", do_not_store=True).json()
+    reply = service.predict("walrus number one", do_not_store=True).json()
     service.predict("walrus number two")
     assert in_files(service, "walrus number two")
     assert not in_files(service, "walrus number one")
-    assert judge(service, said["predictions"][0]["id"], "hate").status_code == 404
+    assert give_feedback(service, reply["predictions"][0]["id"], "hate").status_code == 404
 
 
 @pytest.mark.parametrize("mode", ["hash", "none"])
-def test_of_a_text_only_what_log_text_allows_is_on_the_disk(serve: Serve, mode: str) -> None:
+def test_store_text_decides_what_is_on_the_disk(serve: Serve, mode: str) -> None:
     service = serve(STORE_TEXT=mode)
     assert service.predict("walrus number three").status_code == 200
     digest = hashlib.sha256(b"walrus number three").hexdigest()
@@ -101,7 +103,7 @@ def test_of_a_text_only_what_log_text_allows_is_on_the_disk(serve: Serve, mode: 
     assert in_files(service, digest) == (mode == "hash")
 
 
-def test_without_its_mongodb_the_service_is_degraded_and_catches_up(
+def test_without_mongodb_the_service_is_degraded_and_catches_up(
     serve: Serve, tmp_path: Path
 ) -> None:
     with MongoServer(tmp_path) as server:
@@ -110,8 +112,8 @@ def test_without_its_mongodb_the_service_is_degraded_and_catches_up(
         key = service.predict("you absolute clown").json()["predictions"][0]["id"]
         eventually(lambda: service.http.get("/readyz").json()["status"] == "degraded")
         assert service.http.get("/readyz").status_code == 200
-        assert judge(service, key, "neither").status_code == 200
-        assert judge(service, UNKNOWN, "neither").status_code == 503  # it may be in MongoDB
+        assert give_feedback(service, key, "neither").status_code == 200
+        assert give_feedback(service, UNKNOWN, "neither").status_code == 503  # it may be in MongoDB
         eventually(lambda: service.metric("tagger_outbox_rows") == 2)
         assert service.metric("tagger_archive_failures_total") > 0
         assert service.metric("tagger_archive_reachable") == 0
@@ -120,7 +122,7 @@ def test_without_its_mongodb_the_service_is_degraded_and_catches_up(
         eventually(lambda: service.metric("tagger_outbox_rows") == 0)
         assert service.metric("tagger_archive_sent_total") == 2
         assert service.metric("tagger_archive_lag_seconds") > 0
-        assert judge(service, UNKNOWN, "neither").status_code == 404
+        assert give_feedback(service, UNKNOWN, "neither").status_code == 404
         with MongoClient[dict[str, Any]](server.uri) as client:
             assert [each["_id"] for each in client["late"]["predictions"].find()] == [key]
             assert client["late"]["feedback"].count_documents({"prediction_id": key}) == 1
@@ -146,7 +148,7 @@ def refusal(bundle: Path, **environment: str) -> str:
     return done.stderr
 
 
-def test_bad_input_stops_the_start_in_one_sentence(trained: Path, tmp_path: Path) -> None:
+def test_a_bad_log_setting_stops_the_start_with_one_sentence(trained: Path, tmp_path: Path) -> None:
     bundle, outbox = trained / "models" / "candidate", tmp_path / "outbox.db"
     uri = f"mongodb://bob:{PASSWORD}@battery@localhost/"
     assert "MONGODB_URI is malformed" in refusal(bundle, OUTBOX=str(outbox), MONGODB_URI=uri)
@@ -171,7 +173,7 @@ def test_wrong_credentials_stop_the_start(trained: Path, tmp_path: Path) -> None
         assert "does not know the user 'bob'" in said
 
 
-def test_an_absent_mongodb_does_not_stop_the_start(serve: Serve) -> None:
+def test_an_unreachable_mongodb_does_not_stop_the_start(serve: Serve) -> None:
     service = serve(MONGODB_URI=f"mongodb://bob:{PASSWORD}@127.0.0.1:{free_port()}/")
     assert service.predict("have a lovely day").status_code == 200
     assert "it starts without its archive" in service.log.read_text()

@@ -1,4 +1,4 @@
-"""The archive against a real server: MONGODB_TEST_URI if it is set, else one of our own."""
+"""The archive against a real server: MONGODB_TEST_URI if it is set, else secantusdb."""
 
 import asyncio
 import logging
@@ -13,12 +13,13 @@ import pytest
 from pymongo import MongoClient
 from pymongo.database import Database
 
-from serving.app import prediction_log
+from serving.app import create_log
 from serving.ids import new_id
+from serving.prediction_log.archive import ArchiveError, ArchiveRefusedError
 from serving.prediction_log.log import PredictionLog
 from serving.prediction_log.mongo import MongoArchive
-from serving.prediction_log.outbox import Outbox, RecordType, Row
-from serving.prediction_log.relay import ArchiveError, ArchiveRefusedError
+from serving.prediction_log.outbox import Outbox, OutboxRow
+from serving.prediction_log.records import PredictionRecord, RecordType
 from serving.settings import Settings
 from tests.support.mongodb import MongoServer, free_port
 
@@ -30,7 +31,7 @@ Documents = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MongoServer]:
-    """A server of our own, which can be told to fail."""
+    """A server of these tests, which fails on demand."""
     with MongoServer(tmp_path_factory.mktemp("mongo"), "--enable-test-commands") as server:
         yield server
 
@@ -72,8 +73,10 @@ def with_archive(uri: str, test: Callable[[MongoArchive], Awaitable[None]], **op
     asyncio.run(run())
 
 
-def row(seq: int, key: str, kind: RecordType = RecordType.PREDICTION, **more: Any) -> Row:
-    return Row(seq, kind, {"_id": key, "ts": MS, **more})
+def row(
+    seq: int, key: str, record_type: RecordType = RecordType.PREDICTION, **more: Any
+) -> OutboxRow:
+    return OutboxRow(seq, record_type, {"_id": key, "ts": MS, **more})
 
 
 def test_rows_become_documents_once(uri: str, database: Database[Documents]) -> None:
@@ -81,8 +84,8 @@ def test_rows_become_documents_once(uri: str, database: Database[Documents]) -> 
         rows = [row(1, "a", text="wörds", scores={"hate": 0.25}), row(2, "b", text=None)]
         assert await archive.write(rows) == {}
         assert await archive.write([*rows, row(3, "a", text="another")]) == {}
-        judged = row(4, "f", RecordType.FEEDBACK, prediction_id="a", label="hate")
-        assert await archive.write([judged, judged]) == {}
+        feedback = row(4, "f", RecordType.FEEDBACK, prediction_id="a", label="hate")
+        assert await archive.write([feedback, feedback]) == {}
         assert await archive.find("a") == {
             "_id": "a",
             "ts": TS,
@@ -115,7 +118,7 @@ def test_indexes_follow_the_settings(uri: str, database: Database[Documents]) ->
     assert expiry(None) == [None, None]
 
 
-def test_an_erasure_leaves_stones_that_no_copy_overturns(
+def test_an_erasure_leaves_tombstones_that_no_copy_replaces(
     uri: str, database: Database[Documents]
 ) -> None:
     async def test(archive: MongoArchive) -> None:
@@ -138,7 +141,7 @@ def test_an_erasure_leaves_stones_that_no_copy_overturns(
     assert "bob" not in str(everything)
 
 
-def test_a_document_that_bson_cannot_hold_is_the_only_one_refused(
+def test_only_the_document_that_bson_cannot_hold_is_refused(
     uri: str, database: Database[Documents]
 ) -> None:
     async def test(archive: MongoArchive) -> None:
@@ -151,7 +154,7 @@ def test_a_document_that_bson_cannot_hold_is_the_only_one_refused(
     assert {each["_id"] for each in database["predictions"].find()} == set("0124567")
 
 
-def test_a_document_that_the_server_refuses_is_the_only_one_and_is_not_quoted(
+def test_only_the_document_that_the_server_refuses_fails_and_it_is_not_quoted(
     uri: str, database: Database[Documents]
 ) -> None:
     database.create_collection("predictions", validator={"text": {"$ne": "poison"}})
@@ -178,7 +181,7 @@ def fail(server: MongoServer, mode: str, **data: Any) -> None:
         ({"errorCode": 50}, "answers with error 50"),
     ],
 )
-def test_what_is_not_confirmed_is_not_taken_for_stored(
+def test_an_unconfirmed_write_does_not_count_as_stored(
     own: MongoServer, fault: Documents, says: str
 ) -> None:
     async def test(archive: MongoArchive) -> None:
@@ -193,7 +196,7 @@ def test_what_is_not_confirmed_is_not_taken_for_stored(
     with_archive(own.uri + "faults", test)
 
 
-def test_a_server_that_is_away_is_named_without_the_password() -> None:
+def test_an_unreachable_server_is_reported_without_the_password() -> None:
     port = free_port()
 
     async def test(archive: MongoArchive) -> None:
@@ -207,7 +210,7 @@ def test_a_server_that_is_away_is_named_without_the_password() -> None:
     with_archive(f"mongodb://bob:{PASSWORD}@127.0.0.1:{port}/", test)
 
 
-def test_a_server_that_accepts_and_hangs_is_given_up(own: MongoServer) -> None:
+def test_a_server_that_hangs_is_given_up(own: MongoServer) -> None:
     async def test(archive: MongoArchive) -> None:
         await archive.write([row(1, "a")])
         own.freeze()
@@ -226,7 +229,9 @@ def test_a_server_that_accepts_and_hangs_is_given_up(own: MongoServer) -> None:
     with_archive(own.uri + "hang", test)
 
 
-def test_wrong_credentials_are_called_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_wrong_credentials_are_reported_as_such(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.DEBUG)
     with MongoServer(tmp_path) as server:
         with MongoClient(server.uri) as client:
@@ -268,13 +273,13 @@ def test_wrong_credentials_are_called_so(tmp_path: Path, caplog: pytest.LogCaptu
 def test_a_malformed_uri_is_refused_without_showing_a_password(uri: str, tmp_path: Path) -> None:
     settings = Settings(mongodb_uri=uri, outbox=tmp_path / "outbox.db")
     with pytest.raises(ArchiveRefusedError, match="MONGODB_URI is malformed") as caught:
-        prediction_log(settings)
+        create_log(settings)
     assert "horse" not in str(caught.value)
     assert "staple" not in str(caught.value)
     assert "horse" not in repr(settings)
 
 
-def test_an_address_by_name_service_is_no_malformed_one() -> None:
+def test_an_unresolved_srv_address_is_not_malformed() -> None:
     async def test(archive: MongoArchive) -> None:
         with pytest.raises(ArchiveError) as caught:
             await archive.prepare()
@@ -286,22 +291,27 @@ def test_an_address_by_name_service_is_no_malformed_one() -> None:
 
 def test_the_log_over_mongodb(tmp_path: Path, uri: str, database: Database[Documents]) -> None:
     async def run() -> None:
-        box = Outbox(tmp_path / "outbox.db", max_bytes=1 << 30, ring=False)
-        log = PredictionLog(box, MongoArchive(uri))
+        outbox = Outbox(tmp_path / "outbox.db", max_bytes=1 << 30, ring=False)
+        log = PredictionLog(outbox, MongoArchive(uri))
         await log.start()
-        record = {"_id": new_id(), "ts": TS, "text": "wörds", "label": "hate"}
+        record = PredictionRecord(
+            id=new_id(), request_id="r", ts=TS, text="wörds", scores={"hate": 1.0}, label="hate",
+            toxicity="high", action="review", model_version="m", policy_version="1",
+            latency_ms=1.5, client=None, api="native",
+        )  # fmt: skip
+        document = record.document("full") | {"ts": TS}
         await log.append([record])
-        assert await log.get(record["_id"]) == record
-        early = await log.feedback(record["_id"], "neither", None, None)
+        assert await log.get(record.id) == document
+        early = await log.feedback(record.id, "neither", None, None)
         async with asyncio.timeout(20):
-            while (await box.level()).rows:
+            while (await outbox.stats()).rows:
                 await asyncio.sleep(0.05)
-        assert await log.get(record["_id"]) == record
-        assert await log.feedback(record["_id"], "neither", None, None) == early
-        assert await log.feedback(record["_id"], "offensive", None, None)
+        assert await log.get(record.id) == document
+        assert await log.feedback(record.id, "neither", None, None) == early
+        assert await log.feedback(record.id, "offensive", None, None)
         assert await log.feedback(new_id(), "offensive", None, None) is None
-        assert await log.delete(record["_id"])
-        assert await log.get(record["_id"]) is None
+        assert await log.delete(record.id)
+        assert await log.get(record.id) is None
         await log.close()
 
     asyncio.run(run())

@@ -12,7 +12,7 @@ import pytest
 
 from serving.bundle import LABELS, Bundle
 from serving.errors import ErrorCode, ServiceError
-from serving.explain.explainer import Explainer, Explanation, ExplainParams
+from serving.explain.explainer import Explainer, ExplainParams, Explanation
 from serving.explain.lime import TOTAL_WEIGHT
 from serving.inference.batcher import BatchReport, Capacity
 from serving.inference.engine import Engine

@@ -1,4 +1,4 @@
-"""The log over a real outbox and an archive in memory: what is stored, found, erased and refused."""
+"""The log over a real outbox and an archive in memory: storing, finding, erasing, refusing."""
 
 import asyncio
 import hashlib
@@ -138,9 +138,12 @@ def test_the_log_notices_without_a_request_that_there_is_room_again(path: Path) 
     archive.error = ArchiveError("unreachable")
 
     async def test(log: PredictionLog) -> None:
-        with pytest.raises(LogFullError):
+        async def fill() -> None:
             while True:
                 await log.append([prediction(text="x" * 1000)])
+
+        with pytest.raises(LogFullError):
+            await fill()
         archive.error = None
         await until(lambda: log.stats().writable)
 

@@ -1,4 +1,4 @@
-"""The relay over a real outbox and an archive that fails on demand; tests/chaos uses real servers."""
+"""The relay over a real outbox and an archive that fails on demand."""
 
 import asyncio
 import time
