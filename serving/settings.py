@@ -5,6 +5,7 @@ message has the key, the value found and the value wanted. `table` is the source
 docs/configuration.md.
 """
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,13 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from serving.auth import ApiKey
 
 SECRET = {"api_keys", "mongodb_uri"}
+# Names of version 0.1. Ignoring one could, for example, store texts that must not be stored.
+RENAMED = {
+    "DRAIN_SECONDS": "SHUTDOWN_GRACE_SECONDS",
+    "LOG_TEXT": "STORE_TEXT",
+    "MAX_REQUESTS": "MAX_CONCURRENT_REQUESTS",
+    "QUEUE_SECONDS": "MAX_QUEUE_SECONDS",
+}
 TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 Config = TypeVar("Config", bound=BaseModel)
@@ -151,8 +159,10 @@ def load_settings(**overrides: object) -> Settings:
     """Return the settings of the environment; `overrides` come before it.
 
     Raises:
-        SettingsError: a value cannot be used.
+        SettingsError: a value cannot be used, or a setting has its name of version 0.1.
     """
+    if old := sorted(RENAMED.keys() & os.environ.keys()):
+        raise SettingsError("\n".join(f"{name}: renamed to {RENAMED[name]}" for name in old))
     try:
         return Settings(**overrides)  # type: ignore[arg-type]
     except ValidationError as error:

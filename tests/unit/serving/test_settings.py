@@ -1,7 +1,7 @@
 import pytest
 
 from serving.auth import ApiKey
-from serving.settings import Settings, SettingsError, load_settings, table
+from serving.settings import RENAMED, Settings, SettingsError, load_settings, table
 
 DIGEST = "ab" * 32
 
@@ -75,6 +75,15 @@ def test_all_wrong_values_are_reported_at_once(monkeypatch: pytest.MonkeyPatch) 
         "PORT",
         "WORKERS",
     ]
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_a_name_of_version_0_1_stops_the_start(
+    monkeypatch: pytest.MonkeyPatch, old: str, new: str
+) -> None:
+    monkeypatch.setenv(old, "1")
+    with pytest.raises(SettingsError, match=f"^{old}: renamed to {new}$"):
+        load_settings()
 
 
 def test_the_table_has_every_setting_with_a_unit_and_a_description() -> None:
