@@ -41,11 +41,14 @@ def test_score_file_keeps_the_rows_and_adds_columns(served: Served, tmp_path: Pa
     texts = [f'{text} {i}, "quoted" ä' for i in range(50) for text in TEXTS]
     source, target = tmp_path / "comments.csv", tmp_path / "scored.csv"
     with source.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([["id", "text"], *enumerate(texts)])
+        csv.writer(file).writerows(
+            [["id", "text", "label"], *((i, text, "spam") for i, text in enumerate(texts))]
+        )
     run(served, "score_file.py", str(source), str(target))
     with target.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [(row["id"], row["text"]) for row in rows] == [(str(i), t) for i, t in enumerate(texts)]
+    kept = [(row["id"], row["text"], row["label"]) for row in rows]
+    assert kept == [(str(i), text, "spam") for i, text in enumerate(texts)]
     wanted = served.scores(*texts)
     assert [{k: float(row[k]) for k in wanted[0]} for row in rows] == wanted
 
