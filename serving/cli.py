@@ -10,10 +10,12 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from io import BufferedReader
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar, cast
 
 import click
 
@@ -32,6 +34,8 @@ Result = TypeVar("Result")
 LABELS = ("hate", "offensive", "neither")
 COLOURS = {"hate": "red", "offensive": "yellow", "neither": "green"}
 CHUNK = 256  # texts that are classified at one time
+READ_BYTES = 65_536  # of standard input, at most; fewer if they have not arrived
+JOINER = "\u200d"  # holds an emoji together and is not printable by itself
 
 
 class Group(click.Group):
@@ -121,19 +125,17 @@ def predict(texts: tuple[str, ...], as_json: bool, bundle: Path | None) -> None:
     Prints a table on a terminal, otherwise one JSON object per text. Scores equal those of
     /v1/predict.
     """
-    source = _lines() if texts == ("-",) else iter(_checked(texts))
-    console = None if as_json else _terminal()
-
-    async def print_all(engine: "Engine") -> None:
-        for chunk in _chunks(source):
-            predictions = await engine.predict(chunk)
+    source = _stdin_chunks() if texts == ("-",) else _chunks(_checked(texts))
+    console, header = None if as_json else _terminal(), True
+    with _local_engine(bundle) as local:
+        for chunk in source:
+            predictions = local.run(local.engine.predict(chunk))
             if console:
-                console.print(_table(chunk, predictions))
+                console.print(_table(chunk, predictions, header=header))
             else:
                 lines = (json.dumps(p.as_dict(), ensure_ascii=False) for p in predictions)
                 click.echo("\n".join(lines))
-
-    _run_with_engine(print_all, bundle)
+            header = False
 
 
 @main.command()
@@ -150,7 +152,8 @@ def explain(text: str, as_json: bool, bundle: Path | None, **params: Any) -> Non
 
     _checked([text])
     asked = ExplainParams(text=text, **params)
-    explanation = _run_with_engine(lambda engine: Explainer().explain(engine, asked), bundle)
+    with _local_engine(bundle) as local:
+        explanation = local.run(Explainer().explain(local.engine, asked))
     console = None if as_json else _terminal()
     if console is None:
         click.echo(json.dumps(explanation.as_dict(), ensure_ascii=False))
@@ -229,10 +232,21 @@ def _settings(bundle: Path | None) -> "Settings":
     return load_settings(**({"bundle": bundle} if bundle else {}))
 
 
-def _run_with_engine(
-    task: "Callable[[Engine], Coroutine[Any, Any, Result]]", bundle: Path | None
-) -> "Result":
-    """Run a task with an engine of the service; BundleError if this machine cannot serve it."""
+class _LocalEngine(NamedTuple):
+    engine: "Engine"
+    runner: asyncio.Runner
+
+    def run(self, task: Coroutine[Any, Any, Result]) -> Result:
+        return self.runner.run(task)
+
+
+@contextmanager
+def _local_engine(bundle: Path | None) -> Iterator[_LocalEngine]:
+    """Start an engine like the service's; BundleError if this machine cannot serve the bundle.
+
+    It is not one `asyncio.run`: standard input is read outside the event loop, where Ctrl-C ends
+    the wait.
+    """
     from serving.bundle import Bundle, BundleError
     from serving.inference.batcher import Capacity
     from serving.inference.cpu import cpu_limit
@@ -246,18 +260,15 @@ def _run_with_engine(
     loaded = Bundle.load(folder, threads=1, parallel_threads=threads)
     policy = Policy.load(settings.policy)
     capacity = Capacity(threads, settings.batch_tokens, max_wait=inf)
-
-    async def run() -> "Result":
-        engine = Engine(loaded, policy, _Silent(), capacity, cache_size=0)
-        await engine.start()
+    engine = Engine(loaded, policy, _Silent(), capacity, cache_size=0)
+    with asyncio.Runner() as runner:
         try:
+            runner.run(engine.start())
             if engine.not_ready:
                 raise BundleError(f"{folder}: {engine.not_ready}")
-            return await task(engine)
+            yield _LocalEngine(engine, runner)
         finally:
-            await engine.close()
-
-    return asyncio.run(run())
+            runner.run(engine.close())
 
 
 def _terminal() -> "Console | None":
@@ -269,52 +280,65 @@ def _terminal() -> "Console | None":
     return Console()
 
 
-def _lines() -> Iterator[str]:
-    for number, raw in enumerate(sys.stdin.buffer, start=1):
-        try:
-            text = raw.decode().rstrip("\r\n")
-        except UnicodeDecodeError as error:
-            message = f"line {number}: byte {error.start} is not UTF-8; convert the input to UTF-8"
-            raise click.UsageError(message) from None
-        if not text.strip():
-            raise click.UsageError(f"line {number}: the text must not be blank")
-        yield text
+def _stdin_chunks() -> Iterator[list[str]]:
+    """Yield the lines of standard input as they arrive: a slow pipe gets its answers at once."""
+    stdin, rest, number = cast(BufferedReader, sys.stdin.buffer), b"", 1
+    while part := stdin.read1(READ_BYTES):
+        *lines, rest = (rest + part).split(b"\n")
+        yield from _chunks([_decoded(line, number + i) for i, line in enumerate(lines)])
+        number += len(lines)
+    if rest:
+        yield [_decoded(rest, number)]
+
+
+def _decoded(line: bytes, number: int) -> str:
+    try:
+        text = line.decode().removesuffix("\r")
+    except UnicodeDecodeError as error:
+        message = f"line {number}: byte {error.start} is not UTF-8; convert the input to UTF-8"
+        raise click.UsageError(message) from None
+    if not text.strip():
+        raise click.UsageError(f"line {number}: the text must not be blank")
+    return text
 
 
 def _checked(texts: Sequence[str]) -> Sequence[str]:
     if any(not text.strip() for text in texts):
         raise click.UsageError("TEXT must not be blank")
+    if any("\ud800" <= character <= "\udfff" for text in texts for character in text):
+        raise click.UsageError("TEXT must be valid UTF-8")
     return texts
 
 
-def _chunks(texts: Iterator[str]) -> Iterator[list[str]]:
-    chunk: list[str] = []
-    for text in texts:
-        chunk.append(text)
-        if len(chunk) == CHUNK:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
+def _chunks(texts: Sequence[str]) -> Iterator[list[str]]:
+    for start in range(0, len(texts), CHUNK):
+        yield list(texts[start : start + CHUNK])
 
 
-def _table(texts: Sequence[str], predictions: Sequence["Prediction"]) -> "Table":
+def _printable(text: str) -> str:
+    """Replace the characters that could control the terminal, one by one."""
+    return "".join(c if c.isprintable() or c == JOINER else "·" for c in text)
+
+
+def _table(texts: Sequence[str], predictions: Sequence["Prediction"], *, header: bool) -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False)
-    table.add_column("label")
+    # Fixed widths, so that the tables of a long input stand under one header.
+    table = Table(box=None, pad_edge=False, show_header=header)
+    table.add_column("label", width=9)
     for label in LABELS:
-        table.add_column(label, justify="right")
-    for name in ("toxicity", "action", "text"):
-        table.add_column(name)
+        table.add_column(label, justify="right", width=max(len(label), len("0.000")))
+    table.add_column("toxicity", width=9)
+    table.add_column("action", width=6)
+    table.add_column("text", overflow="fold")
     for text, prediction in zip(texts, predictions, strict=True):
         table.add_row(
             Text(prediction.label, style=COLOURS[prediction.label]),
             *(f"{prediction.scores[label]:.3f}" for label in LABELS),
             prediction.toxicity,
             prediction.action,
-            Text(text),
+            Text(_printable(text)),
         )
     return table
 
@@ -323,16 +347,21 @@ def _print_explanation(console: "Console", text: str, explanation: "Explanation"
     """Print the text with its words coloured: red for the label, green against it."""
     from rich.text import Text
 
-    console.print(
-        f"{explanation.label}: p = {explanation.scores[explanation.label]:.3f}", highlight=False
-    )
-    shown = Text(text)
+    label, shown = explanation.label, Text(_printable(text))
     largest = max((abs(weight.weight) for weight in explanation.weights), default=0.0) or 1.0
+    rows: dict[str, Text] = {}  # of each distinct word
     for weight in explanation.weights:
-        strength = abs(weight.weight) / largest
-        colour = "red" if weight.weight > 0 else "green"
-        style = f"bold {colour}" if strength > 1 / 3 else colour
+        style = _shade(weight.weight / largest)
         shown.stylize(style, weight.word.begin, weight.word.end)
-    console.print(shown, "\n")
-    for name, value in {w.word.key: w.weight for w in explanation.weights}.items():
-        console.print(f"  {value:+.3f}  ", Text(name), highlight=False)
+        word = Text(_printable(weight.word.text), style)
+        rows.setdefault(weight.word.key, Text(f"  {weight.weight:+.3f}  ").append_text(word))
+    console.print(f"{label}: p = {explanation.scores[label]:.3f}", highlight=False)
+    console.print(shown, "", *rows.values(), sep="\n")
+    console.print(f"\nred: for {label}; green: against it", highlight=False)
+
+
+def _shade(strength: float) -> str:
+    """Return the style of a weight from -1 (green) through 0 (white) to 1 (red)."""
+    pale = round(255 * (1 - abs(strength)))
+    red, green = (255, pale) if strength > 0 else (pale, 255)
+    return f"black on rgb({red},{green},{pale})"

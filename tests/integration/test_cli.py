@@ -3,6 +3,8 @@
 import json
 import os
 import pty
+import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,16 +18,22 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 TEXTS = ["you are all welcome here", "you absolute clown", "😂😂"]
 
 
+def bundle_of(trained: Path) -> dict[str, str]:
+    """The environment in which a command uses the small model."""
+    return os.environ | {"BUNDLE": str(trained / "models" / "candidate")}
+
+
 @pytest.fixture
 def run(trained: Path) -> Run:
     """Run a command with the small model; its output goes into a pipe."""
 
-    def run(*arguments: str, stdin: bytes = b"", **environment: str) -> Run:
-        bundle = {"BUNDLE": str(trained / "models" / "candidate")}
+    def run(
+        *arguments: str, stdin: bytes = b"", **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         ended = subprocess.run(
             [sys.executable, "-m", "serving", *arguments],
             cwd=ROOT,
-            env=os.environ | bundle | environment,
+            env=bundle_of(trained) | environment,
             input=stdin,
             capture_output=True,
             check=False,
@@ -40,11 +48,12 @@ def run(trained: Path) -> Run:
 def on_terminal(trained: Path, *arguments: str) -> str:
     """The output of a command on a terminal of 100 columns."""
     reader, writer = pty.openpty()
-    bundle = {"BUNDLE": str(trained / "models" / "candidate"), "COLUMNS": "100", "TERM": "xterm"}
+    settings = {"COLUMNS": "100", "TERM": "xterm-256color"}
     with subprocess.Popen(
         [sys.executable, "-m", "serving", *arguments],
         cwd=ROOT,
-        env=os.environ | bundle,
+        env=bundle_of(trained) | settings,
+        stdin=writer,
         stdout=writer,
         stderr=subprocess.STDOUT,
     ) as process:
@@ -85,6 +94,38 @@ def test_the_model_is_described_as_by_the_service(run: Run, served: Served) -> N
     assert json.loads(run("model").stdout) == served.http.get("/v1/model").json()
 
 
+def test_a_line_is_answered_before_the_next_arrives_and_ctrl_c_ends_the_wait(trained: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "serving", "predict", "-"],
+        cwd=ROOT,
+        env=bundle_of(trained),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdin
+        assert process.stdout
+        for text in (b"one\n", b"two\r\n"):
+            process.stdin.write(text)
+            process.stdin.flush()
+            assert b'"label"' in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+
+
+def test_a_closed_pipe_is_no_error(trained: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "serving", "predict", "one"],
+        cwd=ROOT,
+        env=bundle_of(trained),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.close()
+        assert process.stderr.read() == b""
+
+
 def test_a_terminal_gets_a_table_and_colours(trained: Path) -> None:
     table = on_terminal(trained, "predict", *TEXTS)
     assert "toxicity" in table
@@ -94,6 +135,21 @@ def test_a_terminal_gets_a_table_and_colours(trained: Path) -> None:
     assert "\x1b[" in explanation
     assert "clown" in explanation
     assert "# Model card" in on_terminal(trained, "model")
+
+
+def test_words_are_shaded_by_their_weight(trained: Path) -> None:
+    output = on_terminal(trained, "explain", "you absolute clown", "--label", "neither")
+    weights = re.findall(r"([+-]\d\.\d{3})  \x1b\[30;48;5;(\d+)m(\w+)", output)
+    assert sorted(word for *_, word in weights) == ["absolute", "clown", "you"]
+    assert weights[0][1] == ("196" if weights[0][0][0] == "+" else "46")  # pure red, green
+
+
+def test_a_text_cannot_control_the_terminal(trained: Path) -> None:
+    text = "kind \x1b]0;title\x07 words"
+    for command in ("predict", "explain"):
+        output = on_terminal(trained, command, text)
+        assert "\x1b]" not in output
+        assert "\x07" not in output
 
 
 def test_a_new_key_is_accepted_by_the_service(run: Run, serve: Callable[..., Served]) -> None:
@@ -110,6 +166,7 @@ def test_a_new_key_is_accepted_by_the_service(run: Run, serve: Callable[..., Ser
     [
         (["predict"], b"", "Missing argument"),
         (["predict", " "], b"", "TEXT must not be blank"),
+        (["predict", os.fsdecode(b"\xff")], b"", "TEXT must be valid UTF-8"),
         (["predict", "-"], b"a\n\n", "line 2: the text must not be blank"),
         (["predict", "-"], b"a\nb\xff\n", "line 2: byte 1 is not UTF-8"),
         (["predict", "--bundle", "/nowhere", "a"], b"", "/nowhere: bundle.json is missing"),
