@@ -176,7 +176,7 @@ def fail(server: MongoServer, mode: str, **data: Any) -> None:
 @pytest.mark.parametrize(
     ("fault", "says"),
     [
-        ({"writeConcernError": {"code": 64, "errmsg": "waiting"}}, "has no majority"),
+        ({"writeConcernError": {"code": 64, "errmsg": "waiting"}}, "did not confirm the write by a majority"),
         ({"closeConnection": True}, "does not answer"),
         ({"errorCode": 50}, "answers with error 50"),
     ],
@@ -250,9 +250,9 @@ def test_wrong_credentials_are_reported_as_such(
         with_archive(right, lambda archive: archive.prepare())
         for wrong in (right.replace(PASSWORD, "wrong-horse"), right.replace("bob", "eve")):
             said = refusal(wrong)
-            assert "does not know the user" in said
+            assert "does not accept the user" in said
             assert "horse" not in said
-        assert "somebody without a user name" in refusal(f"mongodb://{host}/tweets")
+        assert "a client without a user name" in refusal(f"mongodb://{host}/tweets")
     assert "horse" not in caplog.text
 
 

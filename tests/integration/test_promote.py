@@ -180,7 +180,7 @@ def test_an_interrupted_change_is_finished(checkout: Path, links_moved: bool) ->
     cut_off = read_state().promote(second)
     releases.write_state(cut_off)
     if links_moved:
-        releases.settle(cut_off)
+        releases.sync_links(cut_off)
     assert Bundle.load(PRODUCTION).manifest.version == (second if links_moved else first)
     promote.roll_back()  # finishes what was begun, and says so
     assert read_state() == State(second, first)
@@ -254,6 +254,6 @@ def test_an_altered_or_foreign_candidate_is_an_error(checkout: Path) -> None:
 def test_a_folder_named_production_is_not_overwritten(checkout: Path) -> None:
     PRODUCTION.mkdir()
     (PRODUCTION / "mine").write_text("kept")
-    with pytest.raises(ArtifactError, match="move it away"):
+    with pytest.raises(ArtifactError, match="move the folder away"):
         promote.promote(dry_run=False)
     assert (PRODUCTION / "mine").read_text() == "kept"
