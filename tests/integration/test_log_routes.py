@@ -1,6 +1,7 @@
-"""The log as callers and operators meet it: over HTTP, at the start, in the metrics."""
+"""The log over HTTP, at the start of the service, and in the metrics."""
 
 import hashlib
+import json
 import os
 import sqlite3
 import subprocess
@@ -38,9 +39,9 @@ def in_files(service: Served, text: str) -> bool:
     return any(text.encode() in file.read_bytes() for file in folder(service).glob("outbox.db*"))
 
 
-def eventually(true: Callable[[], bool], seconds: float = 30) -> None:
+def eventually(condition: Callable[[], bool], seconds: float = 30) -> None:
     limit = time.monotonic() + seconds
-    while not true():
+    while not condition():
         assert time.monotonic() < limit
         time.sleep(0.05)
 
@@ -75,14 +76,29 @@ def test_a_prediction_is_read_corrected_and_erased_without_mongodb(serve: Serve)
     assert service.http.get(f"/v1/predictions/{second['id']}").status_code == 200
 
 
+def test_a_prediction_of_version_0_1_is_returned_with_the_field_api(serve: Serve) -> None:
+    service = serve(API_KEYS=KEYS)
+    service.http.headers["x-api-key"] = SECRET
+    prediction_id = service.predict("you absolute clown").json()["predictions"][0]["id"]
+    path = f"/v1/predictions/{prediction_id}"
+    stored = service.http.get(path).json()
+    with sqlite3.connect(folder(service) / "outbox.db") as db:
+        db.execute("""UPDATE log SET body = json_remove(
+            json_insert(body, '$.door', json_extract(body, '$.api')), '$.api')""")
+        (body,) = db.execute("SELECT body FROM log").fetchone()
+    db.close()
+    assert {"door", "api"} & json.loads(body).keys() == {"door"}
+    assert service.http.get(path).json() == stored
+
+
 def test_reading_and_erasing_need_the_scope_admin(serve: Serve) -> None:
     service = serve()
-    key = service.predict("you absolute clown").json()["predictions"][0]["id"]
-    assert give_feedback(service, key, "hate").status_code == 200
-    assert service.http.get(f"/v1/predictions/{key}").status_code == 403
-    assert service.http.delete(f"/v1/predictions/{key}").status_code == 403
-    # A refused path, of which there are many, is no label of a metric.
-    assert key not in service.http.get("/metrics").text
+    prediction_id = service.predict("you absolute clown").json()["predictions"][0]["id"]
+    assert give_feedback(service, prediction_id, "hate").status_code == 200
+    assert service.http.get(f"/v1/predictions/{prediction_id}").status_code == 403
+    assert service.http.delete(f"/v1/predictions/{prediction_id}").status_code == 403
+    # A metric has no label for each refused path: there are too many.
+    assert prediction_id not in service.http.get("/metrics").text
 
 
 def test_with_do_not_store_nothing_is_stored(serve: Serve) -> None:
@@ -130,7 +146,7 @@ def test_without_mongodb_the_service_is_degraded_and_catches_up(
 
 
 def refusal(bundle: Path, **environment: str) -> str:
-    """What a service says that refuses to start."""
+    """The message of a service that does not start."""
     clean = {k: v for k, v in os.environ.items() if k.lower() not in Settings.model_fields}
     wanted = {"BUNDLE": str(bundle), "PORT": "0"}
     done = subprocess.run(
@@ -169,8 +185,8 @@ def test_wrong_credentials_stop_the_start(trained: Path, tmp_path: Path) -> None
         server.stop()
         server.start("--auth")
         uri = f"mongodb://bob:{PASSWORD}@127.0.0.1:{server.port}/"
-        said = refusal(bundle, OUTBOX=str(tmp_path / "o.db"), MONGODB_URI=uri, LOG_LEVEL="debug")
-        assert "does not accept the user 'bob'" in said
+        message = refusal(bundle, OUTBOX=str(tmp_path / "o.db"), MONGODB_URI=uri, LOG_LEVEL="debug")
+        assert "does not accept the user 'bob'" in message
 
 
 def test_an_unreachable_mongodb_does_not_stop_the_start(serve: Serve) -> None:

@@ -5,7 +5,7 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,12 @@ from serving.prediction_log.archive import ArchiveError, ArchiveRefusedError
 from serving.prediction_log.log import PredictionLog
 from serving.prediction_log.mongo import MongoArchive
 from serving.prediction_log.outbox import Outbox, OutboxRow
-from serving.prediction_log.records import PredictionRecord, RecordType
+from serving.prediction_log.records import RecordType
 from serving.settings import Settings
 from tests.support.mongodb import MongoServer, free_port
+from tests.support.prediction_log import NOW, PLENTY, as_read, as_written_by_0_1, prediction
 
-TS = datetime(2026, 1, 2, 3, 4, 5, 678_000, tzinfo=UTC)
-MS = int(TS.timestamp() * 1000)
+MS = int(NOW.timestamp() * 1000)
 PASSWORD = "correct-horse"
 Documents = dict[str, Any]
 
@@ -43,8 +43,8 @@ def server_uri(request: pytest.FixtureRequest) -> str:
     with MongoClient(uri) as client:
         version = client.server_info()["version"]
     terminal = request.config.pluginmanager.getplugin("terminalreporter")
-    who = "the given server" if given else "secantusdb, its own process"
-    terminal.write_line(f"\nMongoDB for these tests: {who}, which calls itself {version}")
+    source = "the given server" if given else "secantusdb"
+    terminal.write_line(f"\nMongoDB for these tests: {source}, version {version}")
     return uri
 
 
@@ -88,7 +88,7 @@ def test_rows_become_documents_once(uri: str, database: Database[Documents]) -> 
         assert await archive.write([feedback, feedback]) == {}
         assert await archive.find("a") == {
             "_id": "a",
-            "ts": TS,
+            "ts": NOW,
             "text": "wörds",
             "scores": {"hate": 0.25},
         }
@@ -97,7 +97,7 @@ def test_rows_become_documents_once(uri: str, database: Database[Documents]) -> 
     with_archive(uri, test)
     assert database["predictions"].count_documents({}) == 2
     assert list(database["feedback"].find()) == [
-        {"_id": "f", "ts": TS, "prediction_id": "a", "label": "hate"}
+        {"_id": "f", "ts": NOW, "prediction_id": "a", "label": "hate"}
     ]
 
 
@@ -105,12 +105,12 @@ def test_indexes_follow_the_settings(uri: str, database: Database[Documents]) ->
     def expiry(ttl: timedelta | None) -> list[int | None]:
         with_archive(uri, lambda archive: archive.prepare(), ttl=ttl)
         with_archive(uri, lambda archive: archive.prepare(), ttl=ttl)
-        found = [database[name].index_information() for name in ("predictions", "feedback")]
-        assert [set(each) for each in found] == [
+        indexes = [database[name].index_information() for name in ("predictions", "feedback")]
+        assert [set(each) for each in indexes] == [
             {"_id_", "ts", "request_id"},
             {"_id_", "ts", "prediction_id"},
         ]
-        return [each["ts"].get("expireAfterSeconds") for each in found]
+        return [each["ts"].get("expireAfterSeconds") for each in indexes]
 
     assert expiry(None) == [None, None]
     assert expiry(timedelta(days=1)) == [86_400, 86_400]
@@ -134,7 +134,7 @@ def test_an_erasure_leaves_tombstones_that_no_copy_replaces(
         assert await archive.find("b") is not None
 
     with_archive(uri, test)
-    assert database["predictions"].find_one({"_id": "a"}) == {"_id": "a", "ts": TS, "erased": True}
+    assert database["predictions"].find_one({"_id": "a"}) == {"_id": "a", "ts": NOW, "erased": True}
     everything = [*database["predictions"].find(), *database["feedback"].find()]
     assert len(everything) == 4
     assert "secret" not in str(everything)
@@ -145,7 +145,7 @@ def test_only_the_document_that_bson_cannot_hold_is_refused(
     uri: str, database: Database[Documents]
 ) -> None:
     async def test(archive: MongoArchive) -> None:
-        rows = [row(n, str(n), number=2**70 if n == 3 else n) for n in range(8)]
+        rows = [row(i, str(i), number=2**70 if i == 3 else i) for i in range(8)]
         assert await archive.write(rows) == {
             3: "it cannot be written as BSON (OverflowError)",
         }
@@ -157,10 +157,10 @@ def test_only_the_document_that_bson_cannot_hold_is_refused(
 def test_only_the_document_that_the_server_refuses_fails_and_it_is_not_quoted(
     uri: str, database: Database[Documents]
 ) -> None:
-    database.create_collection("predictions", validator={"text": {"$ne": "poison"}})
+    database.create_collection("predictions", validator={"text": {"$ne": "forbidden"}})
 
     async def test(archive: MongoArchive) -> None:
-        rows = [row(n, str(n), text="poison" if n == 3 else "fine") for n in range(8)]
+        rows = [row(i, str(i), text="forbidden" if i == 3 else "fine") for i in range(8)]
         assert await archive.write(rows) == {3: "MongoDB's error 121"}
 
     with_archive(uri, test)
@@ -174,20 +174,20 @@ def fail(server: MongoServer, mode: str, **data: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "says"),
+    ("fault", "message"),
     [
-        ({"writeConcernError": {"code": 64, "errmsg": "waiting"}}, "did not confirm the write by a majority"),
+        ({"writeConcernError": {"code": 64, "errmsg": "waiting"}}, "by a majority"),
         ({"closeConnection": True}, "does not answer"),
         ({"errorCode": 50}, "answers with error 50"),
     ],
 )
 def test_an_unconfirmed_write_does_not_count_as_stored(
-    own: MongoServer, fault: Documents, says: str
+    own: MongoServer, fault: Documents, message: str
 ) -> None:
     async def test(archive: MongoArchive) -> None:
         await archive.prepare()
         fail(own, "alwaysOn", **fault)
-        with pytest.raises(ArchiveError, match=says) as caught:
+        with pytest.raises(ArchiveError, match=message) as caught:
             await archive.write([row(1, "a")])
         assert not isinstance(caught.value, ArchiveRefusedError)
         fail(own, "off")
@@ -200,12 +200,12 @@ def test_an_unreachable_server_is_reported_without_the_password() -> None:
     port = free_port()
 
     async def test(archive: MongoArchive) -> None:
-        began = time.monotonic()
+        started = time.monotonic()
         with pytest.raises(ArchiveError, match=f"127.0.0.1:{port} does not answer") as caught:
             await archive.find("a")
         assert not isinstance(caught.value, ArchiveRefusedError)
         assert PASSWORD not in str(caught.value)
-        assert time.monotonic() - began < 6
+        assert time.monotonic() - started < 6
 
     with_archive(f"mongodb://bob:{PASSWORD}@127.0.0.1:{port}/", test)
 
@@ -215,13 +215,13 @@ def test_a_server_that_hangs_is_given_up(own: MongoServer) -> None:
         await archive.write([row(1, "a")])
         own.freeze()
         try:
-            began = time.monotonic()
+            started = time.monotonic()
             with pytest.raises(ArchiveError, match="does not answer"):
                 await archive.find("a")
-            assert time.monotonic() - began < 8
+            assert time.monotonic() - started < 8
             with pytest.raises(ArchiveError, match="does not answer"):
                 await archive.write([row(2, "b")])
-            assert time.monotonic() - began < 30
+            assert time.monotonic() - started < 30
         finally:
             own.thaw()
         assert await archive.write([row(2, "b")]) == {}
@@ -249,9 +249,9 @@ def test_wrong_credentials_are_reported_as_such(
         right = f"mongodb://bob:{PASSWORD}@{host}/tweets?authSource=admin"
         with_archive(right, lambda archive: archive.prepare())
         for wrong in (right.replace(PASSWORD, "wrong-horse"), right.replace("bob", "eve")):
-            said = refusal(wrong)
-            assert "does not accept the user" in said
-            assert "horse" not in said
+            message = refusal(wrong)
+            assert "does not accept the user" in message
+            assert "horse" not in message
         assert "a client without a user name" in refusal(f"mongodb://{host}/tweets")
     assert "horse" not in caplog.text
 
@@ -291,30 +291,30 @@ def test_an_unresolved_srv_address_is_not_malformed() -> None:
 
 def test_the_log_over_mongodb(tmp_path: Path, uri: str, database: Database[Documents]) -> None:
     async def run() -> None:
-        outbox = Outbox(tmp_path / "outbox.db", max_bytes=1 << 30, ring=False)
+        outbox = Outbox(tmp_path / "outbox.db", max_bytes=PLENTY, ring=False)
         log = PredictionLog(outbox, MongoArchive(uri))
         await log.start()
-        record = PredictionRecord(
-            id=new_id(), request_id="r", ts=TS, text="wörds", scores={"hate": 1.0}, label="hate",
-            toxicity="high", action="review", model_version="m", policy_version="1",
-            latency_ms=1.5, client=None, api="native",
-        )  # fmt: skip
-        document = record.document("full") | {"ts": TS}
+        record = prediction()
+        document = as_read(record)
         await log.append([record])
         assert await log.get(record.id) == document
+        old = prediction(api="openai")
+        await outbox.append(RecordType.PREDICTION, [as_written_by_0_1(old)])
         early = await log.feedback(record.id, "neither", None, None)
         async with asyncio.timeout(20):
             while (await outbox.stats()).rows:
                 await asyncio.sleep(0.05)
         assert await log.get(record.id) == document
+        assert await log.get(old.id) == as_read(old)
         assert await log.feedback(record.id, "neither", None, None) == early
         assert await log.feedback(record.id, "offensive", None, None)
         assert await log.feedback(new_id(), "offensive", None, None) is None
         assert await log.delete(record.id)
         assert await log.get(record.id) is None
+        assert await log.delete(old.id)
         await log.close()
 
     asyncio.run(run())
-    assert database["predictions"].count_documents({}) == 1  # the tombstone
+    assert [each["erased"] for each in database["predictions"].find()] == [True, True]
     assert "wörds" not in str([*database["predictions"].find(), *database["feedback"].find()])
     assert all("label" not in each for each in database["feedback"].find())

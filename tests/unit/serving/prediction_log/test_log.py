@@ -1,4 +1,4 @@
-"""The log over a real outbox and an archive in memory: storing, finding, erasing, refusing."""
+"""The log over a real outbox and an archive in memory: what is stored, found and erased."""
 
 import asyncio
 import hashlib
@@ -108,42 +108,38 @@ def test_a_check_distinguishes_denied_access_from_no_answer(path: Path) -> None:
         check(ArchiveRefusedError("access denied"))
 
 
+async def fill(log: PredictionLog, acknowledged: set[str]) -> None:
+    while True:
+        record = prediction(text="x" * 1000)
+        await log.append([record])
+        acknowledged.add(record.id)
+
+
 def test_a_full_outbox_refuses_and_recovers(path: Path) -> None:
     archive = MemoryArchive()
     archive.error = ArchiveError("unreachable")
 
     async def test(log: PredictionLog) -> None:
-        acknowledged = 0
-
-        async def fill() -> None:
-            nonlocal acknowledged
-            while True:
-                await log.append([prediction(text="x" * 1000)])
-                acknowledged += 1
-
+        acknowledged: set[str] = set()
         with pytest.raises(LogFullError):
-            await fill()
+            await fill(log, acknowledged)
         assert not log.stats().writable
         archive.error = None
-        await until(lambda: len(archive.predictions) == acknowledged)
         await until(lambda: stored_ids(path) == [])
+        assert set(archive.predictions) == acknowledged
         await log.append([prediction()])
         assert log.stats().writable
 
     with_log(path, test, archive, max_bytes=100_000)
 
 
-def test_the_log_notices_without_a_request_that_there_is_room_again(path: Path) -> None:
+def test_a_full_log_becomes_writable_again_without_a_request(path: Path) -> None:
     archive = MemoryArchive()
     archive.error = ArchiveError("unreachable")
 
     async def test(log: PredictionLog) -> None:
-        async def fill() -> None:
-            while True:
-                await log.append([prediction(text="x" * 1000)])
-
         with pytest.raises(LogFullError):
-            await fill()
+            await fill(log, set())
         archive.error = None
         await until(lambda: log.stats().writable)
 

@@ -1,4 +1,4 @@
-"""The relay over a real outbox and an archive that fails on demand."""
+"""The relay over a real outbox and an archive in memory; tests/chaos uses real servers."""
 
 import asyncio
 import time
