@@ -158,7 +158,7 @@ def refusal(bundle: Path, **environment: str) -> str:
         timeout=120,
         check=False,
     )
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert "horse" not in done.stdout + done.stderr
     return done.stderr
