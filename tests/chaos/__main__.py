@@ -1,10 +1,10 @@
-"""Breaks things under load and counts: every id answered with 200 is stored, once, as answered.
+"""Breaks things under load, and compares the acknowledged predictions with the stored ones.
 
     python -m tests.chaos --bundle FOLDER [--short] [--only "kill -9;SIGTERM"]
 
-Each scenario has its own outbox and database; MongoDB is a secantusdb of its own. Texts are
-unique, so that a question that was stored twice shows. Stored and not acknowledged is what was in
-the log when its reply was lost: the log may know more than the caller, never less.
+A prediction is acknowledged if its reply had status 200. Each one must be stored, once, and with
+its text. More may be stored than acknowledged: a reply can be lost after its predictions were
+stored. Each scenario has its own outbox and its own database in a MongoDB server (secantusdb).
 """
 
 import argparse
@@ -20,94 +20,93 @@ from types import FrameType
 
 from pymongo import MongoClient
 
-from tests.chaos.scenarios import FULL, SCENARIOS, SHORT, World
-from tests.chaos.service import rows
+from serving.prediction_log.records import Document
+from tests.chaos.scenarios import FULL, SCENARIOS, SHORT, Setup
+from tests.chaos.service import texts_in
 from tests.support.mongodb import MongoServer
 
-ENOUGH = 20_000
+MIN_ACKNOWLEDGED = 20_000  # of a full run
 HEAD = ["scenario", "acknowledged", "stored", "lost", "duplicated", "unacknowledged", "seconds"]
 
 
-def stored(world: World) -> dict[str, str]:
-    """Return the texts of all predictions, by id, in MongoDB and in what is left of the outbox."""
-    found = rows(world.outbox) if world.outbox.exists() else {}
-    with MongoClient(world.mongo.uri) as client:
-        for document in client[world.database]["predictions"].find({}, {"text": 1}):
-            found[document["_id"]] = document["text"]
-    return {key: text for key, text in found.items() if text.startswith(world.name)}
+def stored_texts(setup: Setup) -> dict[str, str]:
+    """Return the texts of all predictions in MongoDB and in the outbox, by id."""
+    texts = texts_in(setup.outbox) if setup.outbox.exists() else {}
+    with MongoClient[Document](setup.mongo.uri) as client:
+        for document in client[setup.database]["predictions"].find({}, {"text": 1}):
+            texts[document["_id"]] = document["text"]
+    return {id_: text for id_, text in texts.items() if text.startswith(setup.name)}
 
 
-def judge(world: World) -> dict[str, int]:
-    """Compare what was told with what is stored."""
-    told = world.load.told.texts if world.load else {}
-    kept = stored(world)
+def compare(setup: Setup) -> dict[str, int]:
+    """Compare the acknowledged predictions with the stored ones."""
+    acknowledged = setup.load.replies.texts if setup.load else {}
+    stored = stored_texts(setup)
     return {
-        "acknowledged": len(told),
-        "stored": len(kept),
-        "lost": sum(kept.get(key) != text for key, text in told.items()),
-        "duplicated": sum(n - 1 for n in Counter(kept.values()).values()),
-        "unacknowledged": len(kept.keys() - told.keys()),
+        "acknowledged": len(acknowledged),
+        "stored": len(stored),
+        "lost": sum(stored.get(id_) != text for id_, text in acknowledged.items()),
+        "duplicated": sum(count - 1 for count in Counter(stored.values()).values()),
+        "unacknowledged": len(stored.keys() - acknowledged.keys()),
     }
 
 
-def run(name: str, world: World) -> dict[str, int] | None:
-    """Play a scenario; None if it did not go as it should."""
-    if not world.mongo.running:
-        world.mongo.start()
-    began = time.monotonic()
+def run(name: str, setup: Setup) -> dict[str, int] | None:
+    """Run a scenario; return its figures, or None if it failed."""
+    if not setup.mongo.running:
+        setup.mongo.start()
+    started = time.monotonic()
     try:
-        asyncio.run(SCENARIOS[name](world))
-        found = judge(world)
+        asyncio.run(SCENARIOS[name](setup))
+        figures = compare(setup)
     except Exception:
         traceback.print_exc()
-        log = world.folder / "service.log"
+        log = setup.folder / "stderr"
         print(log.read_text()[-3000:] if log.exists() else "", file=sys.stderr)
         return None
-    found["seconds"] = round(time.monotonic() - began)
-    return found
+    figures["seconds"] = round(time.monotonic() - started)
+    return figures
 
 
-def line(cells: list[str], note: str) -> str:
-    """Return a line of the table."""
+def table_row(cells: list[str], note: str) -> str:
     return f"{cells[0]:20}" + "".join(f"{cell:>15}" for cell in cells[1:]) + f"  {note}"
 
 
-def interrupted(number: int, frame: FrameType | None) -> None:
-    """Leave by the way of an exception, so that every child is ended."""
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """Leave with an exception, so that every child process is stopped."""
     raise KeyboardInterrupt
 
 
 def main() -> int:
-    """Run; the exit status is 1 if anything was lost, doubled, or did not go as it should."""
+    """Run; the exit status is 1 if a prediction was lost or duplicated, or a scenario failed."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--bundle", type=Path, required=True)
-    parser.add_argument("--short", action="store_true", help="less of everything")
+    parser.add_argument("--short", action="store_true", help="fewer kills, shorter outages")
     parser.add_argument("--only", default="", help="; ".join(SCENARIOS))
     options = parser.parse_args()
-    wanted = [name.strip() for name in options.only.split(";") if name] or list(SCENARIOS)
-    signal.signal(signal.SIGTERM, interrupted)
+    names = [name.strip() for name in options.only.split(";") if name] or list(SCENARIOS)
+    signal.signal(signal.SIGTERM, interrupt)
     size = SHORT if options.short else FULL
-    total, well = 0, True
+    total, passed = 0, True
     with tempfile.TemporaryDirectory(prefix="chaos-") as work, MongoServer(Path(work)) as mongo:
-        print("MongoDB: secantusdb, its own process")
-        print(line(HEAD, "note"), flush=True)
-        for number, name in enumerate(wanted):
-            folder = Path(work) / str(number)
+        print(table_row(HEAD, "note"), flush=True)
+        for i, name in enumerate(names):
+            folder = Path(work) / str(i)
             folder.mkdir()
-            world = World(name, folder, options.bundle, mongo, size)
-            found = run(name, world)
-            if found is None:
-                print(line([name], "FAILED"), flush=True)
-                well = False
+            setup = Setup(name, folder, options.bundle, mongo, size)
+            figures = run(name, setup)
+            if figures is None:
+                print(table_row([name], "FAILED"), flush=True)
+                passed = False
                 continue
-            total += found["acknowledged"]
-            well &= not found["lost"] and not found["duplicated"]
-            print(line([name, *map(str, found.values())], world.note), flush=True)
-    print(f"\n{total} acknowledged in all; {'none lost, none doubled' if well else 'NOT WELL'}")
-    if len(wanted) == len(SCENARIOS) and not options.short and total < ENOUGH:
-        print(f"too few to say so: wanted {ENOUGH}")
-        well = False
-    return 0 if well else 1
+            total += figures["acknowledged"]
+            passed &= not figures["lost"] and not figures["duplicated"]
+            print(table_row([name, *map(str, figures.values())], setup.note), flush=True)
+    print(f"\n{total} acknowledged; {'none lost, none duplicated' if passed else 'FAILED'}")
+    if len(names) == len(SCENARIOS) and not options.short and total < MIN_ACKNOWLEDGED:
+        print(f"too few predictions for a conclusion: wanted {MIN_ACKNOWLEDGED}")
+        passed = False
+    return 0 if passed else 1
 
 
 if __name__ == "__main__":

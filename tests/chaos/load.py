@@ -1,114 +1,105 @@
-"""Callers that keep asking, and remember what they were told.
+"""Clients that send requests all the time and remember each acknowledged prediction, by its id.
 
-Each text is unique and sent once, so that a document too many shows. A caller whose connection
-breaks opens another and asks something new, as nobody may repeat a question for it.
+Every text is unique and is sent once, so that a duplicate in the log is found. A client whose
+connection breaks sends new texts: a retry would store a text twice. A standard load tool counts
+replies but does not keep the ids in them, and these tests compare ids.
 """
 
 import asyncio
-import contextlib
 import itertools
-import json
 from collections import Counter
 from dataclasses import dataclass, field
 
+import httpx
+
 NOUNS = ["crow", "badger", "ferret", "kettle", "bishop", "plumber", "comet", "turnip"]
-PATIENCE_S = 20.0
+TIMEOUT_SECONDS = 20.0
+WAIT_SECONDS = 120.0
 
 
 @dataclass(slots=True)
-class Told:
-    """What the callers were told."""
+class Replies:
+    """What the clients received.
 
-    texts: dict[str, str] = field(default_factory=dict)  # by the id of an answer with status 200
-    statuses: Counter[int] = field(default_factory=Counter)  # of requests
-    broken: int = 0  # connections that ended before an answer
+    texts: of the predictions in replies with status 200, by id.
+    statuses: number of replies by status.
+    broken: connections that the service closed, or that ended before a reply.
+    """
+
+    texts: dict[str, str] = field(default_factory=dict)
+    statuses: Counter[int] = field(default_factory=Counter)
+    broken: int = 0
 
     @property
-    def failed(self) -> int:
-        """Requests that were answered, but not with 200."""
-        return sum(n for status, n in self.statuses.items() if status != 200)
+    def errors(self) -> int:
+        """Replies with another status than 200."""
+        return self.statuses.total() - self.statuses[200]
 
 
 class Load:
-    """Callers in the background.
+    """Clients that run in the background.
 
     Args:
         port: of 127.0.0.1.
-        name: begins every text.
-        callers: at one time.
-        texts: of a request.
+        name: starts every text.
+        clients: that run at the same time.
+        texts: in each request.
     """
 
-    def __init__(self, port: int, name: str, *, callers: int = 24, texts: int = 4) -> None:
-        self.told = Told()
-        self._port, self._name, self._callers, self._texts = port, name, callers, texts
+    def __init__(self, port: int, name: str, *, clients: int = 24, texts: int = 4) -> None:
+        self.replies = Replies()
+        self._url = f"http://127.0.0.1:{port}"
+        self._name, self._clients, self._texts = name, clients, texts
         self._numbers = itertools.count()
-        self._going = False
+        self._running = False
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> "Load":
-        self._going = True
-        self._tasks = [asyncio.create_task(self._call()) for _ in range(self._callers)]
+        self._running = True
+        self._tasks = [asyncio.create_task(self._run_client()) for _ in range(self._clients)]
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Let the callers have their last answers."""
-        self._going = False
+        """Stop after the replies to the requests in progress."""
+        self._running = False
         await asyncio.gather(*self._tasks)
 
-    async def answers(self, more: int, seconds: float = 120) -> None:
-        """Wait until so many more texts have been answered."""
-        wanted = len(self.told.texts) + more
-        async with asyncio.timeout(seconds):
-            while len(self.told.texts) < wanted:
+    async def predictions(self, count: int) -> None:
+        """Wait for `count` more predictions."""
+        wanted = len(self.replies.texts) + count
+        async with asyncio.timeout(WAIT_SECONDS):
+            while len(self.replies.texts) < wanted:
                 await asyncio.sleep(0.02)
 
-    async def refusals(self, seconds: float = 120) -> None:
-        """Wait until somebody has been refused with 503."""
-        async with asyncio.timeout(seconds):
-            while not self.told.statuses[503]:
+    async def refusal(self) -> None:
+        """Wait until a request has been refused with 503."""
+        async with asyncio.timeout(WAIT_SECONDS):
+            while not self.replies.statuses[503]:
                 await asyncio.sleep(0.02)
 
-    async def _call(self) -> None:
-        while self._going:
-            try:
-                reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
-            except OSError:
-                await asyncio.sleep(0.05)
-                continue
-            try:
-                while self._going:
-                    await self._ask(reader, writer)
-            except (OSError, TimeoutError, EOFError):
-                self.told.broken += 1
-            finally:
-                writer.close()
-                with contextlib.suppress(OSError):
-                    await writer.wait_closed()
+    async def _run_client(self) -> None:
+        timeout = httpx.Timeout(TIMEOUT_SECONDS)
+        async with httpx.AsyncClient(base_url=self._url, timeout=timeout, verify=False) as client:
+            while self._running:
+                try:
+                    await self._send(client)
+                except (httpx.ConnectError, httpx.ConnectTimeout):
+                    await asyncio.sleep(0.05)  # the service is being started again
+                except httpx.TransportError:
+                    self.replies.broken += 1
 
-    async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        texts = [self._text() for _ in range(self._texts)]
-        body = json.dumps({"texts": texts}).encode()
-        head = (
-            "POST /v1/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
-            f"Content-Length: {len(body)}\r\n\r\n"
-        )
-        writer.write(head.encode() + body)
-        async with asyncio.timeout(PATIENCE_S):
-            reply = (await reader.readuntil(b"\r\n\r\n")).lower()
-            length = int(reply.partition(b"content-length: ")[2].split()[0])
-            received = await reader.readexactly(length)
-        status = int(reply.split()[1])
-        self.told.statuses[status] += 1
-        if status == 200:
-            ids = [row["id"] for row in json.loads(received)["predictions"]]
-            self.told.texts |= dict(zip(ids, texts, strict=True))
+    async def _send(self, client: httpx.AsyncClient) -> None:
+        texts = [self._new_text() for _ in range(self._texts)]
+        reply = await client.post("/v1/predict", json={"texts": texts})
+        self.replies.statuses[reply.status_code] += 1
+        self.replies.broken += reply.headers.get("connection") == "close"
+        if reply.status_code == 200:
+            ids = [prediction["id"] for prediction in reply.json()["predictions"]]
+            self.replies.texts |= dict(zip(ids, texts, strict=True))
         else:
             await asyncio.sleep(0.05)
-        if b"\r\nconnection: close" in reply:
-            raise EOFError
 
-    def _text(self) -> str:
+    def _new_text(self) -> str:
         number = next(self._numbers)
         nouns = (NOUNS[number // 8**power % 8] for power in range(4))
         return f"{self._name} {number}: you {' '.join(nouns)}"

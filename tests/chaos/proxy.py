@@ -1,4 +1,4 @@
-"""A TCP proxy between the service and MongoDB that cuts connections in the middle of things."""
+"""A TCP proxy between the service and MongoDB that cuts connections in the middle of messages."""
 
 import asyncio
 import contextlib
@@ -6,8 +6,9 @@ import random
 
 
 class Proxy:
-    """Passes bytes on; while `cutting`, a connection is cut at a random byte of its next
-    big message: half of the time on the way to the server, half of the time on the way back.
+    """Forwards bytes; while `cutting`, it cuts each connection at its next bulk write.
+
+    Half of the cuts are at a random byte of the request, half are before the reply.
     """
 
     def __init__(self, target: int, *, seed: int = 1) -> None:
@@ -31,28 +32,31 @@ class Proxy:
             writer.transport.abort()
         await self._server.wait_closed()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(
+        self, from_client: asyncio.StreamReader, to_client: asyncio.StreamWriter
+    ) -> None:
         try:
-            there, back = await asyncio.open_connection("127.0.0.1", self._target)
+            from_server, to_server = await asyncio.open_connection("127.0.0.1", self._target)
         except OSError:
-            writer.transport.abort()
+            to_client.transport.abort()
             return
-        both = {writer, back}
-        self._writers |= both
-        doomed = asyncio.Event()  # the reply to this connection's bulk write is to be cut
+        writers = {to_client, to_server}
+        self._writers |= writers
+        cut_reply = asyncio.Event()
         try:
             await asyncio.gather(
-                self._requests(reader, back, doomed), self._replies(there, writer, doomed)
+                self._forward_requests(from_client, to_server, cut_reply),
+                self._forward_replies(from_server, to_client, cut_reply),
             )
         except (OSError, EOFError):
             pass
         finally:
-            for each in both:
-                each.transport.abort()
-            self._writers -= both
+            for writer in writers:
+                writer.transport.abort()
+            self._writers -= writers
 
-    async def _requests(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, doomed: asyncio.Event
+    async def _forward_requests(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, cut_reply: asyncio.Event
     ) -> None:
         while data := await reader.read(1 << 16):
             if self.cutting and b"update" in data[:200] and b"predictions" in data[:200]:
@@ -62,16 +66,16 @@ class Proxy:
                     with contextlib.suppress(OSError):
                         await writer.drain()
                     raise EOFError
-                doomed.set()
+                cut_reply.set()
             writer.write(data)
             await writer.drain()
         raise EOFError
 
-    async def _replies(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, doomed: asyncio.Event
+    async def _forward_replies(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, cut_reply: asyncio.Event
     ) -> None:
         while data := await reader.read(1 << 16):
-            if doomed.is_set():
+            if cut_reply.is_set():
                 self.cuts["reply"] += 1
                 raise EOFError
             writer.write(data)

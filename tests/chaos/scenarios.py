@@ -5,7 +5,7 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,29 +14,34 @@ from serving.prediction_log.outbox import Outbox
 from serving.prediction_log.records import RecordType
 from tests.chaos.load import Load
 from tests.chaos.proxy import Proxy
-from tests.chaos.service import Service, empty, rows
+from tests.chaos.service import Service, texts_in, wait_until_sent
 from tests.support.mongodb import MongoServer
 
-Act = Callable[[Service], None]
+Action = Callable[[Service], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much of everything."""
+    """The size of a scenario.
 
-    answers: int  # between two events of a scenario
+    predictions: between two events.
+    outage: of MongoDB, in seconds.
+    backlog: rows in the outbox at the start.
+    """
+
+    predictions: int
     kills: int
-    outage: float  # seconds
+    outage: float
     backlog: int
 
 
-FULL = Size(answers=700, kills=10, outage=60.0, backlog=50_000)
-SHORT = Size(answers=200, kills=2, outage=4.0, backlog=2_000)
+FULL = Size(predictions=700, kills=10, outage=60.0, backlog=50_000)
+SHORT = Size(predictions=200, kills=2, outage=4.0, backlog=2_000)
 
 
 @dataclass(slots=True)
-class World:
-    """What a scenario uses."""
+class Setup:
+    """What a scenario works with; `note` is printed beside its figures."""
 
     name: str
     folder: Path
@@ -60,202 +65,207 @@ class World:
 
     @asynccontextmanager
     async def service(self, **settings: str) -> AsyncIterator[Service]:
-        """A started service; it is stopped in the end, if it still runs."""
+        """Start a service, and stop it at the end."""
         service = Service(self.folder, self.bundle, **settings)
         await service.start()
         try:
             yield service
         finally:
-            if service.running:
-                await service.stop()
+            await service.stop()
 
-    def callers(self, service: Service) -> Load:
+    def clients(self, service: Service) -> Load:
         self.load = Load(service.port, self.name)
         return self.load
 
 
-async def killed(world: World) -> None:
-    """kill -9 under load and restart."""
-    async with world.service(MONGODB_URI=world.uri) as service:
-        async with world.callers(service) as load:
-            for _ in range(world.size.kills):
-                await load.answers(world.size.answers)
+async def killed(setup: Setup) -> None:
+    """The service is killed (SIGKILL) under load and started again."""
+    async with setup.service(MONGODB_URI=setup.uri) as service:
+        async with setup.clients(service) as load:
+            for _ in range(setup.size.kills):
+                await load.predictions(setup.size.predictions)
                 await service.kill()
                 await service.start()
-            await load.answers(world.size.answers)
-        await empty(world.outbox)
-    world.note = f"{world.size.kills} kills"
+            await load.predictions(setup.size.predictions)
+        await wait_until_sent(setup.outbox)
+    setup.note = f"{setup.size.kills} kills"
 
 
-async def killed_alone(world: World) -> None:
-    """The same without MongoDB: the outbox is the log."""
-    async with world.service() as service, world.callers(service) as load:
-        for _ in range(max(2, world.size.kills // 2)):
-            await load.answers(world.size.answers)
+async def killed_without_mongodb(setup: Setup) -> None:
+    """The same without MongoDB: the outbox is the only store."""
+    async with setup.service() as service, setup.clients(service) as load:
+        for _ in range(max(2, setup.size.kills // 2)):
+            await load.predictions(setup.size.predictions)
             await service.kill()
             await service.start()
-        await load.answers(world.size.answers)
+        await load.predictions(setup.size.predictions)
 
 
-async def mongo_stopped(world: World) -> None:
-    """MongoDB goes, stays away, and comes back."""
-    async with world.service(MONGODB_URI=world.uri) as service:
-        async with world.callers(service) as load:
-            await load.answers(world.size.answers)
-            world.mongo.stop()
-            before = len(load.told.texts)
+async def mongodb_stopped(setup: Setup) -> None:
+    """MongoDB stops and is started again later."""
+    async with setup.service(MONGODB_URI=setup.uri) as service:
+        async with setup.clients(service) as load:
+            await load.predictions(setup.size.predictions)
+            setup.mongo.stop()
+            before = len(load.replies.texts)
             async with asyncio.timeout(60):
-                while b'"degraded"' not in await service.get("/readyz"):
+                while await service.status() != "degraded":
                     await asyncio.sleep(0.2)
-            await asyncio.sleep(world.size.outage)
-            during = len(load.told.texts) - before
-            await asyncio.to_thread(world.mongo.start)
-            await load.answers(world.size.answers)
-        await empty(world.outbox)
+            await asyncio.sleep(setup.size.outage)
+            during = len(load.replies.texts) - before
+            await asyncio.to_thread(setup.mongo.start)
+            await load.predictions(setup.size.predictions)
+        await wait_until_sent(setup.outbox)
     assert during > 0
-    assert load.told.failed == load.told.broken == 0
-    world.note = f"away {world.size.outage:.0f} s, {during} answered meanwhile, no request failed"
+    assert load.replies.errors == load.replies.broken == 0
+    setup.note = f"{setup.size.outage:.0f} s outage, {during} answered in it, no request failed"
 
 
-async def mongo_hangs(world: World) -> None:
-    """MongoDB accepts connections and says nothing."""
-    async with world.service(MONGODB_URI=world.uri) as service:
-        async with world.callers(service) as load:
-            await load.answers(world.size.answers)
-            world.mongo.freeze()
+async def mongodb_hangs(setup: Setup) -> None:
+    """MongoDB accepts connections and does not answer."""
+    async with setup.service(MONGODB_URI=setup.uri) as service:
+        async with setup.clients(service) as load:
+            await load.predictions(setup.size.predictions)
+            setup.mongo.freeze()
             try:
-                await asyncio.sleep(max(15.0, world.size.outage / 2))
-                await load.answers(world.size.answers)
+                await asyncio.sleep(max(15.0, setup.size.outage / 2))
+                await load.predictions(setup.size.predictions)
             finally:
-                world.mongo.thaw()
-            await load.answers(world.size.answers)
-        await empty(world.outbox)
-    assert load.told.failed == load.told.broken == 0
-    world.note = "no request failed"
+                setup.mongo.thaw()
+            await load.predictions(setup.size.predictions)
+        await wait_until_sent(setup.outbox)
+    assert load.replies.errors == load.replies.broken == 0
+    setup.note = "no request failed"
 
 
-async def connection_cut(world: World) -> None:
+async def connection_cut(setup: Setup) -> None:
     """The connection to MongoDB is cut in the middle of bulk writes and of their replies."""
-    async with Proxy(world.mongo.port) as proxy:
-        uri = world.uri.replace(str(world.mongo.port), str(proxy.port), 1)
-        # Else the driver follows the address that the server gives of itself, around the proxy.
-        async with world.service(MONGODB_URI=f"{uri}?directConnection=true") as service:
-            async with world.callers(service) as load:
-                await load.answers(world.size.answers)
+    async with Proxy(setup.mongo.port) as proxy:
+        uri = setup.uri.replace(str(setup.mongo.port), str(proxy.port), 1)
+        # Without directConnection the driver would use the server's own address, not the proxy's.
+        async with setup.service(MONGODB_URI=f"{uri}?directConnection=true") as service:
+            async with setup.clients(service) as load:
+                await load.predictions(setup.size.predictions)
                 proxy.cutting = True
-                await load.answers(world.size.answers)
-                await asyncio.sleep(min(10.0, world.size.outage))
+                await load.predictions(setup.size.predictions)
+                await asyncio.sleep(min(10.0, setup.size.outage))
                 proxy.cutting = False
-            await empty(world.outbox)
+            await wait_until_sent(setup.outbox)
     assert sum(proxy.cuts.values()) > 2
-    assert load.told.failed == load.told.broken == 0
-    world.note = f"{proxy.cuts['request']} requests and {proxy.cuts['reply']} replies cut"
+    assert load.replies.errors == load.replies.broken == 0
+    setup.note = f"{proxy.cuts['request']} requests and {proxy.cuts['reply']} replies cut"
 
 
-async def disk_full(world: World) -> None:
-    """The outbox's disk is full for a while, and MongoDB is away."""
-    async with _small_disk(world) as (fill, room, how):
-        world.mongo.stop()
-        async with world.service(MONGODB_URI=world.uri) as service:
-            async with world.callers(service) as load:
-                await load.answers(world.size.answers)
+async def disk_full(setup: Setup) -> None:
+    """The outbox's disk is full for a while, and MongoDB is stopped."""
+    async with _small_disk(setup) as (fill, free, method):
+        setup.mongo.stop()
+        async with setup.service(MONGODB_URI=setup.uri) as service:
+            async with setup.clients(service) as load:
+                await load.predictions(setup.size.predictions)
                 fill(service)
-                await load.refusals()
+                await load.refusal()
                 ready = await service.ready()
                 await asyncio.sleep(1)
-                room(service)
-                refused = load.told.failed
-                await load.answers(world.size.answers)
-                await asyncio.to_thread(world.mongo.start)
-            await empty(world.outbox)
+                free(service)
+                refused = load.replies.errors
+                await load.predictions(setup.size.predictions)
+                await asyncio.to_thread(setup.mongo.start)
+            await wait_until_sent(setup.outbox)
         assert not ready
-        assert load.told.broken == 0
-        assert set(load.told.statuses) == {200, 503}
-        world.note = f"{how}; {refused} requests refused meanwhile"
+        assert load.replies.broken == 0
+        assert set(load.replies.statuses) == {200, 503}
+        setup.note = f"{method}; {refused} requests refused"
 
 
-async def outbox_at_its_limit(world: World) -> None:
-    """MongoDB is away for longer than OUTBOX_MB lasts."""
-    world.mongo.stop()
-    async with world.service(MONGODB_URI=world.uri, OUTBOX_MB="1") as service:
-        async with world.callers(service) as load:
-            await load.refusals()
-            answered = len(load.told.texts)
-            await asyncio.to_thread(world.mongo.start)
-            await load.answers(world.size.answers)
-        await empty(world.outbox)
-    assert load.told.broken == 0
-    assert set(load.told.statuses) == {200, 503}
-    world.note = f"1 MB was full after {answered} answers"
+async def outbox_full(setup: Setup) -> None:
+    """MongoDB is stopped for so long that the outbox reaches OUTBOX_MB."""
+    setup.mongo.stop()
+    async with setup.service(MONGODB_URI=setup.uri, OUTBOX_MB="1") as service:
+        async with setup.clients(service) as load:
+            await load.refusal()
+            answered = len(load.replies.texts)
+            await asyncio.to_thread(setup.mongo.start)
+            await load.predictions(setup.size.predictions)
+        await wait_until_sent(setup.outbox)
+    assert load.replies.broken == 0
+    assert set(load.replies.statuses) == {200, 503}
+    setup.note = f"1 MB was full after {answered} predictions"
 
 
-async def terminated(world: World) -> None:
-    """SIGTERM under load."""
-    async with world.service(MONGODB_URI=world.uri) as service:
-        async with world.callers(service) as load:
-            await load.answers(world.size.answers * 2)
+async def terminated(setup: Setup) -> None:
+    """The service gets SIGTERM under load."""
+    async with setup.service(MONGODB_URI=setup.uri) as service:
+        async with setup.clients(service) as load:
+            await load.predictions(setup.size.predictions * 2)
             status, seconds = await service.stop()
         assert status in (0, -signal.SIGTERM)
-        assert load.told.failed == 0
-    left = len(await asyncio.to_thread(rows, world.outbox))
-    world.note = f"ended in {seconds:.1f} s, {left} rows left in the outbox"
-    if left:
-        async with world.service(MONGODB_URI=world.uri):
-            await empty(world.outbox)
+        assert load.replies.errors == 0
+    remaining = len(await asyncio.to_thread(texts_in, setup.outbox))
+    setup.note = f"ended in {seconds:.1f} s, {remaining} rows left in the outbox"
+    if remaining:
+        async with setup.service(MONGODB_URI=setup.uri):
+            await wait_until_sent(setup.outbox)
 
 
-async def two_workers(world: World) -> None:
-    """Two worker processes share the outbox; one, then the other is killed."""
-    async with world.service(MONGODB_URI=world.uri, WORKERS="2") as service:
-        async with world.callers(service) as load:
+async def two_workers(setup: Setup) -> None:
+    """Two worker processes share the outbox; each is killed once."""
+    async with setup.service(MONGODB_URI=setup.uri, WORKERS="2") as service:
+        async with setup.clients(service) as load:
             for _ in range(2):
-                await load.answers(world.size.answers)
+                await load.predictions(setup.size.predictions)
                 victim = service.workers()[0]
                 os.kill(victim, signal.SIGKILL)
                 async with asyncio.timeout(60):
                     while victim in service.workers() or len(service.workers()) < 2:
                         await asyncio.sleep(0.05)
-            await load.answers(world.size.answers)
-        await empty(world.outbox)
-    world.note = "each killed once"
+            await load.predictions(setup.size.predictions)
+        await wait_until_sent(setup.outbox)
+    setup.note = "each killed once"
 
 
-async def backlog(world: World) -> None:
-    """A long backlog is relayed while requests are answered."""
-    box = Outbox(world.outbox, max_bytes=1 << 30, ring=False)
-    await box.start()
-    for start in range(0, world.size.backlog, 1000):
-        old = [
-            {"_id": f"old{n:09}", "ts": 1_700_000_000_000 + n, "text": f"old {n}"}
-            for n in range(start, start + 1000)
-        ]
-        await box.append(RecordType.PREDICTION, old)
-    await box.close()
-    async with world.service(MONGODB_URI=world.uri) as service:
+async def backlog(setup: Setup) -> None:
+    """A long backlog is sent while requests are answered."""
+    await _fill_outbox(setup.outbox, setup.size.backlog)
+    async with setup.service(MONGODB_URI=setup.uri) as service:
         clock = asyncio.get_running_loop().time
-        began = clock()
-        async with world.callers(service) as load:
-            await empty(world.outbox, 600, of="old")
-            seconds = clock() - began
-        await empty(world.outbox)
-    assert load.told.failed == load.told.broken == 0
-    rate = len(load.told.texts) / seconds
-    world.note = f"{world.size.backlog} rows in {seconds:.0f} s beside {rate:.0f} answers/s"
+        started = clock()
+        async with setup.clients(service) as load:
+            await wait_until_sent(setup.outbox, prefix="old", seconds=600)
+            seconds = clock() - started
+        await wait_until_sent(setup.outbox)
+    assert load.replies.errors == load.replies.broken == 0
+    rate = len(load.replies.texts) / seconds
+    setup.note = f"{setup.size.backlog} rows in {seconds:.0f} s, with {rate:.0f} predictions/s"
+
+
+async def _fill_outbox(path: Path, rows: int) -> None:
+    outbox = Outbox(path, max_bytes=1 << 30, ring=False)
+    await outbox.start()
+    for start in range(0, rows, 1000):
+        documents = [
+            {"_id": f"old{i:09}", "ts": 1_700_000_000_000 + i, "text": f"old {i}"}
+            for i in range(start, start + 1000)
+        ]
+        await outbox.append(RecordType.PREDICTION, documents)
+    await outbox.close()
 
 
 @asynccontextmanager
-async def _small_disk(world: World) -> AsyncIterator[tuple[Act, Act, str]]:
-    """A disk for the outbox that can be filled, and how: a tmpfs where we may mount one, else a
-    limit on how far the service may write into any file.
+async def _small_disk(setup: Setup) -> AsyncIterator[tuple[Action, Action, str]]:
+    """Yield functions that fill the outbox's disk and free it again, and the method in words.
+
+    The disk is a tmpfs if this process may mount one. Otherwise a limit on the size of the
+    service's files has the same effect.
     """
-    folder = world.outbox.parent
+    folder = setup.outbox.parent
     folder.mkdir(parents=True)
     mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "chaos", str(folder)]
     quiet = subprocess.DEVNULL
     if os.geteuid() or subprocess.run(mount, check=False, stderr=quiet).returncode:
         yield (
-            lambda service: service.limit_files(64 * 1024),
-            lambda service: service.limit_files(-1),
+            lambda service: service.limit_file_size(64 * 1024),
+            lambda service: service.limit_file_size(-1),
             "RLIMIT_FSIZE of 64 KB",
         )
         return
@@ -272,15 +282,15 @@ async def _small_disk(world: World) -> AsyncIterator[tuple[Act, Act, str]]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
-Scenario = Callable[[World], Awaitable[None]]
+Scenario = Callable[[Setup], Coroutine[None, None, None]]
 SCENARIOS: dict[str, Scenario] = {
     "kill -9": killed,
-    "kill -9, no MongoDB": killed_alone,
-    "MongoDB stopped": mongo_stopped,
-    "MongoDB hangs": mongo_hangs,
+    "kill -9, no MongoDB": killed_without_mongodb,
+    "MongoDB stopped": mongodb_stopped,
+    "MongoDB hangs": mongodb_hangs,
     "connection cut": connection_cut,
     "disk full": disk_full,
-    "outbox at its limit": outbox_at_its_limit,
+    "outbox full": outbox_full,
     "SIGTERM": terminated,
     "two workers": two_workers,
     "backlog": backlog,

@@ -12,30 +12,30 @@ import sys
 import time
 from pathlib import Path
 
-START_S = 60.0
-END_S = 20.0
+START_SECONDS = 60.0
+STOP_SECONDS = 20.0
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 that nobody listens on now."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
+    """Return a port of 127.0.0.1 that is free now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 def command(port: int, folder: Path, *flags: str) -> list[str]:
-    """Return the command line of a server."""
+    """Return the command line of a server with its data in `folder`."""
     program = Path(sys.executable).with_name("secantusd-py")
-    # An empty configuration: one in somebody's home folder shall not matter.
+    # An empty configuration, so that one in the home folder has no effect.
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / "empty.toml"
     config.touch()
-    where = ["--host", "127.0.0.1", "--port", str(port), "--storage-path", str(folder / "data")]
-    return [str(program), "--config", str(config), *where, "--log-level", "WARNING", *flags]
+    options = ["--host", "127.0.0.1", "--port", str(port), "--storage-path", str(folder / "data")]
+    return [str(program), "--config", str(config), *options, "--log-level", "WARNING", *flags]
 
 
 class MongoServer:
-    """A server that can be stopped, killed, frozen and started again on the same port and data."""
+    """A server that can be stopped, suspended, and started again on the same port and data."""
 
     def __init__(self, folder: Path, *flags: str) -> None:
         self.port = free_port()
@@ -52,12 +52,12 @@ class MongoServer:
         return self._process is not None and self._process.poll() is None
 
     def start(self, *flags: str) -> None:
-        """Start, and wait until it accepts."""
-        with (self.folder / "server.log").open("ab") as out:
+        """Start, and wait until it accepts connections."""
+        with (self.folder / "server.log").open("ab") as log:
             line = command(self.port, self.folder, *self.flags, *flags)
-            self._process = subprocess.Popen(line, stdout=out, stderr=out)
-        limit = time.monotonic() + START_S
-        while time.monotonic() < limit:
+            self._process = subprocess.Popen(line, stdout=log, stderr=log)
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
             try:
                 socket.create_connection(("127.0.0.1", self.port), 1).close()
             except OSError:
@@ -68,38 +68,30 @@ class MongoServer:
         raise TimeoutError((self.folder / "server.log").read_text())
 
     def stop(self) -> None:
-        """Stop as a service manager does."""
-        self._end(signal.SIGTERM)
-
-    def kill(self) -> None:
-        """Stop as a cut of power does, as far as the server sees."""
-        self._end(signal.SIGKILL)
+        """Stop it with SIGTERM; kill it if that takes too long."""
+        process, self._process = self._process, None
+        if process is None or process.poll() is not None:
+            return
+        process.send_signal(signal.SIGCONT)
+        process.terminate()
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(STOP_SECONDS)
 
     def freeze(self) -> None:
-        """Let it hang: its port still accepts."""
+        """Suspend it: it accepts connections and does not answer."""
         self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let it go on."""
+        """Resume it."""
         self._signal(signal.SIGCONT)
 
     def _signal(self, number: int) -> None:
         assert self._process is not None
         assert self._process.poll() is None
-        os.kill(self._process.pid, number)
-
-    def _end(self, number: int) -> None:
-        if self._process is None:
-            return
-        if self._process.poll() is None:
-            self.thaw()
-            self._signal(number)
-            try:
-                self._process.wait(END_S)
-            except subprocess.TimeoutExpired:
-                self._signal(signal.SIGKILL)
-                self._process.wait(END_S)
-        self._process = None
+        self._process.send_signal(number)
 
     def __enter__(self) -> "MongoServer":
         self.folder.mkdir(parents=True, exist_ok=True)
