@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -182,11 +183,26 @@ class Server(uvicorn.Server):
             await cast(FastAPI, self.config.app).state.models.reload()
 
 
-def announce(socket: Any) -> None:
+def announce(listener: Any) -> None:
     """Print the URL of a listening socket."""
-    host, port = socket.getsockname()[:2]
+    host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     print(f"Tweet Tagger on http://{shown}:{port}  (try /docs)", flush=True)
+
+
+def _listen(settings: Settings) -> socket.socket:
+    """Return a socket that is bound to HOST and PORT; SettingsError if it cannot be."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        listener.close()
+        place = f"{settings.host}:{settings.port}"
+        raise SettingsError(f"HOST, PORT: cannot listen on {place}: {error.strerror}") from None
+    listener.set_inheritable(True)
+    return listener
 
 
 async def _check_log(settings: Settings) -> None:
@@ -205,6 +221,7 @@ def serve(settings: Settings) -> None:
     json_logging.configure(settings.log_level)
     asyncio.run(_check_log(settings))
     app = create_app(settings)
+    listener = _listen(settings)
     config = uvicorn.Config(
         "serving.app:from_environment" if settings.workers > 1 else app,
         factory=settings.workers > 1,
@@ -226,16 +243,15 @@ def serve(settings: Settings) -> None:
         backlog=2048,
     )
     if settings.workers == 1:
-        Server(config).run()
+        Server(config).run(sockets=[listener])
     else:
-        _serve_workers(config)
+        _serve_workers(config, listener)
 
 
-def _serve_workers(config: uvicorn.Config) -> None:
+def _serve_workers(config: uvicorn.Config, listener: socket.socket) -> None:
     with tempfile.TemporaryDirectory(prefix="tagger-metrics-") as folder:
         # The workers inherit it, and prometheus_client looks there.
         os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", folder)
-        socket = config.bind_socket()
-        socket.listen(config.backlog)  # connections that come before the workers are ready wait
-        announce(socket)
-        Multiprocess(config, [socket]).run()
+        listener.listen(config.backlog)  # connections that come before the workers are ready wait
+        announce(listener)
+        Multiprocess(config, [listener]).run()

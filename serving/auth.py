@@ -33,7 +33,9 @@ class ApiKey:
         """Read `name:sha256` or `name:sha256:scope+scope`; ValueError for anything else."""
         if isinstance(value, ApiKey):
             return value
-        match = re.fullmatch(r"([\w.-]{1,64}):([0-9a-fA-F]{64})(?::([a-z+]+))?", str(value))
+        match = re.fullmatch(
+            r"([\w.-]{1,64}):([0-9a-fA-F]{64})(?::([a-z+]+))?", str(value), re.ASCII
+        )
         if not match:
             raise ValueError("wanted name:sha256:scopes")
         scopes = frozenset(scope for scope in SCOPES if scope in (match[3] or "").split("+"))

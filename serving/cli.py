@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar, cast
 import click
 
 from serving import __version__
+from serving.auth import SCOPES, new_key
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -65,7 +66,7 @@ class Group(click.Group):
             message = str(error)
         else:
             sys.exit(code if isinstance(code, int) else 0)
-        click.echo(message, err=True)
+        click.echo(message.rstrip("."), err=True)
         sys.exit(2)
 
 
@@ -194,7 +195,7 @@ def key() -> None:
     "--scope",
     "scopes",
     multiple=True,
-    type=click.Choice(["predict", "feedback", "admin"]),
+    type=click.Choice(SCOPES),
     help="Repeat for several; default: predict and feedback.",
 )
 def key_new(name: str, scopes: Sequence[Any]) -> None:
@@ -202,10 +203,8 @@ def key_new(name: str, scopes: Sequence[Any]) -> None:
 
     The service stores only the entry, which has the key's SHA-256. The key cannot be shown again.
     """
-    from serving.auth import new_key
-
     try:
-        secret, entry = new_key(name, scopes)
+        secret, entry = new_key(name, dict.fromkeys(scopes))
     except ValueError:
         raise click.UsageError(
             f"NAME: got {name!r}, wanted 1 to 64 letters, digits, dots, dashes or underscores"

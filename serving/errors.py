@@ -95,6 +95,31 @@ def render_error(error: ServiceError) -> tuple[int, dict[str, Any]]:
 
 NATIVE = ErrorFormat(render_error)
 
+HTTP_MESSAGES = {
+    ErrorCode.NOT_FOUND: "This path does not exist",
+    ErrorCode.METHOD_NOT_ALLOWED: "This method is not allowed for this path",
+}
+# pydantic's types of problems, in plain words.
+TYPES = {
+    "bool_type": "true or false",
+    "dict_type": "an object",
+    "float_type": "a number",
+    "int_type": "a whole number",
+    "list_type": "a list",
+    "model_type": "an object",
+    "string_type": "a string",
+}
+PROBLEMS = {
+    "extra_forbidden": "Unknown field",
+    "greater_than_equal": "This value must be at least {ge}",
+    "less_than": "This value must be less than {lt}",
+    "less_than_equal": "This value must be at most {le}",
+    "literal_error": "This value must be {expected}",
+    "missing": "This field is required",
+    "string_too_long": "This value must have at most {max_length} characters",
+    "string_too_short": "This value must have at least {min_length} characters",
+}
+
 
 def as_service_error(error: Exception) -> ServiceError | None:
     """Return the error that the caller gets for an exception; None if it is a bug of ours."""
@@ -114,19 +139,32 @@ def as_service_error(error: Exception) -> ServiceError | None:
     if isinstance(error, HTTPException):
         known = (code for code in ErrorCode if code.status == error.status_code)
         code = next(known, ErrorCode.BAD_REQUEST)
-        return ServiceError(code, str(error.detail), headers=dict(error.headers or {}))
+        message = HTTP_MESSAGES.get(code, str(error.detail))
+        return ServiceError(code, message, headers=dict(error.headers or {}))
     return None
 
 
 def _invalid(error: ValidationError | RequestValidationError) -> ServiceError:
-    first = error.errors()[0]
+    problems = error.errors()
+    first = problems[0]
     if first["type"] == "json_invalid":
-        message = f"The request body is not valid JSON: {first['ctx']['error']}"
+        reason = first["ctx"]["error"]
+        message = f"The request body is not valid JSON: {reason}"
+        if reason.endswith("line 1 column 0"):
+            message = "The request body must not be empty"
         return ServiceError(ErrorCode.BAD_REQUEST, message)
     field = ""
     for part in first["loc"]:
         field += f"[{part}]" if isinstance(part, int) else f".{part}" if field else str(part)
-    message = "Unknown field" if first["type"] == "extra_forbidden" else first["msg"]
+    # A value that may have several types has a problem with each of them.
+    alternatives = [p for p in problems if p["loc"][:1] == first["loc"][:1] and p["type"] in TYPES]
+    if first["type"] in TYPES:
+        names = dict.fromkeys(TYPES[problem["type"]] for problem in alternatives)
+        message = f"This value must be {' or '.join(names)}"
+    else:
+        template = PROBLEMS.get(first["type"], first["msg"])
+        # JSON spells Python's False in lower case.
+        message = template.format(**first.get("ctx", {})).replace("be False", "be false")
     # A field's name is the caller's own text: it may be long, and hold what UTF-8 cannot.
     shown = field[:100].encode("utf-8", "replace").decode()
     return ServiceError(ErrorCode.INVALID, message, field=shown or None)

@@ -96,7 +96,7 @@ def read_manifest(folder: Path) -> Manifest:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BundleError(
-            f"{folder}: {MANIFEST} is missing; run `make train`, or set BUNDLE"
+            f"{folder}: {MANIFEST} is missing; wanted a model bundle, which `make train` makes"
         ) from None
     except OSError as error:
         raise BundleError(f"{path}: {error.strerror}") from None

@@ -113,7 +113,9 @@ def render_error(error: ServiceError) -> tuple[int, dict[str, str]]:
     types = {429: "overloaded", 500: "backend", 503: "unhealthy"}
     # pydantic appends the member of the union that it tried: `inputs.str`.
     field = error.field and re.sub(r"^inputs\..*", "inputs", error.field)
-    message = f"`{field}`: {error.message}" if field else error.message
+    message = error.message
+    if field and not message.startswith("`"):
+        message = f"`{field}`: {message}"
     error_type = types.get(error.code.status, "validation")
     return error.code.status, {"error": message, "error_type": error_type}
 

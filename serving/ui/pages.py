@@ -1,7 +1,6 @@
-"""The page's files, as they lie in `ui/`: what a browser may do with them, and how long keep them.
+"""Serves the page's files from `static/`.
 
-No build step and no other host: the Content-Security-Policy allows this one alone. It knows
-nothing of what the page does.
+There is no build step, and the Content-Security-Policy allows this host only.
 """
 
 import hashlib
@@ -67,7 +66,7 @@ def router() -> APIRouter:
         file = files[request.url.path]
         headers = {
             "content-security-policy": POLICY,
-            "cache-control": "no-cache",  # kept, and asked for again each time by its etag
+            "cache-control": "no-cache",  # cached, and revalidated by etag on each use
             "etag": file.etag,
         }
         if request.headers.get("if-none-match") == file.etag:

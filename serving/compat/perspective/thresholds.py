@@ -67,7 +67,10 @@ def read(path: Path, attributes: Iterable[str]) -> Scored:
             return _read(csv.DictReader(file), path, tuple(attributes))
     except OSError as error:
         raise ThresholdsError(f"{path}: {error.strerror}") from None
-    except (UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
+        message = f"byte {error.start} is not UTF-8; convert the file to UTF-8"
+        raise ThresholdsError(f"{path}: {message}") from None
+    except csv.Error as error:
         raise ThresholdsError(f"{path}: {error}") from None
 
 
@@ -77,7 +80,7 @@ def _read(reader: "csv.DictReader[str]", path: Path, attributes: Sequence[str]) 
     scored = {name: columns[name.lower()] for name in attributes if name.lower() in columns}
     for column, wanted in ((text, TEXT_COLUMNS), (scored, attributes)):
         if not column:
-            raise ThresholdsError(f"{path}: no column is called {' or '.join(wanted)}")
+            raise ThresholdsError(f"{path}: wanted a column named {' or '.join(wanted)}")
     rows = [(reader.line_num, row) for row in reader if (row[text] or "").strip()]
     if not rows:
         raise ThresholdsError(f"{path}: no comments")

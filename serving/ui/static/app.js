@@ -74,8 +74,8 @@ function notes(prediction) {
   const { label, scores, warnings } = prediction;
   const likeliest = LABELS.reduce((best, other) => scores[other] > scores[best] ? other : best);
   const early = likeliest === label ? [] : [
-    `“${capital(likeliest)}” is likelier, but “${capital(label)}” is said where doubt of it is too great: ` +
-    "the model card says from where."];
+    `“${capital(likeliest)}” is likelier, but the result is “${capital(label)}” because its probability ` +
+    "is above the threshold in the model card."];
   return [...early, ...warnings.map((warning) => WARNINGS[warning] ?? warning)];
 }
 

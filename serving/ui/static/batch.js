@@ -122,7 +122,7 @@ async function run() {
     if (error.name !== "AbortError") {
       const inPart = /^texts\[(\d+)\]/.exec(error.field ?? "");
       const where = inPart ? `Text ${results.length + Number(inPart[1]) + 1}: ` : "";
-      tell($("many-error"), new Refusal(`${where}${error.message} ` +
+      tell($("many-error"), new Refusal(`${where}${error.message}. ` +
         `${results.length} of ${wanted.length} texts were classified.`));
     }
   }

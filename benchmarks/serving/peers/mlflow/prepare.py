@@ -1,4 +1,4 @@
-"""Saves the bundle as an MLflow model, as training/register.py does.
+"""Saves the bundle as an MLflow model, as training/release/register.py does.
 
 python prepare.py BUNDLE FOLDER    (in the project's root)
 """
