@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from sklearn.metrics import confusion_matrix
 
 from serving.bundle import Bundle, Floats, Ints
 from training.config import Source
-from training.evaluation.metrics import batch_invariance, difference, f1_scores, identity_gap
+from training.evaluation.metrics import batch_invariance, difference, identity_gap, macro_f1
 from training.partial_labels import LABELS, classes_by_source, label_mask
 from training.paths import FP32, split_file
 
@@ -99,15 +98,10 @@ def compare_with_fp32(
     scores = parent.score(texts)
     truth = measured.truth[rows]
     int8, fp32 = (
-        macro_f1(truth, chosen) for chosen in (measured.chosen[rows], parent.decide(scores))
+        float(macro_f1(truth, chosen, len(LABELS)))
+        for chosen in (measured.chosen[rows], parent.decide(scores))
     )
     return difference(bundle, measured.scores[rows], scores) | {
         "fp32_macro_f1": fp32,
         "macro_f1_difference": int8 - fp32,
     }
-
-
-def macro_f1(truth: Ints, chosen: Ints) -> float:
-    """Return the macro-F1 over all labels; [rows] label indices."""
-    confusion = confusion_matrix(truth, chosen, labels=ALL_LABELS)
-    return float(f1_scores(confusion.astype(float))["macro_f1"])

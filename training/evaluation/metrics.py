@@ -1,8 +1,7 @@
 """Metrics from arrays: how well scores fit annotations, and how two sets of scores differ.
 
-Intervals are 95 % percentile bootstraps over the rows: they cover the choice of test rows, not that
-of the training seed. `scipy.stats.bootstrap` would call a metric once a resample; here one count of
-cells serves all of them.
+Intervals are percentile bootstraps over the rows: they cover the choice of test rows, not that of
+the training seed.
 """
 
 import re
@@ -12,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import bootstrap
 from sklearn.metrics import (
     average_precision_score,
-    confusion_matrix,
     precision_recall_fscore_support,
     roc_auc_score,
 )
@@ -46,7 +45,14 @@ IDENTITY_GROUPS = {
 MIN_GROUP_ROWS = 20
 
 
-def f1_scores(confusion: Floats) -> dict[str, Any]:
+def confusions(truth: Ints, chosen: Ints, classes: int) -> Ints:
+    """Return confusion matrices [..., classes, classes] of class indices [..., rows]."""
+    cells = truth * classes + chosen
+    counts = np.apply_along_axis(np.bincount, -1, cells, minlength=classes**2)
+    return np.asarray(counts.reshape(*cells.shape[:-1], classes, classes))
+
+
+def f1_scores(confusion: npt.NDArray[Any]) -> dict[str, Any]:
     """Return per-class, macro- and weighted F1 of confusion matrices [..., truth, chosen]."""
     hits = np.diagonal(confusion, axis1=-2, axis2=-1)
     truth, chosen = confusion.sum(axis=-1), confusion.sum(axis=-2)
@@ -58,6 +64,32 @@ def f1_scores(confusion: Floats) -> dict[str, Any]:
         "macro_f1": macro,
         "weighted_f1": (f1 * truth).sum(axis=-1) / truth.sum(axis=-1),
     }
+
+
+def macro_f1(truth: Ints, chosen: Ints, classes: int) -> Floats:
+    """Return macro-F1 [...] of class indices [..., rows]."""
+    return np.asarray(f1_scores(confusions(truth, chosen, classes))["macro_f1"])
+
+
+def bootstrap_interval(
+    statistic: Callable[[Ints], Floats], rows: int, draws: int, confidence: float = 0.95
+) -> Floats:
+    """Return the percentile interval [..., 2] of a statistic over resampled rows.
+
+    Args:
+        statistic: row indices [draws, rows] → values [..., draws]. It is paired if it evaluates two
+            models on the same indices.
+        rows: number of rows.
+        draws: number of resamples.
+        confidence: of the interval.
+    """
+    # SciPy requires two rows; drawing from [0, 0] is drawing from [0].
+    indices = np.resize(np.arange(rows), max(rows, 2))
+    result = bootstrap(
+        (indices,), lambda drawn, **_: statistic(drawn), vectorized=True, method="percentile",
+        n_resamples=draws, confidence_level=confidence, rng=np.random.default_rng(SEED),
+    )  # fmt: skip
+    return np.stack(result.confidence_interval, axis=-1)
 
 
 def calibration_error(confidence: Floats, correct: npt.NDArray[np.bool_], bins: int = 15) -> float:
@@ -79,52 +111,54 @@ def classification_metrics(
         class_of: [labels] the class of each label; `arange` for all three labels.
         draws: bootstrap resamples.
     """
-    count = int(class_of.max()) + 1
     names = class_names(class_of)
+    count = len(names)
     truth, chosen_class = class_of[allowed.argmax(axis=1)], class_of[chosen]
     class_scores = np.stack([scores[:, class_of == i].sum(axis=1) for i in range(count)], axis=1)
-    resamples = np.random.default_rng(SEED).integers(0, len(truth), (draws, len(truth)))
-    cells = truth * count + chosen_class
-    drawn = f1_scores(
-        np.array([np.bincount(cells[rows], minlength=count**2) for rows in resamples])
-        .reshape(-1, count, count)
-        .astype(float)
-    )
     confidence = class_scores.max(axis=1)
     correct = class_scores.argmax(axis=1) == truth
-    ece = [calibration_error(confidence[rows], correct[rows]) for rows in resamples]
 
-    every = range(count)
-    precision, recall, f1, rows_of = precision_recall_fscore_support(
-        truth, chosen_class, labels=every, zero_division=0
+    def statistics(drawn: Ints) -> Floats:
+        f1 = f1_scores(confusions(truth[drawn], chosen_class[drawn], count))
+        ece = [calibration_error(confidence[rows], correct[rows]) for rows in drawn]
+        return np.stack([f1["macro_f1"], f1["weighted_f1"], ece, *f1["classes"].T])
+
+    intervals = bootstrap_interval(statistics, len(truth), draws).tolist()
+    confusion = confusions(truth, chosen_class, count)
+    f1 = f1_scores(confusion)
+    return {
+        "rows": len(truth),
+        "macro_f1": float(f1["macro_f1"]),
+        "weighted_f1": float(f1["weighted_f1"]),
+        "ece": calibration_error(confidence, correct),
+        "brier": float(((class_scores - np.eye(count)[truth]) ** 2).sum(axis=1).mean()),
+        "classes": _by_class(truth, chosen_class, class_scores, names),
+        "confusion": confusion.tolist(),
+        "intervals": dict(zip(("macro_f1", "weighted_f1", "ece", *names), intervals, strict=True)),
+    }
+
+
+def _by_class(
+    truth: Ints, chosen: Ints, scores: Floats, names: list[str]
+) -> dict[str, dict[str, float]]:
+    """Return each class's metrics; the areas under curves need rows of two classes."""
+    precision, recall, f1, rows = precision_recall_fscore_support(
+        truth, chosen, labels=range(len(names)), zero_division=0
     )
-    classes: dict[str, Any] = {}
+    classes: dict[str, dict[str, float]] = {}
     for i, name in enumerate(names):
         classes[name] = {
-            "rows": int(rows_of[i]),
+            "rows": int(rows[i]),
             "precision": float(precision[i]),
             "recall": float(recall[i]),
             "f1": float(f1[i]),
         }
-        if 0 < rows_of[i] < len(truth):
+        if 0 < rows[i] < len(truth):
             classes[name] |= {
-                "pr_auc": float(average_precision_score(truth == i, class_scores[:, i])),
-                "roc_auc": float(roc_auc_score(truth == i, class_scores[:, i])),
+                "pr_auc": float(average_precision_score(truth == i, scores[:, i])),
+                "roc_auc": float(roc_auc_score(truth == i, scores[:, i])),
             }
-    confusion = confusion_matrix(truth, chosen_class, labels=every)
-    point = f1_scores(confusion.astype(float))
-    spread = {"macro_f1": drawn["macro_f1"], "weighted_f1": drawn["weighted_f1"], "ece": ece}
-    spread |= {name: drawn["classes"][:, i] for i, name in enumerate(names)}
-    return {
-        "rows": len(truth),
-        "macro_f1": float(point["macro_f1"]),
-        "weighted_f1": float(point["weighted_f1"]),
-        "ece": calibration_error(confidence, correct),
-        "brier": float(((class_scores - np.eye(count)[truth]) ** 2).sum(axis=1).mean()),
-        "classes": classes,
-        "confusion": confusion.tolist(),
-        "intervals": {k: np.percentile(v, [2.5, 97.5]).tolist() for k, v in spread.items()},
-    }
+    return classes
 
 
 def class_names(class_of: Ints) -> list[str]:

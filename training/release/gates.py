@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from scipy.stats import binomtest
 
 from training.evaluation.behaviour import Outcome
-from training.evaluation.metrics import SEED, Floats, Ints, f1_scores
+from training.evaluation.metrics import Floats, Ints, bootstrap_interval, macro_f1
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Ratio = Annotated[float, Field(gt=0)]
@@ -67,7 +67,7 @@ class SourceRows:
 
     def macro_f1(self) -> float:
         """Return macro-F1 over the classes."""
-        return float(_macro_f1(self.truth, self.chosen, len(self.classes)))
+        return float(macro_f1(self.truth, self.chosen, len(self.classes)))
 
 
 @dataclass(frozen=True)
@@ -137,14 +137,6 @@ def flips(candidate: SourceRows, production: SourceRows, label: int | None = Non
     return Flips(tuple(lost.tolist()), tuple(won.tolist()), p)
 
 
-def _macro_f1(truth: Ints, chosen: Ints, classes: int) -> Floats:
-    # [..., rows] -> [...]: one count of cells for each resample.
-    cells = truth * classes + chosen
-    counts = np.apply_along_axis(np.bincount, -1, cells, minlength=classes**2)
-    shape = (*cells.shape[:-1], classes, classes)
-    return np.asarray(f1_scores(counts.reshape(shape).astype(float))["macro_f1"])
-
-
 def macro_f1_change(
     candidate: SourceRows, production: SourceRows, significance: float, draws: int = 2000
 ) -> tuple[float, float, float]:
@@ -152,14 +144,17 @@ def macro_f1_change(
 
     Both are evaluated on the same resampled rows, so that rows that are hard for both cancel out.
     """
-    rows = len(candidate.truth)
-    drawn = np.random.default_rng(SEED).integers(0, rows, (draws, rows))
     count = len(candidate.classes)
-    one, other = (
-        _macro_f1(c.truth[drawn], c.chosen[drawn], count) for c in (candidate, production)
-    )
-    low, high = np.quantile(one - other, [significance / 2, 1 - significance / 2])
-    return candidate.macro_f1() - production.macro_f1(), float(low), float(high)
+
+    def change(drawn: Ints) -> Floats:
+        ours, theirs = (
+            macro_f1(rows.truth[drawn], rows.chosen[drawn], count)
+            for rows in (candidate, production)
+        )
+        return ours - theirs
+
+    interval = bootstrap_interval(change, len(candidate.truth), draws, 1 - significance)
+    return candidate.macro_f1() - production.macro_f1(), *interval.tolist()
 
 
 def evaluate_gates(candidate: Report, production: Report | None, gates: Gates) -> list[GateResult]:

@@ -3,6 +3,8 @@ import pytest
 from sklearn.metrics import f1_score
 
 from training.evaluation.metrics import (
+    SEED,
+    bootstrap_interval,
     calibration_error,
     classification_metrics,
     f1_scores,
@@ -44,6 +46,19 @@ def test_intervals_contain_the_value_and_narrow_with_more_rows() -> None:
         assert low < metrics["macro_f1"] < high
         widths.append(high - low)
     assert widths[0] / widths[1] == pytest.approx(4, rel=0.5)
+
+
+def test_an_interval_is_the_percentiles_over_resampled_rows() -> None:
+    values = RNG.random(50)
+    resamples = np.random.default_rng(SEED).integers(0, 50, (200, 50))
+    expected = np.percentile(values[resamples].mean(axis=1), [5, 95])
+    interval = bootstrap_interval(lambda rows: values[rows].mean(axis=-1), 50, 200, 0.9)
+    assert interval == pytest.approx(expected)
+
+
+def test_the_interval_of_a_single_row_is_its_value() -> None:
+    interval = bootstrap_interval(lambda rows: np.array([4.0])[rows].mean(axis=-1), 1, 100)
+    assert interval.tolist() == [4.0, 4.0]
 
 
 def test_calibration_error_of_a_known_case() -> None:
