@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 
-@click.command("map-thresholds")
+@click.command("map-thresholds", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("csv", type=click.Path(path_type=Path, dir_okay=False))
 @click.option(
     "--bundle",
