@@ -1,4 +1,4 @@
-"""Serves the page's files from `static/`.
+"""The routes of the demo page: they serve the files of `static/`.
 
 There is no build step, and the Content-Security-Policy allows this host only.
 """
@@ -13,10 +13,10 @@ from fastapi.responses import Response
 FOLDER = Path(__file__).parent / "static"
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-    # A Space shows its app in a frame.
+    # A Hugging Face Space shows its app in a frame.
     "base-uri 'none'; form-action 'none'; frame-ancestors 'self' https://huggingface.co"
 )
-KINDS = {
+MEDIA_TYPES = {
     ".html": "text/html",
     ".css": "text/css",
     ".js": "text/javascript",
@@ -43,26 +43,26 @@ PATHS = {
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file of the page."""
+    """A file as it is served."""
 
     content: bytes
-    kind: str
+    media_type: str
     etag: str
 
 
 def read(name: str) -> File:
-    """Return a file of the folder."""
+    """Read a file of FOLDER."""
     content = (FOLDER / name).read_bytes()
-    kind = f"{KINDS[Path(name).suffix]}; charset=utf-8"
-    return File(content, kind, f'"{hashlib.sha256(content).hexdigest()[:16]}"')
+    media_type = f"{MEDIA_TYPES[Path(name).suffix]}; charset=utf-8"
+    return File(content, media_type, f'"{hashlib.sha256(content).hexdigest()[:16]}"')
 
 
 def router() -> APIRouter:
-    """Return the routes of all files, which are read now."""
+    """Read all files and return their routes."""
     routes = APIRouter(include_in_schema=False)
     files = {path: read(name) for path, name in PATHS.items()}
 
-    async def answer(request: Request) -> Response:
+    async def serve_file(request: Request) -> Response:
         file = files[request.url.path]
         headers = {
             "content-security-policy": POLICY,
@@ -71,8 +71,8 @@ def router() -> APIRouter:
         }
         if request.headers.get("if-none-match") == file.etag:
             return Response(status_code=304, headers=headers)
-        return Response(file.content, media_type=file.kind, headers=headers)
+        return Response(file.content, media_type=file.media_type, headers=headers)
 
     for path in PATHS:
-        routes.add_api_route(path, answer, methods=["GET", "HEAD"])
+        routes.add_api_route(path, serve_file, methods=["GET", "HEAD"])
     return routes

@@ -1,9 +1,7 @@
-"""A real service and a real browser. Collected only by `make e2e`, which sees to both."""
+"""A real service and a real browser. The tests run only with `make e2e`, which provides both."""
 
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,35 +9,23 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from tests.support.service import Served
+
 ROOT = Path(__file__).resolve().parents[2]
 SHOTS = ROOT / "reports" / "screenshots"
-PATIENCE_MS = 120_000  # a machine may have much else to do
+TIMEOUT_MS = 120_000  # for a busy machine
 
 collect_ignore_glob = [] if os.environ.get("E2E") else ["test_*.py"]
 
 
 @contextmanager
-def serving(bundle: Path, outbox: Path, **settings: str) -> Iterator[str]:
-    """Run a service; yield its URL."""
-    environment = os.environ | {
-        "BUNDLE": str(bundle), "OUTBOX": str(outbox), "PORT": "0", "HOST": "127.0.0.1",
-        "MAX_QUEUE_SECONDS": "60", "MONGODB_URI": "", "API_KEYS": "", **settings,
-    }  # fmt: skip
-    with subprocess.Popen(
-        [sys.executable, "-m", "serving", "serve"],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as process:
-        assert process.stdout
-        line = process.stdout.readline()
-        assert " on http://" in line, "the service did not start"
-        try:
-            yield line.split(" on ")[1].split()[0]
-        finally:
-            process.terminate()
+def serving(bundle: Path, log: Path, **settings: str) -> Iterator[str]:
+    """Run a service whose outbox is in the folder `log`; yield its URL."""
+    service = Served(bundle, log, **{"MAX_QUEUE_SECONDS": "60", **settings})
+    try:
+        yield service.url
+    finally:
+        service.stop()
 
 
 @pytest.fixture(scope="session")
@@ -48,25 +34,25 @@ def bundle() -> Path:
 
 
 @pytest.fixture(scope="session")
-def outbox(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("log") / "outbox.db"
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("log")
 
 
 @pytest.fixture(scope="session")
-def url(bundle: Path, outbox: Path) -> Iterator[str]:
-    with serving(bundle, outbox) as found:
-        yield found
+def url(bundle: Path, log: Path) -> Iterator[str]:
+    with serving(bundle, log) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     program = os.environ.get("CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium"
     flags = ["--no-sandbox"] if os.geteuid() == 0 else []  # its sandbox refuses root
-    expect.set_options(timeout=PATIENCE_MS)
+    expect.set_options(timeout=TIMEOUT_MS)
     with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=program, args=flags)
-        yield found
-        found.close()
+        browser = playwright.chromium.launch(executable_path=program, args=flags)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture
@@ -74,7 +60,7 @@ def page(browser: Browser, url: str) -> Iterator[Page]:
     """The demo page; a script error, a dialog or a broken policy fails the test."""
     context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
     page = context.new_page()
-    page.set_default_timeout(PATIENCE_MS)
+    page.set_default_timeout(TIMEOUT_MS)
     wrong: list[str] = []
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on("dialog", lambda dialog: (wrong.append(dialog.message), dialog.dismiss()))

@@ -11,7 +11,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
 from serving.bundle import content_version
-from tests.e2e.conftest import PATIENCE_MS, SHOTS, serving
+from tests.e2e.conftest import SHOTS, TIMEOUT_MS, serving
 
 TEXT = "you absolute clown, sit down and stop talking rubbish 🤡"
 HOSTILE = (
@@ -26,22 +26,23 @@ def classify(page: Page, text: str) -> None:
     expect(page.locator("#result")).to_be_visible()
 
 
-def stored(outbox: Path) -> list[dict[str, object]]:
-    with closing(sqlite3.connect(f"file:{outbox}?mode=ro", uri=True)) as log:
-        return [json.loads(body) for (body,) in log.execute("SELECT body FROM log ORDER BY seq")]
+def stored(log: Path) -> list[dict[str, object]]:
+    """The records in the outbox, oldest first."""
+    with closing(sqlite3.connect(f"file:{log / 'outbox.db'}?mode=ro", uri=True)) as outbox:
+        return [json.loads(body) for (body,) in outbox.execute("SELECT body FROM log ORDER BY seq")]
 
 
 def serious(page: Page) -> list[str]:
     """The serious problems that axe finds, with their elements."""
-    found = Axe().run(page).response["violations"]
+    violations = Axe().run(page).response["violations"]
     return [
         f"{rule['id']}: {[node['target'] for node in rule['nodes']]}"
-        for rule in found
+        for rule in violations
         if rule["impact"] in {"serious", "critical"}
     ]
 
 
-def test_a_text_gets_a_label_an_explanation_and_the_raw_answer(page: Page) -> None:
+def test_a_text_gets_a_label_an_explanation_and_the_raw_response(page: Page) -> None:
     classify(page, TEXT)
     expect(page.locator("#weights tr").first).to_be_visible()
     shown = json.loads(page.locator("#raw").inner_text() or page.locator("#raw").text_content())
@@ -67,31 +68,29 @@ def test_examples_can_be_clicked(page: Page) -> None:
     assert len(page.get_by_label("Your text").input_value()) > 20
 
 
-def test_feedback_reaches_the_log(page: Page, outbox: Path) -> None:
+def test_feedback_reaches_the_log(page: Page, log: Path) -> None:
     classify(page, "the log has this text")
     page.locator("#labels").get_by_text("Neither").click()
-    page.get_by_label("Why").fill("it quotes somebody")
+    page.get_by_label("Comment").fill("it quotes somebody")
     page.get_by_role("button", name="Send").click()
     expect(page.locator("#feedback-status")).to_have_text("Thank you. Stored as “neither”.")
-    records = stored(outbox)
+    records = stored(log)
     (prediction,) = [row for row in records if row.get("text") == "the log has this text"]
     (feedback,) = [row for row in records if row.get("comment") == "it quotes somebody"]
     assert feedback["label"] == "neither"
     assert feedback["prediction_id"] == prediction["_id"]
 
 
-def test_a_private_text_is_not_stored_and_takes_no_feedback(page: Page, outbox: Path) -> None:
+def test_a_private_text_is_not_stored_and_takes_no_feedback(page: Page, log: Path) -> None:
     page.get_by_label("Do not store this text").check()
     classify(page, "this text is not stored")
     expect(page.locator("#feedback-status")).to_contain_text("was not stored")
     expect(page.get_by_role("button", name="Send")).to_be_hidden()
-    assert not [row for row in stored(outbox) if row.get("text") == "this text is not stored"]
+    assert not [row for row in stored(log) if row.get("text") == "this text is not stored"]
 
 
 def test_a_csv_of_500_rows_is_classified(page: Page, tmp_path: Path) -> None:
-    texts = [
-        f"you absolute clown number {at}" if at % 2 else f"a fine day, {at}" for at in range(500)
-    ]
+    texts = [f"you absolute clown number {i}" if i % 2 else f"a fine day, {i}" for i in range(500)]
     texts[7], texts[8] = '=HYPERLINK("http://x")', '@SUM(1) said "two\nlines", and more'
     path = tmp_path / "tweets.csv"
     with path.open("w", newline="", encoding="utf-8") as handle:
@@ -183,7 +182,7 @@ def test_a_text_without_words_says_so(page: Page) -> None:
     expect(page.locator("#why-status")).to_have_text("The text has no words to explain.")
 
 
-def test_the_page_works_with_the_keyboard_only(page: Page, outbox: Path) -> None:
+def test_the_page_works_with_the_keyboard_only(page: Page, log: Path) -> None:
     def tab_to(target: str) -> None:
         for _ in range(40):
             page.keyboard.press("Tab")
@@ -216,7 +215,7 @@ def test_the_page_works_with_the_keyboard_only(page: Page, outbox: Path) -> None
     page.keyboard.type("by keyboard")
     page.keyboard.press("Enter")
     expect(page.locator("#feedback-status")).to_contain_text("Thank you")
-    rows = [row for row in stored(outbox) if row.get("comment") == "by keyboard"]
+    rows = [row for row in stored(log) if row.get("comment") == "by keyboard"]
     assert [row["label"] for row in rows] == [after]
 
 
@@ -260,7 +259,7 @@ def test_axe_finds_no_serious_problem(
         reduced_motion="reduce",
     )
     page = context.new_page()
-    page.set_default_timeout(PATIENCE_MS)
+    page.set_default_timeout(TIMEOUT_MS)
 
     def check(name: str) -> None:
         page.screenshot(path=SHOTS / f"{name}-{device}-{scheme}.png", full_page=True)
@@ -283,7 +282,7 @@ def test_axe_finds_no_serious_problem(
         "thanks all",
     )
     page.get_by_label("Or paste texts").fill(
-        "\n".join(f"{line}, number {at}" for at in range(20) for line in lines)
+        "\n".join(f"{line}, number {i}" for i in range(20) for line in lines)
     )
     page.get_by_role("button", name="Classify all").click()
     expect(page.locator("#progress-text")).to_contain_text("80 of 80 texts classified")
@@ -298,8 +297,8 @@ def test_axe_finds_no_serious_problem(
 def test_the_page_says_if_the_model_is_of_the_sample(page: Page, bundle: Path) -> None:
     manifest = json.loads((bundle / "bundle.json").read_text())
     expect(page.locator("#served")).to_contain_text(manifest["version"])
-    said = page.locator("#banner").inner_text()
-    assert ("Sample model" in said) == (manifest["data"] == "sample")
+    banner = page.locator("#banner").inner_text()
+    assert ("Sample model" in banner) == (manifest["data"] == "sample")
 
 
 def test_the_page_says_that_the_service_is_not_ready_and_why(
@@ -311,7 +310,7 @@ def test_the_page_says_that_the_service_is_not_ready_and_why(
     content["golden"][0]["scores"] = {"hate": 1.0, "offensive": 0.0, "neither": 0.0}
     content["version"] = content_version(content)
     (broken / "bundle.json").write_text(json.dumps(content))
-    with serving(broken, tmp_path / "outbox.db") as url:
+    with serving(broken, tmp_path) as url:
         page = browser.new_page()
         page.goto(url)
         expect(page.locator("#banner")).to_contain_text("does not reproduce the bundle's golden")
@@ -325,7 +324,7 @@ def test_the_page_asks_for_a_key_if_one_is_needed(
     browser: Browser, bundle: Path, tmp_path: Path
 ) -> None:
     digest = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b"  # of "secret"
-    with serving(bundle, tmp_path / "outbox.db", API_KEYS=f"page:{digest}") as url:
+    with serving(bundle, tmp_path, API_KEYS=f"page:{digest}") as url:
         page = browser.new_page()
         page.goto(url)
         page.get_by_label("This service needs an API key").fill("secret")

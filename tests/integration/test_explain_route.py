@@ -11,7 +11,7 @@ from serving.ui.pages import PATHS
 ROOT = Path(__file__).resolve().parents[2]
 HOSTILE = 'you "clown" </script><script>alert(1)</script> \u202eevil\u202c 😂 it\'s #bad @you'
 
-# LIME leaves its script's file to the garbage collector.
+# LIME does not close its script's file.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file.*bundle.js:ResourceWarning")
 
 
@@ -119,10 +119,10 @@ def test_the_page_links_existing_files_and_has_no_inline_script(
 
     for path in ("/", "/card", "/ui/app.js", "/ui/batch.js", "/ui/card.js"):
         text = client.get(path).text
-        for found in re.findall(r'(?:src|href)="(/[^"#]*)"', text):
-            assert client.get(found).status_code == 200, found
-        for found in re.findall(r'from "\./([\w.]+)"', text):
-            assert client.get(f"/ui/{found}").status_code == 200, found
+        for link in re.findall(r'(?:src|href)="(/[^"#]*)"', text):
+            assert client.get(link).status_code == 200, link
+        for module in re.findall(r'from "\./([\w.]+)"', text):
+            assert client.get(f"/ui/{module}").status_code == 200, module
         assert not re.search(
             r"<script(?![^>]* src=)|\son\w+=\"|\sstyle=\"|innerHTML|https?://(?!www\.w3\.org/2000/svg)[\w]",
             text,

@@ -1,5 +1,5 @@
 // One text: its result, its explanation and feedback.
-import { $, LABELS, ask, capital, el, introduce, percent, tell, wellFormed } from "./common.js";
+import { $, LABELS, capital, el, percent, request, showError, showService, wellFormed } from "./common.js";
 
 const EXAMPLES = [
   "What a lovely morning, thank you all for the kind words!",
@@ -16,11 +16,11 @@ const WARNINGS = {
   no_words: "The text has no words.",
 };
 
-let current = null; // what is on the page: text, prediction, explanation by label
-let asking = null; // AbortController of the request in work
+let current = null; // shown on the page: text, prediction, explanation by label
+let controller = null; // AbortController of the running request
 
 tabs();
-introduce();
+showService();
 for (const text of EXAMPLES) {
   const short = text.length > 34 ? `${text.slice(0, 32).trimEnd()}…` : text;
   const button = el("button", { type: "button", className: "chip", title: text }, short);
@@ -43,20 +43,20 @@ function count() {
 async function classify() {
   const text = wellFormed($("text").value);
   if (!text.trim()) {
-    tell($("one-error"), new Error("Please type or paste a text first."));
+    showError($("one-error"), new Error("Please type or paste a text first."));
     $("text").focus();
     return;
   }
-  asking?.abort();
-  asking = new AbortController();
-  const { signal } = asking;
-  tell($("one-error"), null);
+  controller?.abort();
+  controller = new AbortController();
+  const { signal } = controller;
+  showError($("one-error"), null);
   $("classify").setAttribute("aria-busy", "true");
   $("one-status").textContent = "Classifying…";
   const stored = !$("private").checked;
   const began = performance.now();
   try {
-    const reply = await ask("/v1/predict", { body: { texts: [text], do_not_store: !stored }, signal });
+    const reply = await request("/v1/predict", { body: { texts: [text], do_not_store: !stored }, signal });
     current = { text, reply, stored, prediction: reply.predictions[0], explained: {}, chosen: null };
     show(performance.now() - began);
     explain(current.prediction.label, signal);
@@ -64,19 +64,19 @@ async function classify() {
     if (error.name === "AbortError") return;
     $("result").hidden = true;
     $("one-status").textContent = "";
-    tell($("one-error"), error);
+    showError($("one-error"), error);
   } finally {
-    if (asking?.signal === signal) $("classify").removeAttribute("aria-busy");
+    if (controller?.signal === signal) $("classify").removeAttribute("aria-busy");
   }
 }
 
 function notes(prediction) {
   const { label, scores, warnings } = prediction;
   const likeliest = LABELS.reduce((best, other) => scores[other] > scores[best] ? other : best);
-  const early = likeliest === label ? [] : [
+  const unlikely = likeliest === label ? [] : [
     `“${capital(likeliest)}” is likelier, but the result is “${capital(label)}” because its probability ` +
     "is above the threshold in the model card."];
-  return [...early, ...warnings.map((warning) => WARNINGS[warning] ?? warning)];
+  return [...unlikely, ...warnings.map((warning) => WARNINGS[warning] ?? warning)];
 }
 
 function show(milliseconds) {
@@ -114,8 +114,8 @@ function raw() {
 }
 
 async function explain(label, signal) {
-  const asked = current;
-  asked.chosen = label;
+  const shown = current;
+  shown.chosen = label;
   $("why-labels").replaceChildren(...LABELS.map((each) => {
     const chosen = each === label;
     const button = el("button", { type: "button", "aria-pressed": String(chosen) }, capital(each));
@@ -125,67 +125,67 @@ async function explain(label, signal) {
     };
     return button;
   }));
-  if (!asked.explained[label]) {
+  if (!shown.explained[label]) {
     $("why-status").textContent = "Computing the explanation…";
     $("why").classList.add("waiting");
     try {
-      const body = { text: asked.text, label, num_features: 500 };
-      asked.explained[label] = await ask("/v1/explain", { body, signal });
+      const body = { text: shown.text, label, num_features: 500 };
+      shown.explained[label] = await request("/v1/explain", { body, signal });
     } catch (error) {
-      if (error.name === "AbortError" || asked !== current || asked.chosen !== label) return;
+      if (error.name === "AbortError" || shown !== current || shown.chosen !== label) return;
       $("why").hidden = true;
       $("why-status").textContent = `No explanation: ${error.message}`;
       return;
     }
   }
-  if (asked !== current || asked.chosen !== label) return;
+  if (shown !== current || shown.chosen !== label) return;
   $("why").classList.remove("waiting");
-  showWords(asked.text, asked.explained[label]);
+  showWords(shown.text, shown.explained[label]);
   raw();
 }
 
-function showWords(text, found) {
-  $("why").hidden = !found.words.length;
-  if (!found.words.length) {
+function showWords(text, explanation) {
+  $("why").hidden = !explanation.words.length;
+  if (!explanation.words.length) {
     $("why-status").textContent = "The text has no words to explain.";
     return;
   }
-  const letters = Array.from(text); // offsets count code points, as the service does
-  const strongest = Math.max(...found.words.map((word) => Math.abs(word.weight))) || 1;
+  const letters = Array.from(text); // offsets count characters (code points), not UTF-16 units
+  const largest = Math.max(...explanation.words.map((word) => Math.abs(word.weight))) || 1;
   const pieces = [];
-  let at = 0;
-  for (const word of [...found.words].sort((a, b) => a.begin - b.begin)) {
-    pieces.push(letters.slice(at, word.begin).join(""));
+  let position = 0;
+  for (const word of [...explanation.words].sort((a, b) => a.begin - b.begin)) {
+    pieces.push(letters.slice(position, word.begin).join(""));
     const shade = el("span", { className: `word ${side(word)}`, title: signed(word.weight) },
       letters.slice(word.begin, word.end).join(""));
-    shade.style.setProperty("--weight", (Math.abs(word.weight) / strongest).toFixed(3));
+    shade.style.setProperty("--weight", (Math.abs(word.weight) / largest).toFixed(3));
     pieces.push(shade);
-    at = word.end;
+    position = word.end;
   }
-  pieces.push(letters.slice(at).join(""));
+  pieces.push(letters.slice(position).join(""));
   $("shaded").replaceChildren(...pieces);
 
   const seen = new Set();
-  const distinct = found.words.filter((word) => {
+  const distinct = explanation.words.filter((word) => {
     const key = `${word.word.toLowerCase()} ${word.weight}`;
     return !seen.has(key) && seen.add(key);
   });
   $("weights").replaceChildren(...distinct.slice(0, 30).map((word) => {
     const bar = el("span", { className: `weight-fill ${side(word)}` });
-    bar.style.width = `${(50 * Math.abs(word.weight)) / strongest}%`;
+    bar.style.width = `${(50 * Math.abs(word.weight)) / largest}%`;
     return el("tr", {},
       el("th", { scope: "row" }, el("bdi", {}, word.word)),
       el("td", { className: "number" }, signed(word.weight)),
       el("td", {}, el("span", { className: "weight-track" }, bar),
         el("span", { className: "sr" }, side(word))));
   }));
-  const most = distinct[0];
-  $("why-status").textContent = `For “${found.label}” the heaviest word is “${most.word}” ` +
-    `(${signed(most.weight)}).`;
-  const how = found.exact ? "exactly" : "on a seeded sample";
+  const top = distinct[0];
+  $("why-status").textContent = `The word with the largest weight for “${explanation.label}” is ` +
+    `“${top.word}” (${signed(top.weight)}).`;
+  const how = explanation.exact ? "exactly" : "on a seeded sample";
   $("fit").textContent = `A weight is about how much the probability falls without the word. ` +
-    `Computed ${how} from ${found.scores_used.toLocaleString("en")} scores; ` +
-    `the weights explain ${percent(Math.max(0, found.r2))} of their variance (R²).`;
+    `Computed ${how} from ${explanation.scores_used.toLocaleString("en")} scores; ` +
+    `the weights explain ${percent(Math.max(0, explanation.r2))} of their variance (R²).`;
 }
 
 const side = (word) => (word.weight > 0 ? "for" : word.weight < 0 ? "against" : "none");
@@ -213,7 +213,7 @@ async function feedback() {
   $("send").disabled = true;
   $("feedback-status").textContent = "Sending…";
   try {
-    await ask("/v1/feedback", { body });
+    await request("/v1/feedback", { body });
     $("feedback-status").textContent = `Thank you. Stored as “${label}”.`;
   } catch (error) {
     $("feedback-status").textContent = `Not stored: ${error.message}`;
@@ -236,10 +236,10 @@ function tabs() {
   for (const tab of all) {
     tab.onclick = () => choose(tab, false);
     tab.onkeydown = (event) => {
-      const to = { ArrowRight: 1, ArrowLeft: 1, Home: -all.indexOf(tab), End: 1 - all.indexOf(tab) };
-      if (!(event.key in to)) return;
+      const step = { ArrowRight: 1, ArrowLeft: 1, Home: -all.indexOf(tab), End: 1 - all.indexOf(tab) };
+      if (!(event.key in step)) return;
       event.preventDefault();
-      choose(all[(all.indexOf(tab) + to[event.key]) % 2], true);
+      choose(all[(all.indexOf(tab) + step[event.key]) % 2], true);
     };
   }
   if (location.hash === "#many") choose(all[1], false);

@@ -1,11 +1,11 @@
-// Many texts: in parts to the service, then a summary, a table and a file.
-import { $, LABELS, Refusal, ask, capital, el, percent, tell, wellFormed } from "./common.js";
+// Many texts: sends them in batches, then shows a summary and a table, and offers a CSV file.
+import { $, LABELS, RequestError, capital, el, percent, request, showError, wellFormed } from "./common.js";
 import { guess, parse, write } from "./table.js";
 
-const MOST = 5000;
-const PART_CHARACTERS = 100_000; // of a request
-const MAX_YIELD_S = 20; // how often a part that was refused for want of room is sent again
-const PAGE = 50;
+const MAX_TEXTS = 5000;
+const BATCH_CHARACTERS = 100_000; // in one request
+const MAX_RETRIES = 20; // of a batch that an overloaded service refused
+const PAGE_ROWS = 50;
 const ACTIONS = ["allow", "review", "block"];
 const COLUMNS = [
   ["row", "#", (one) => one.row],
@@ -17,19 +17,19 @@ const COLUMNS = [
   ["action", "Action", (one) => ACTIONS.indexOf(one.action)],
 ];
 
-let part = 128; // texts of a request; halved where the service takes fewer
-let file = null; // { name, rows } of a CSV, or { name, lines }
+let batchSize = 128; // texts in one request; halved if the service accepts fewer
+let file = null; // { name, rows } of a CSV file, { name, lines } of a text file
 let results = [];
 let sorted = { by: "row", down: false };
 let page = 0;
-let stopping = null;
+let controller = null; // AbortController of the running batches
 
-$("file").onchange = () => { take($("file").files[0]); $("file").value = ""; };
-$("paste").oninput = () => { file = null; $("columns").hidden = true; fileHint(); counted(); };
-$("column").onchange = counted;
-$("header").onchange = () => { offerColumns(); counted(); };
+$("file").onchange = () => { readFile($("file").files[0]); $("file").value = ""; };
+$("paste").oninput = () => { file = null; $("columns").hidden = true; showFileName(); showCount(); };
+$("column").onchange = showCount;
+$("header").onchange = () => { showColumns(); showCount(); };
 $("batch").onsubmit = (event) => { event.preventDefault(); run(); };
-$("stop").onclick = () => stopping?.abort();
+$("stop").onclick = () => controller?.abort();
 $("download").onclick = download;
 $("find").oninput = () => { page = 0; table(); };
 $("before").onclick = () => { page--; table(); };
@@ -45,19 +45,19 @@ drop.ondragleave = () => drop.classList.remove("over");
 drop.ondrop = (event) => {
   event.preventDefault();
   drop.classList.remove("over");
-  take(event.dataTransfer.files[0]);
+  readFile(event.dataTransfer.files[0]);
 };
 
-async function take(chosen) {
+async function readFile(chosen) {
   if (!chosen) return;
-  tell($("many-error"), null);
+  showError($("many-error"), null);
   let content;
   try {
-    if (chosen.size > 20_000_000) throw new Refusal("The file is over 20 MB; please split it.");
+    if (chosen.size > 20_000_000) throw new RequestError("The file is over 20 MB; please split it.");
     content = new TextDecoder("utf-8", { fatal: true }).decode(await chosen.arrayBuffer());
   } catch (error) {
-    const known = error instanceof Refusal;
-    tell($("many-error"), known ? error : new Refusal("The file is not text in UTF-8."));
+    const known = error instanceof RequestError;
+    showError($("many-error"), known ? error : new RequestError("The file is not text in UTF-8."));
     return;
   }
   file = /\.txt$/i.test(chosen.name)
@@ -68,22 +68,22 @@ async function take(chosen) {
   if (file.rows) {
     const guessed = guess(file.rows);
     $("header").checked = guessed.header;
-    offerColumns(guessed.column);
+    showColumns(guessed.column);
   }
-  fileHint();
-  counted();
+  showFileName();
+  showCount();
 }
 
-function fileHint() {
+function showFileName() {
   $("file-hint").textContent = file ? file.name :
-    `Up to ${MOST.toLocaleString("en")} texts; they are sent in parts.`;
+    `Up to ${MAX_TEXTS.toLocaleString("en")} texts, sent in batches.`;
 }
 
-function offerColumns(chosen = Number($("column").value)) {
+function showColumns(chosen = Number($("column").value)) {
   const width = Math.max(...file.rows.map((row) => row.length), 1);
-  $("column").replaceChildren(...Array.from({ length: width }, (_, at) => {
-    const name = ($("header").checked && file.rows[0]?.[at]) || `column ${at + 1}`;
-    return el("option", { value: at, selected: at === chosen }, name.slice(0, 60));
+  $("column").replaceChildren(...Array.from({ length: width }, (_, i) => {
+    const name = ($("header").checked && file.rows[0]?.[i]) || `column ${i + 1}`;
+    return el("option", { value: i, selected: i === chosen }, name.slice(0, 60));
   }));
 }
 
@@ -94,18 +94,18 @@ function texts() {
   return all.map(wellFormed).filter((text) => text.trim());
 }
 
-function counted() {
+function showCount() {
   const count = texts().length;
   $("ready-count").textContent = count ? `${count.toLocaleString("en")} texts` +
-    (count > MOST ? `, of which the first ${MOST.toLocaleString("en")}` : "") : "";
+    (count > MAX_TEXTS ? `, only the first ${MAX_TEXTS.toLocaleString("en")}` : "") : "";
 }
 
 async function run() {
-  const wanted = texts().slice(0, MOST);
-  tell($("many-error"), wanted.length ? null :
-    new Refusal("Please choose a file or paste a list first."));
+  const wanted = texts().slice(0, MAX_TEXTS);
+  showError($("many-error"), wanted.length ? null :
+    new RequestError("Please choose a file or paste a list first."));
   if (!wanted.length) return;
-  stopping = new AbortController();
+  controller = new AbortController();
   results = [];
   $("run").disabled = true;
   $("stop").hidden = false;
@@ -116,13 +116,13 @@ async function run() {
   try {
     while (results.length < wanted.length) {
       progress(wanted.length);
-      await sendPart(wanted, !$("many-private").checked);
+      await sendBatch(wanted, !$("many-private").checked);
     }
   } catch (error) {
     if (error.name !== "AbortError") {
-      const inPart = /^texts\[(\d+)\]/.exec(error.field ?? "");
-      const where = inPart ? `Text ${results.length + Number(inPart[1]) + 1}: ` : "";
-      tell($("many-error"), new Refusal(`${where}${error.message}. ` +
+      const inBatch = /^texts\[(\d+)\]/.exec(error.field ?? "");
+      const where = inBatch ? `Text ${results.length + Number(inBatch[1]) + 1}: ` : "";
+      showError($("many-error"), new RequestError(`${where}${error.message} ` +
         `${results.length} of ${wanted.length} texts were classified.`));
     }
   }
@@ -132,27 +132,27 @@ async function run() {
   if (results.length) report();
 }
 
-async function sendPart(wanted, stored) {
+async function sendBatch(wanted, stored) {
   const start = results.length;
   let end = start, characters = 0;
-  while (end < wanted.length && end - start < part) {
+  while (end < wanted.length && end - start < batchSize) {
     characters += wanted[end].length;
-    if (end > start && characters > PART_CHARACTERS) break;
+    if (end > start && characters > BATCH_CHARACTERS) break;
     end++;
   }
   const body = { texts: wanted.slice(start, end), do_not_store: !stored };
   for (let tries = 0; ; tries++) {
     try {
-      const reply = await ask("/v1/predict", { body, signal: stopping.signal });
-      reply.predictions.forEach((one, at) =>
-        results.push({ ...one, row: start + at + 1, text: wanted[start + at], model: reply.model.version }));
+      const reply = await request("/v1/predict", { body, signal: controller.signal });
+      reply.predictions.forEach((one, i) =>
+        results.push({ ...one, row: start + i + 1, text: wanted[start + i], model: reply.model.version }));
       return;
     } catch (error) {
-      if (error.status === 413 && error.field === "texts" && part > 1) {
-        part = Math.ceil(part / 2);
+      if (error.status === 413 && error.field === "texts" && batchSize > 1) {
+        batchSize = Math.ceil(batchSize / 2);
         return;
       }
-      if (![429, 503].includes(error.status) || tries >= MAX_YIELD_S) throw error;
+      if (![429, 503].includes(error.status) || tries >= MAX_RETRIES) throw error;
       await pause((error.retryAfter || 1) * 1000);
     }
   }
@@ -160,7 +160,7 @@ async function sendPart(wanted, stored) {
 
 const pause = (milliseconds) => new Promise((resolve, reject) => {
   const timer = setTimeout(resolve, milliseconds);
-  stopping.signal.addEventListener("abort", () => {
+  controller.signal.addEventListener("abort", () => {
     clearTimeout(timer);
     reject(new DOMException("stopped", "AbortError"));
   }, { once: true });
@@ -185,11 +185,11 @@ function report() {
     ...["review", "block"].map((action) =>
       tile(action === "block" ? "To block" : "To review",
         results.filter((one) => one.action === action).length, action)));
-  picture();
+  histogram();
   table();
 }
 
-function picture() {
+function histogram() {
   const bins = Array.from({ length: 20 }, () => Object.fromEntries(LABELS.map((label) => [label, 0])));
   for (const one of results) {
     const toxic = one.scores.hate + one.scores.offensive;
@@ -197,10 +197,10 @@ function picture() {
   }
   const most = Math.max(...bins.map((bin) => LABELS.reduce((sum, label) => sum + bin[label], 0)));
   const svg = (name, attributes, ...children) => {
-    const made = document.createElementNS("http://www.w3.org/2000/svg", name);
-    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-    made.append(...children);
-    return made;
+    const node = document.createElementNS("http://www.w3.org/2000/svg", name);
+    for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
+    node.append(...children);
+    return node;
   };
   const counts = LABELS.map((label) =>
     `${results.filter((one) => one.label === label).length} ${label}`).join(", ");
@@ -208,15 +208,15 @@ function picture() {
     viewBox: "0 0 640 190", role: "img",
     "aria-label": `Histogram of the probability of hate or offence: ${counts}.`,
   });
-  bins.forEach((bin, at) => {
+  bins.forEach((bin, i) => {
     let top = 160;
     for (const label of LABELS) {
       const height = (140 * bin[label]) / most;
       if (!height) continue;
       top -= height;
       chart.append(svg("rect", {
-        x: 24 + at * 30, y: top, width: 26, height, rx: 2, class: `fill-${label}`,
-      }, svg("title", {}, `${at * 5} to ${at * 5 + 5} %: ${bin[label]} ${label}`)));
+        x: 24 + i * 30, y: top, width: 26, height, rx: 2, class: `fill-${label}`,
+      }, svg("title", {}, `${i * 5} to ${i * 5 + 5} %: ${bin[label]} ${label}`)));
     }
   });
   chart.append(svg("line", { x1: 20, x2: 626, y1: 160.5, y2: 160.5, class: "axis" }));
@@ -241,10 +241,10 @@ function chosen() {
 
 function table() {
   const rows = chosen();
-  const pages = Math.max(1, Math.ceil(rows.length / PAGE));
+  const pages = Math.max(1, Math.ceil(rows.length / PAGE_ROWS));
   page = Math.min(Math.max(0, page), pages - 1);
   heads();
-  $("rows").replaceChildren(...rows.slice(page * PAGE, (page + 1) * PAGE).map((one) => el("tr", {},
+  $("rows").replaceChildren(...rows.slice(page * PAGE_ROWS, (page + 1) * PAGE_ROWS).map((one) => el("tr", {},
     el("td", { className: "number" }, String(one.row)),
     el("td", { className: "text" }, el("bdi", {}, one.text)),
     el("td", {}, el("span", { className: "label small", "data-label": one.label }, capital(one.label))),

@@ -1,28 +1,28 @@
-// The model card: its Markdown as elements, never as markup; and the manifest's facts.
-import { $, el, introduce, tell } from "./common.js";
+// The model card: its Markdown as elements, never as markup, and facts from the manifest.
+import { $, el, showError, showService } from "./common.js";
 
 const INLINE = /`([^`]+)`|\*\*([^*]+)\*\*|(?<![\w*])\*([^*]+)\*(?!\w)|\[([^\]]+)\]\((https?:\/\/[^\s)]+)\)/g;
 
-const known = await introduce();
-if (!known) {
+const model = await showService();
+if (!model) {
   $("card-wait").textContent = "";
-  tell($("card-error"), new Error("The model card cannot be loaded; see above."));
+  showError($("card-error"), new Error("The model card cannot be loaded; see above."));
 } else {
-  if (known.card) $("card").replaceChildren(...blocks(known.card));
+  if (model.card) $("card").replaceChildren(...blocks(model.card));
   else $("card-wait").textContent = "This model has no card.";
-  facts(known);
+  facts(model);
 }
 
 /** Return the elements of a Markdown text: headings, quotes, lists, tables, fenced code. */
 function blocks(markdown) {
   const lines = markdown.split(/\r?\n/);
-  const made = [];
+  const elements = [];
   const run = (test) => {
-    const taken = [];
-    while (lines.length && test(lines[0])) taken.push(lines.shift());
-    return taken;
+    const matching = [];
+    while (lines.length && test(lines[0])) matching.push(lines.shift());
+    return matching;
   };
-  if (lines[0] === "---") { // front matter is for catalogues
+  if (lines[0] === "---") { // skip the front matter
     lines.shift();
     run((line) => line !== "---");
     lines.shift();
@@ -33,28 +33,28 @@ function blocks(markdown) {
     if (!line.trim()) lines.shift();
     else if (heading) {
       lines.shift();
-      made.push(el(`h${heading[1].length}`, {}, ...inline(heading[2])));
+      elements.push(el(`h${heading[1].length}`, {}, ...inline(heading[2])));
     } else if (line.startsWith("```")) {
       lines.shift();
-      made.push(el("pre", { tabIndex: 0 }, run((each) => !each.startsWith("```")).join("\n")));
+      elements.push(el("pre", { tabIndex: 0 }, run((each) => !each.startsWith("```")).join("\n")));
       lines.shift();
-    } else if (line.startsWith("|")) made.push(table(run((each) => each.startsWith("|"))));
+    } else if (line.startsWith("|")) elements.push(table(run((each) => each.startsWith("|"))));
     else if (line.startsWith(">")) {
       const quoted = run((each) => each.startsWith(">")).map((each) => each.replace(/^>\s?/, ""));
-      made.push(el("blockquote", {}, ...blocks(quoted.join("\n"))));
+      elements.push(el("blockquote", {}, ...blocks(quoted.join("\n"))));
     } else if (/^\s*[-*]\s/.test(line)) {
       const items = [];
       for (const each of run((next) => /^\s*[-*]\s|^\s+\S/.test(next))) {
         if (/^\s*[-*]\s/.test(each)) items.push(each.replace(/^\s*[-*]\s+/, ""));
         else items[items.length - 1] += ` ${each.trim()}`;
       }
-      made.push(el("ul", {}, ...items.map((item) => el("li", {}, ...inline(item)))));
+      elements.push(el("ul", {}, ...items.map((item) => el("li", {}, ...inline(item)))));
     } else {
       const words = run((each) => each.trim() && !/^(#|>|\||```|\s*[-*]\s)/.test(each));
-      made.push(el("p", {}, ...inline((words.length ? words : [lines.shift()]).join(" "))));
+      elements.push(el("p", {}, ...inline((words.length ? words : [lines.shift()]).join(" "))));
     }
   }
-  return made;
+  return elements;
 }
 
 function table(lines) {
@@ -71,19 +71,19 @@ function table(lines) {
 }
 
 function inline(text) {
-  const made = [];
-  let at = 0;
-  for (const found of text.matchAll(INLINE)) {
-    const [whole, code, strong, emphasis, name, link] = found;
-    made.push(text.slice(at, found.index));
-    if (code) made.push(el("code", {}, code));
-    else if (strong) made.push(el("strong", {}, strong));
-    else if (emphasis) made.push(el("em", {}, emphasis));
-    else made.push(el("a", { href: link, rel: "noreferrer" }, name));
-    at = found.index + whole.length;
+  const elements = [];
+  let position = 0;
+  for (const match of text.matchAll(INLINE)) {
+    const [whole, code, strong, emphasis, name, link] = match;
+    elements.push(text.slice(position, match.index));
+    if (code) elements.push(el("code", {}, code));
+    else if (strong) elements.push(el("strong", {}, strong));
+    else if (emphasis) elements.push(el("em", {}, emphasis));
+    else elements.push(el("a", { href: link, rel: "noreferrer" }, name));
+    position = match.index + whole.length;
   }
-  made.push(text.slice(at));
-  return made;
+  elements.push(text.slice(position));
+  return elements;
 }
 
 function facts({ manifest, policy }) {

@@ -1,8 +1,8 @@
-// CSV in and out, as plain functions of strings. They know no page.
+// Reads and writes CSV: plain functions of strings that know nothing of the page.
 
 const NAMES = ["text", "tweet", "comment", "body", "content", "message", "post"];
 
-/** Return the rows of a CSV text; its separator is the one that its first line has most of. */
+/** Return the rows of a CSV text. The separator is the most frequent one in the first line. */
 export function parse(content) {
   const source = content.replace(/^\ufeff/, "");
   const first = source.slice(0, Math.max(0, source.search(/\r|\n/)) || source.length);
@@ -10,16 +10,16 @@ export function parse(content) {
     .sort((a, b) => b[0] - a[0])[0][1];
   const rows = [];
   let row = [], cell = "", quoted = false;
-  for (let at = 0; at < source.length; at++) {
-    const sign = source[at];
+  for (let i = 0; i < source.length; i++) {
+    const sign = source[i];
     if (quoted) {
       if (sign !== '"') cell += sign;
-      else if (source[at + 1] === '"') { cell += '"'; at++; }
+      else if (source[i + 1] === '"') { cell += '"'; i++; }
       else quoted = false;
     } else if (sign === '"' && cell === "") quoted = true;
     else if (sign === separator) { row.push(cell); cell = ""; }
     else if (sign === "\n" || sign === "\r") {
-      if (sign === "\r" && source[at + 1] === "\n") at++;
+      if (sign === "\r" && source[i + 1] === "\n") i++;
       row.push(cell); rows.push(row); row = []; cell = "";
     } else cell += sign;
   }
@@ -27,7 +27,7 @@ export function parse(content) {
   return rows.filter((each) => each.some((value) => value.trim() !== ""));
 }
 
-/** Guess which column holds the texts and whether the first row holds names. */
+/** Guess which column has the texts and whether the first row has column names. */
 export function guess(rows) {
   const names = (rows[0] ?? []).map((name) => name.trim().toLowerCase());
   const known = names.findIndex((name) => NAMES.includes(name));
@@ -39,7 +39,7 @@ export function guess(rows) {
   return { column, header: names.length > 1 };
 }
 
-/** Return rows as CSV. A cell that a spreadsheet would run as a formula is made text. */
+/** Return rows as CSV. A cell that a spreadsheet would run as a formula becomes text. */
 export function write(rows) {
   const cell = (value) => {
     const text = typeof value === "string" && /^[\s]*[=+\-@\t\r]/.test(value) ? `'${value}` : String(value);
