@@ -1,1 +1,1 @@
-"""The pipeline from labelled tweets to a judged bundle; each stage of dvc.yaml is a module."""
+"""The pipeline from labelled tweets to a sealed, measured bundle; a stage is a module."""
