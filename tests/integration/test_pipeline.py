@@ -100,10 +100,10 @@ def stage(name: str, checkout: Path, **environment: str) -> subprocess.Completed
 def test_training_is_reproducible_even_if_killed_and_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = fresh(tmp_path / "whole", monkeypatch)
-    assert stage("modeling.train", whole).returncode == 0
+    uninterrupted = fresh(tmp_path / "uninterrupted", monkeypatch)
+    assert stage("modeling.train", uninterrupted).returncode == 0
     again = fresh(tmp_path / "again", monkeypatch)
-    base = str(tmp_path / "whole" / "base")  # the base's path is a parameter
+    base = str(tmp_path / "uninterrupted" / "base")  # the base's path is a parameter
     set_params(again, {"train": {"base": base}})
 
     process = subprocess.Popen(
@@ -126,9 +126,11 @@ def test_training_is_reproducible_even_if_killed_and_resumed(
     resumed = stage("modeling.train", again)
     assert resumed.returncode == 0, resumed.stderr
     assert "resuming from" in resumed.stdout
-    assert weights(again) == weights(whole)
+    assert weights(again) == weights(uninterrupted)
     assert not (again / "models/checkpoints").exists()
-    runs = {read(folder / "models/finetuned/run.json")["run_id"] for folder in (whole, again)}
+    runs = {
+        read(folder / "models/finetuned/run.json")["run_id"] for folder in (uninterrupted, again)
+    }
     assert len(runs) == 2
 
 
@@ -156,7 +158,7 @@ def test_single_class_data_stops_before_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkout = fresh(tmp_path, monkeypatch)
-    rows = [(f"nothing bad {at} alpha{at} beta{at}", "neither") for at in range(400)]
+    rows = [(f"nothing bad {i} alpha{i} beta{i}", "neither") for i in range(400)]
     write_csv(checkout / "data/raw/sample.csv", rows)
     (checkout / "data/raw/contrast.csv").unlink()
     assert stage("data.prepare", checkout).returncode == 0

@@ -56,7 +56,7 @@ SUITE = {
 
 @pytest.fixture
 def checkout(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The trained checkout's copy, whose candidate says that it learned from real sources."""
+    """A copy of the trained checkout; its candidate's manifest says `data: sources`."""
     folder = tmp_path / "alone"
     shutil.copytree(trained, folder, symlinks=True)
     monkeypatch.chdir(folder)
@@ -94,7 +94,7 @@ def seal(**changes: object) -> str:
 
 
 def aliases() -> dict[str, str]:
-    """The bundle that each of MLflow's aliases stands for, but for `candidate`."""
+    """The bundle version of each of MLflow's aliases, except `candidate`."""
     client = mlflow.MlflowClient()
     versions = {v.version: v for v in client.search_model_versions(f"name = '{MODEL}'")}
     (model,) = client.search_registered_models(f"name = '{MODEL}'")

@@ -65,12 +65,12 @@ def activation_ranges(fp32: onnx.ModelProto, rows: Sequence[Sequence[int]]) -> d
     """
     watched = onnx.ModelProto()
     watched.CopyFrom(fp32)
-    read = {}
+    inputs = {}  # of each weight, the name of its input
     for node in fp32.graph.node:
-        place = node.name.split("/")  # /distilbert/transformer/layer.0/attention/q_lin/MatMul
-        if node.op_type == "MatMul" and place[-2] in LINEAR:
-            read[f"{place[-4].removeprefix('layer.')}.{place[-2]}"] = node.input[0]
-    names = sorted(set(read.values()))
+        path = node.name.split("/")  # /distilbert/transformer/layer.0/attention/q_lin/MatMul
+        if node.op_type == "MatMul" and path[-2] in LINEAR:
+            inputs[f"{path[-4].removeprefix('layer.')}.{path[-2]}"] = node.input[0]
+    names = sorted(set(inputs.values()))
     watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     session = onnxruntime.InferenceSession(watched.SerializeToString())
     seen: dict[str, Range] = {}
@@ -78,10 +78,10 @@ def activation_ranges(fp32: onnx.ModelProto, rows: Sequence[Sequence[int]]) -> d
         ids = np.array([row])
         outputs = session.run(names, {"input_ids": ids, "attention_mask": np.ones_like(ids)})
         for name, output in zip(names, outputs, strict=True):
-            now = Range(output.min(axis=(0, 1)), output.max(axis=(0, 1)))
-            old = seen.get(name, now)
-            seen[name] = Range(np.minimum(old.low, now.low), np.maximum(old.high, now.high))
-    return {key: seen[name] for key, name in read.items()}
+            new = Range(output.min(axis=(0, 1)), output.max(axis=(0, 1)))
+            old = seen.get(name, new)
+            seen[name] = Range(np.minimum(old.low, new.low), np.maximum(old.high, new.high))
+    return {key: seen[name] for key, name in inputs.items()}
 
 
 def int8_graph(
@@ -105,13 +105,13 @@ def int8_graph(
         wanted = " or ".join(ACTIVATIONS)
         raise ArtifactError(f"train.base: its activation is {config['activation']}, not {wanted}")
     graph = _Graph(weights)
-    graph.places()
+    graph.positions()
     hidden = graph.embeddings()
     for layer in range(config["n_layers"]):
-        of = {name: ranges[f"{layer}.{name}"] for name in LINEAR}
-        last = layer == config["n_layers"] - 1
-        hidden = graph.attention(f"{LAYER}{layer}.", hidden, of, config["n_heads"], only_cls=last)
-        hidden = graph.feed_forward(f"{LAYER}{layer}.", hidden, of, config["activation"])
+        inputs = {name: ranges[f"{layer}.{name}"] for name in LINEAR}
+        last, prefix = layer == config["n_layers"] - 1, f"{LAYER}{layer}."
+        hidden = graph.attention(prefix, hidden, inputs, config["n_heads"], only_cls=last)
+        hidden = graph.feed_forward(prefix, hidden, inputs, config["activation"])
     logits = graph.head(hidden)
     tokens = [
         helper.make_tensor_value_info(name, TensorProto.INT64, ["rows", "tokens"])
@@ -179,26 +179,31 @@ class _Graph:
         inputs = [x.values, w.values, x.scale, w.scale, x.zero, w.zero, self.weight(f"{name}.bias")]
         return self.node("MatMulIntegerToFloat", inputs, output, FUSED)
 
-    def smoothed(self, x: str, of: Range, weights: list[Floats]) -> tuple[_Int8, list[Floats]]:
+    def smoothed(
+        self, x: str, channels: Range, weights: list[Floats]
+    ) -> tuple[_Int8, list[Floats]]:
         """Move some of the size of an input's large channels into the weights that it is multiplied
         with; return the quantised input and the new weights [inputs, outputs] (SmoothQuant, Xiao et
         al. 2023).
         """
-        large = np.maximum(np.abs(of.low), np.abs(of.high)).clip(1e-5)
-        by = large**SMOOTHING / np.abs(weights).max(axis=(0, 2)).clip(1e-5) ** (1 - SMOOTHING)
-        low, high = (of.low / by).min(), (of.high / by).max()
-        x = self.node("Mul", [x, self.constant(f"{x}/by", 1 / by)], f"{x}/smooth")
-        return self.int8(x, low, high), [weight * by[:, None] for weight in weights]
+        size = np.maximum(np.abs(channels.low), np.abs(channels.high)).clip(1e-5)
+        weight_size = np.abs(weights).max(axis=(0, 2)).clip(1e-5)
+        factor = size**SMOOTHING / weight_size ** (1 - SMOOTHING)
+        low, high = (channels.low / factor).min(), (channels.high / factor).max()
+        x = self.node("Mul", [x, self.constant(f"{x}/by", 1 / factor)], f"{x}/smooth")
+        return self.int8(x, low, high), [weight * factor[:, None] for weight in weights]
 
     def norm(self, name: str, x: str, residual: str) -> str:
         total = self.node("Add", [x, residual], f"{name}/total")
         parts = [total, self.weight(f"{name}.weight"), self.weight(f"{name}.bias")]
         return self.node("LayerNormalization", parts, name, axis=-1, epsilon=EPSILON)
 
-    def places(self) -> None:
-        """Compute the positions of tokens: `at` in the flattened padded rows, and for each place in
-        the rows its `slot` among the tokens. The slot of padding is its row's last token, which
-        `mask` hides.
+    def positions(self) -> None:
+        """Add the nodes that convert between padded rows and tokens.
+
+        at: [tokens] each token's position in the flattened padded rows.
+        slot: [rows, tokens] each position's index among the tokens; padding has that of its row's
+            last token, which `mask` hides.
         """
         self.constant("all", np.array([-1]))
         self.constant("0", np.array(0))
@@ -206,8 +211,8 @@ class _Graph:
         self.constant("axis 1", np.array([1]))
         self.node("Cast", ["attention_mask"], "mask", to=TensorProto.INT32)
         flat = self.node("Reshape", ["attention_mask", "all"], "mask/flat")
-        at = self.node("NonZero", [flat], "at/2d")
-        self.node("Reshape", [at, "all"], "at")
+        nonzero = self.node("NonZero", [flat], "at/2d")
+        self.node("Reshape", [nonzero, "all"], "at")
         count = self.node("CumSum", [flat, "0"], "count")
         slot = self.node("Sub", [count, "1"], "slot/flat")
         shape = self.node("Shape", ["attention_mask"], "shape")
@@ -238,17 +243,17 @@ class _Graph:
         row = self.node("Mul", [row, scales], "word")
         positions = self.weight("distilbert.embeddings.position_embeddings.weight")
         length = self.node("Shape", ["input_ids"], "length", start=1)
-        nth = self.node("Mod", ["at", length], "nth")
-        place = self.node("Gather", [positions, nth], "position")
-        return self.norm("distilbert.embeddings.LayerNorm", row, place)
+        column = self.node("Mod", ["at", length], "nth")
+        position = self.node("Gather", [positions, column], "position")
+        return self.norm("distilbert.embeddings.LayerNorm", row, position)
 
     def attention(
-        self, at: str, x: str, ranges: Mapping[str, Range], heads: int, *, only_cls: bool
+        self, prefix: str, x: str, ranges: Mapping[str, Range], heads: int, *, only_cls: bool
     ) -> str:
-        names = [f"{at}attention.{part}_lin" for part in "qkv"]
+        names = [f"{prefix}attention.{part}_lin" for part in "qkv"]
         matrices = [self.weights[f"{name}.weight"].T for name in names]
         int8, matrices = self.smoothed(x, ranges["q_lin"], matrices)
-        how = {"num_heads": heads, "mask_filter_value": MASKED}
+        attributes = {"num_heads": heads, "mask_filter_value": MASKED}
         if only_cls:
             first = _Int8(self.cls(int8.values), int8.scale, int8.zero)
             query, key, value = (
@@ -256,24 +261,26 @@ class _Graph:
                 for source, name, matrix in zip((first, int8, int8), names, matrices, strict=True)
             )
             query = self.node("Unsqueeze", [query, "axis 1"], f"{query}/row")
-            read = [query, self.rows(key), self.rows(value), "", "mask"]
-            mixed = self.node("MultiHeadAttention", read, f"{at}mixed", FUSED, **how)
-            mixed = self.node("Squeeze", [mixed, "axis 1"], f"{at}mixed/cls")
+            inputs = [query, self.rows(key), self.rows(value), "", "mask"]
+            mixed = self.node("MultiHeadAttention", inputs, f"{prefix}mixed", FUSED, **attributes)
+            mixed = self.node("Squeeze", [mixed, "axis 1"], f"{prefix}mixed/cls")
             x = self.cls(x)
         else:
-            w = self.weight_int8(f"{at}attention.qkv", np.concatenate(matrices, axis=1))
+            w = self.weight_int8(f"{prefix}attention.qkv", np.concatenate(matrices, axis=1))
             biases = np.concatenate([self.weights[f"{name}.bias"] for name in names])
-            bias = self.constant(f"{at}attention.qkv.bias", biases)
+            bias = self.constant(f"{prefix}attention.qkv.bias", biases)
             source = self.rows(int8.values)
-            read = [source, w.values, bias, int8.scale, w.scale, "mask", int8.zero, w.zero]
-            mixed = self.node("QAttention", read, f"{at}mixed", FUSED, **how)
+            inputs = [source, w.values, bias, int8.scale, w.scale, "mask", int8.zero, w.zero]
+            mixed = self.node("QAttention", inputs, f"{prefix}mixed", FUSED, **attributes)
             mixed = self.tokens(mixed)
-        of, name = ranges["out_lin"], f"{at}attention.out_lin"
-        int8 = self.int8(mixed, of.low.min(), of.high.max())
+        channels, name = ranges["out_lin"], f"{prefix}attention.out_lin"
+        int8 = self.int8(mixed, channels.low.min(), channels.high.max())
         out = self.linear(int8, name, self.weights[f"{name}.weight"].T, name)
-        return self.norm(f"{at}sa_layer_norm", out, x)
+        return self.norm(f"{prefix}sa_layer_norm", out, x)
 
-    def feed_forward(self, at: str, x: str, ranges: Mapping[str, Range], activation: str) -> str:
+    def feed_forward(
+        self, prefix: str, x: str, ranges: Mapping[str, Range], activation: str
+    ) -> str:
         """Add the feed-forward block.
 
         One or two of its inner channels are, at [CLS], many times as large as the others. As in
@@ -281,24 +288,24 @@ class _Graph:
         channels, which stay fp32, W₀ is W with zeros in their rows, and c is the largest value of
         the other channels.
         """
-        inner, outer = f"{at}ffn.lin1", f"{at}ffn.lin2"
+        inner, outer = f"{prefix}ffn.lin1", f"{prefix}ffn.lin2"
         int8, (weight,) = self.smoothed(x, ranges["lin1"], [self.weights[f"{inner}.weight"].T])
         y = self.linear(int8, inner, weight, inner)
         operator, domain = ACTIVATIONS[activation]
-        y = self.node(operator, [y], f"{at}ffn", domain)
+        y = self.node(operator, [y], f"{prefix}ffn", domain)
 
-        of, weight = ranges["lin2"], self.weights[f"{outer}.weight"].T.copy()
-        order = np.argsort(of.high)
+        channels, weight = ranges["lin2"], self.weights[f"{outer}.weight"].T.copy()
+        order = np.argsort(channels.high)
         spared, rest = np.sort(order[-SPARED:]), order[:-SPARED]
         largest = self.constant(f"{outer}/J", spared)
         kept = self.constant(f"{outer}/W_J", weight[spared])
         weight[spared] = 0
-        int8 = self.int8(y, of.low[rest].min(), of.high[rest].max())
+        int8 = self.int8(y, channels.low[rest].min(), channels.high[rest].max())
         out = self.linear(int8, outer, weight, outer)
         exact = self.node("Gather", [y, largest], f"{outer}/y_J", axis=-1)
         exact = self.node("MatMul", [exact, kept], f"{outer}/exact")
         out = self.node("Add", [out, exact], f"{outer}/sum")
-        return self.norm(f"{at}output_layer_norm", out, x)
+        return self.norm(f"{prefix}output_layer_norm", out, x)
 
     def head(self, x: str) -> str:
         for name, output in (("pre_classifier", "inner"), ("classifier", "logits")):

@@ -13,23 +13,30 @@ import hashlib
 import logging
 import os
 import shutil
-import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import mlflow
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import torch
 import transformers
 from torch import nn
-from transformers import DistilBertForSequenceClassification, EvalPrediction, TrainingArguments
+from transformers import DistilBertForSequenceClassification, EvalPrediction
 
 from training.config import Source, TrainParams, load_params, load_profile, load_sources
 from training.errors import ArtifactError, DataError, run_stage
 from training.files import atomic_write, read_json, sha256, write_json
 from training.modeling.base import load_base
-from training.modeling.trainer import PartialLabelTrainer, Progress, collator, encode
+from training.modeling.trainer import (
+    PartialLabelTrainer,
+    Progress,
+    collator,
+    encode,
+    training_arguments,
+)
 from training.partial_labels import (
     LABELS,
     balanced_macro_f1,
@@ -41,16 +48,6 @@ from training.tracking import git_sha, tracked_run
 
 CHECKPOINTS = MODELS / "checkpoints"
 NEEDED_BYTES = 2 * 2**30
-
-
-def uses_bf16(precision: str) -> bool:
-    """Return whether to compute in bfloat16, which is slower than fp32 where it is emulated."""
-    if precision != "auto":
-        return precision == "bf16"
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    cpuinfo = Path("/proc/cpuinfo")
-    return cpuinfo.exists() and bool({"avx512_bf16", "amx_bf16"} & set(cpuinfo.read_text().split()))
 
 
 def checkpoint_folder(params: TrainParams, sources: Mapping[str, Source], data_sha: str) -> Path:
@@ -92,11 +89,32 @@ def train(
     # In the order of sources.yaml; sources without classes come last.
     seen = {name for frame in frames.values() for name in frame["source"]}
     names = [*classes, *sorted(seen - set(classes))]
-    sources = {name: configured[name].weight for name in names}
-    model.source_logit_bias = nn.Parameter(torch.zeros(len(sources), len(LABELS)))
+    weights = {name: configured[name].weight for name in names}
+    model.source_logit_bias = nn.Parameter(torch.zeros(len(weights), len(LABELS)))
     # Sorted by length: validation runs in this order.
     val = frames["val"].sort_values("text", key=lambda text: text.str.len())
-    source = val["source"].to_numpy()
+    trainer = PartialLabelTrainer(
+        decay=params.ema_decay,
+        model=model,
+        args=training_arguments(params, folder),
+        train_dataset=encode(frames["train"], tokenizer, weights, params),
+        eval_dataset=encode(val, tokenizer, weights, params),
+        data_collator=collator(tokenizer.token_to_id("[PAD]")),
+        compute_metrics=_validation_metrics(val["source"].to_numpy(), classes),
+    )
+    trainer.remove_callback(transformers.PrinterCallback)
+    trainer.add_callback(Progress(folder, trainer))
+    _fit(trainer, folder)
+    model.load_state_dict(torch.load(folder / "best.pt", weights_only=True))
+    del model.source_logit_bias
+    history = {"log": trainer.state.log_history, "best": read_json(folder / "best.json")}
+    return model, tokenizer, history
+
+
+def _validation_metrics(
+    source: npt.NDArray[Any], classes: dict[str, npt.NDArray[np.int64]]
+) -> Callable[[EvalPrediction], dict[str, float]]:
+    """Return the metrics of validation rows, by which the best epoch is chosen."""
 
     def metrics(prediction: EvalPrediction) -> dict[str, float]:
         chosen = prediction.predictions.argmax(axis=1)
@@ -104,51 +122,22 @@ def train(
         named = {f"macro_f1_{name}": score for name, score in scores.items()}
         return named | {"macro_f1": balanced_macro_f1(scores, source, classes)}
 
-    progress = Progress(folder)
-    progress.trainer = trainer = PartialLabelTrainer(
-        decay=params.ema_decay,
-        model=model,
-        args=TrainingArguments(
-            output_dir=str(folder),
-            num_train_epochs=params.epochs,
-            per_device_train_batch_size=params.batch_size,
-            per_device_eval_batch_size=64,
-            learning_rate=params.learning_rate,
-            lr_scheduler_type="cosine_with_min_lr",
-            lr_scheduler_kwargs={"min_lr": params.final_learning_rate},
-            warmup_ratio=params.warmup_ratio,
-            weight_decay=params.weight_decay,
-            max_grad_norm=params.max_grad_norm,
-            bf16=uses_bf16(params.precision),
-            use_cpu=not torch.cuda.is_available(),
-            seed=params.seed,
-            eval_strategy="epoch",
-            save_steps=params.checkpoint_steps,
-            save_total_limit=2,
-            logging_steps=50,
-            disable_tqdm=not sys.stderr.isatty(),
-            remove_unused_columns=False,
-            label_names=["allowed"],
-            dataloader_pin_memory=torch.cuda.is_available(),
-            report_to="none",
-        ),
-        train_dataset=encode(frames["train"], tokenizer, sources, params),
-        eval_dataset=encode(val, tokenizer, sources, params),
-        data_collator=collator(tokenizer.token_to_id("[PAD]")),
-        compute_metrics=metrics,
-        callbacks=[progress],
-    )
-    trainer.remove_callback(transformers.PrinterCallback)
+    return metrics
+
+
+def _fit(trainer: PartialLabelTrainer, folder: Path) -> None:
+    """Train from the newest checkpoint in `folder`, or from the start.
+
+    Raises:
+        ArtifactError: the disk is full, or the checkpoint is unreadable.
+    """
     checkpoint = _last_checkpoint(folder)
-    if checkpoint:
-        print(f"resuming from {checkpoint}")
     try:
         if checkpoint:
+            print(f"resuming from {checkpoint}")
             state = torch.load(checkpoint / "average.pt", weights_only=True)
             trainer.average.load_state_dict(state)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        model.load_state_dict(torch.load(folder / "best.pt", weights_only=True))
-        del model.source_logit_bias
     except Exception as error:
         # torch and safetensors have errors of their own for a full disk and a broken file.
         problem = " ".join(str(error).split())
@@ -159,8 +148,6 @@ def train(
                 f"{checkpoint}: unreadable checkpoint ({problem}); delete {folder} to start over"
             ) from None
         raise
-    history = {"log": trainer.state.log_history, "best": read_json(folder / "best.json")}
-    return model, tokenizer, history
 
 
 def main() -> None:

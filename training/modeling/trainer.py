@@ -8,6 +8,7 @@ source but the first has a bias on the logits, which is learned with the rest an
 only: it takes up that source's prior, so that the scores keep the first one's.
 """
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ from datasets import Dataset
 from tokenizers import Tokenizer
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
-from transformers import Trainer, TrainerCallback, TrainerState
+from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from training.config import TrainParams
 from training.files import atomic_write, read_json, write_json
@@ -39,12 +40,8 @@ class LengthGroupedSampler(torch.utils.data.Sampler[int]):
     """
 
     def __init__(self, lengths: list[int], batch_size: int, seed: int) -> None:
-        self.lengths, self.batch_size, self.seed, self.epoch = (
-            np.array(lengths),
-            batch_size,
-            seed,
-            0,
-        )
+        self.lengths, self.batch_size = np.array(lengths), batch_size
+        self.seed, self.epoch = seed, 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of an epoch; the Trainer calls this before each one."""
@@ -59,10 +56,10 @@ class LengthGroupedSampler(torch.utils.data.Sampler[int]):
         pool = 50 * self.batch_size  # rows are sorted within pools, so that batches stay random
         pools = [rows[start : start + pool] for start in range(0, len(rows), pool)]
         rows = np.concatenate([part[np.argsort(self.lengths[part])] for part in pools])
-        whole = len(rows) // self.batch_size * self.batch_size
-        batches = rows[:whole].reshape(-1, self.batch_size)
+        full = len(rows) // self.batch_size * self.batch_size
+        batches = rows[:full].reshape(-1, self.batch_size)
         yield from rng.permutation(batches).ravel().tolist()
-        yield from rows[whole:].tolist()
+        yield from rows[full:].tolist()  # the last, smaller batch
 
 
 class PartialLabelTrainer(Trainer):  # type: ignore[misc]
@@ -135,9 +132,8 @@ class PartialLabelTrainer(Trainer):  # type: ignore[misc]
 class Progress(TrainerCallback):  # type: ignore[misc]
     """Averages after each step, completes checkpoints, keeps the best epoch, logs to MLflow."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.trainer: PartialLabelTrainer
+    def __init__(self, folder: Path, trainer: PartialLabelTrainer) -> None:
+        self.folder, self.trainer = folder, trainer
 
     def on_train_begin(self, args: Any, state: TrainerState, *_: Any, **kwargs: Any) -> None:
         self.started, self.first = time.monotonic(), state.global_step
@@ -174,15 +170,53 @@ class Progress(TrainerCallback):  # type: ignore[misc]
             print(f"step {step}/{steps}  {loss}  {left / 60:.0f} minutes left", flush=True)
 
 
+def uses_bf16(precision: str) -> bool:
+    """Return whether to compute in bfloat16, which is slower than fp32 where it is emulated."""
+    if precision != "auto":
+        return precision == "bf16"
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    cpuinfo = Path("/proc/cpuinfo")
+    return cpuinfo.exists() and bool({"avx512_bf16", "amx_bf16"} & set(cpuinfo.read_text().split()))
+
+
+def training_arguments(params: TrainParams, folder: Path) -> TrainingArguments:
+    """Return the Trainer's arguments; checkpoints go to `folder`."""
+    return TrainingArguments(
+        output_dir=str(folder),
+        num_train_epochs=params.epochs,
+        per_device_train_batch_size=params.batch_size,
+        per_device_eval_batch_size=64,
+        learning_rate=params.learning_rate,
+        lr_scheduler_type="cosine_with_min_lr",
+        lr_scheduler_kwargs={"min_lr": params.final_learning_rate},
+        warmup_ratio=params.warmup_ratio,
+        weight_decay=params.weight_decay,
+        max_grad_norm=params.max_grad_norm,
+        bf16=uses_bf16(params.precision),
+        use_cpu=not torch.cuda.is_available(),
+        seed=params.seed,
+        eval_strategy="epoch",
+        save_steps=params.checkpoint_steps,
+        save_total_limit=2,
+        logging_steps=50,
+        disable_tqdm=not sys.stderr.isatty(),
+        remove_unused_columns=False,
+        label_names=["allowed"],
+        dataloader_pin_memory=torch.cuda.is_available(),
+        report_to="none",
+    )
+
+
 def encode(
-    frame: pd.DataFrame, tokenizer: Tokenizer, sources: dict[str, float], params: TrainParams
+    frame: pd.DataFrame, tokenizer: Tokenizer, weights: dict[str, float], params: TrainParams
 ) -> Dataset:
     """Return rows as the model's inputs.
 
     Args:
         frame: text, labels, votes, source.
         tokenizer: the base's.
-        sources: weight of a row, by source.
+        weights: of a row, by source; their order numbers the sources.
         params: class weights.
     """
     encoded = tokenizer.encode_batch(frame["text"].tolist())
@@ -195,8 +229,8 @@ def encode(
             "length": [len(row.ids) for row in encoded],
             "allowed": allowed.tolist(),
             "votes": (votes / votes.sum(axis=1, keepdims=True).clip(1)).tolist(),
-            "weight": (by_class * frame["source"].map(sources)).astype(np.float32).tolist(),
-            "source": frame["source"].map(list(sources).index).tolist(),
+            "weight": (by_class * frame["source"].map(weights)).astype(np.float32).tolist(),
+            "source": frame["source"].map(list(weights).index).tolist(),
         }
     )
 

@@ -206,7 +206,8 @@ def _check_gates(candidate: Bundle, state: releases.State, gates: Gates) -> None
     if failed := refusals(results):
         reasons = "; ".join(map(str, failed[:3])) + ("; …" if len(failed) > 3 else "")
         raise RefusedError(
-            f"{ours.version}: {len(failed)} gates failed, see {GATES_REPORT}: {reasons}"
+            f"{ours.version} failed {len(failed)} of {len(results)} gates, see {GATES_REPORT}: "
+            f"{reasons}"
         )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import mlflow
 
-from training.config import RegisterParams, load_params
+from training.config import PARAMS, SOURCES, RegisterParams, load_params
 from training.errors import run_stage
 from training.files import read_json, write_json
 from training.paths import CANDIDATE, FINETUNED, REPORTS
@@ -48,11 +48,11 @@ def main() -> None:
             {f"bundle.{key}": manifest[key] for key in ("version", "data", "data_sha", "git_sha")}
         )
         mlflow.log_metrics(flat_metrics(metrics))
-        mlflow.log_artifacts("reports/plots", "plots")
-        mlflow.log_artifacts("reports/drift", "drift")
-        mlflow.log_artifact("reports/rules.json", "drift")
-        mlflow.log_artifact("configs/params.yaml", "configs")
-        mlflow.log_artifact("configs/sources.yaml", "configs")
+        mlflow.log_artifacts(str(REPORTS / "plots"), "plots")
+        mlflow.log_artifacts(str(REPORTS / "drift"), "drift")
+        mlflow.log_artifact(str(REPORTS / "rules.json"), "drift")
+        mlflow.log_artifact(str(PARAMS), "configs")
+        mlflow.log_artifact(str(SOURCES), "configs")
         logged = mlflow.pyfunc.log_model(
             name="bundle",
             python_model="training/release/pyfunc.py",

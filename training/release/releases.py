@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 from training.errors import ArtifactError, run_stage
 from training.files import read_json, write_json
+from training.paths import MODELS
 
-MODELS = Path("models")
 RELEASES = MODELS / "releases"
 STATE = MODELS / "releases.json"
 PRODUCTION, PREVIOUS = MODELS / "production", MODELS / "previous"

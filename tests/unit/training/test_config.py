@@ -14,7 +14,7 @@ def full(checkout: Path) -> Path:
     return checkout
 
 
-def test_profiles_change_what_they_name_and_nothing_else(full: Path) -> None:
+def test_a_profile_changes_only_the_values_that_it_has(full: Path) -> None:
     usual = load_params("train", TrainParams)
     (full / "data" / "profile.yaml").write_text("{profile: quick, data: sources}")
     quick = load_params("train", TrainParams)
@@ -23,7 +23,7 @@ def test_profiles_change_what_they_name_and_nothing_else(full: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"epochs": "three"}, "train.epochs: got 'three'"),
         ({"epochs": 0}, "train.epochs: got 0"),
@@ -32,17 +32,17 @@ def test_profiles_change_what_they_name_and_nothing_else(full: Path) -> None:
         ({"class_weights": [1.0]}, "train.class_weights"),
     ],
 )
-def test_a_wrong_parameter_is_named_with_its_value(
-    full: Path, change: dict[str, object], said: str
+def test_a_wrong_parameter_is_reported_with_its_value(
+    full: Path, change: dict[str, object], message: str
 ) -> None:
     set_params(full, {"train": change})
     with pytest.raises(ConfigError) as error:
         load_params("train", TrainParams)
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_a_missing_parameter_is_named(full: Path) -> None:
+def test_a_missing_parameter_is_reported(full: Path) -> None:
     path = full / "configs" / "params.yaml"
     params = yaml.safe_load(path.read_text())
     del params["train"]["seed"]
@@ -52,7 +52,7 @@ def test_a_missing_parameter_is_named(full: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("a: {path: a.csv, labels: {0: [hat]}}", r"labels\.0\.0: got 'hat'"),
         ("a: {labels: {0: [hate]}}", "neither path nor hub"),
@@ -63,12 +63,12 @@ def test_a_missing_parameter_is_named(full: Path) -> None:
         ("- a", "wanted a mapping"),
     ],
 )
-def test_a_wrong_source_is_named(checkout: Path, text: str, said: str) -> None:
+def test_a_wrong_source_is_reported(checkout: Path, text: str, message: str) -> None:
     (checkout / "configs" / "sources.yaml").write_text(text)
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         load_sources()
 
 
-def test_the_profile_is_wanted_before_any_stage(checkout: Path) -> None:
+def test_a_missing_profile_is_reported(checkout: Path) -> None:
     with pytest.raises(ConfigError, match=r"data/profile\.yaml: missing"):
         load_profile()

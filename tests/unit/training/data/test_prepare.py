@@ -89,10 +89,10 @@ def test_near_duplicates_equal_a_brute_force_search() -> None:
     rng = np.random.default_rng(0)
     sets = [{f"w{w}" for w in rng.integers(0, 12, rng.integers(1, 9))} for _ in range(300)]
     dropped: list[int] = []
-    for at, one in enumerate(sets):
-        earlier = [sets[i] for i in range(at) if i not in dropped]
+    for i, one in enumerate(sets):
+        earlier = [sets[j] for j in range(i) if j not in dropped]
         if any(len(one & other) >= 0.8 * len(one | other) for other in earlier):
-            dropped.append(at)
+            dropped.append(i)
     assert len(dropped) > 20
     assert near_duplicates(sets, 0.8) == dropped
 

@@ -15,9 +15,9 @@ LABELS = ("hate", "offensive", "neither")
 def frame(prefix: str, rows: int = 30) -> pd.DataFrame:
     return pd.DataFrame(
         {
-            "id": [f"{prefix}{at:015x}" for at in range(rows)],
-            "text": [f"text {prefix} number {at} with some words" for at in range(rows)],
-            "labels": [[LABELS[at % 3]] for at in range(rows)],
+            "id": [f"{prefix}{i:015x}" for i in range(rows)],
+            "text": [f"text {prefix} number {i} with some words" for i in range(rows)],
+            "labels": [[LABELS[i % 3]] for i in range(rows)],
             "votes": [[0.0, 2.0, 1.0]] * rows,
             "source": "own",
         }
@@ -26,7 +26,7 @@ def frame(prefix: str, rows: int = 30) -> pd.DataFrame:
 
 @pytest.fixture
 def splits(checkout: Path) -> dict[str, pd.DataFrame]:
-    return {name: frame(f"{at}") for at, name in enumerate(("train", "val", "test", "external"))}
+    return {name: frame(f"{i}") for i, name in enumerate(("train", "val", "test", "external"))}
 
 
 def test_good_data_passes_and_leaves_reports(splits: dict[str, pd.DataFrame]) -> None:
@@ -114,6 +114,6 @@ def test_drift_from_the_production_model_warns(splits: dict[str, pd.DataFrame]) 
     other["source"] = "elsewhere"
     Path("data/raw").mkdir()
     other.to_parquet("data/raw/reference.parquet")
-    (warned,) = validate(splits, PARAMS)
-    assert warned.startswith("train_against_production:")
+    (warning,) = validate(splits, PARAMS)
+    assert warning.startswith("train_against_production:")
     assert Path("reports/drift/train_against_production.json").exists()

@@ -66,13 +66,15 @@ def models(
     return fp32, int8_graph(read_json(folder / "config.json"), weights, ranges, 18)
 
 
-def test_it_computes_what_its_parent_does(models: tuple[onnx.ModelProto, ...]) -> None:
+def test_the_graph_computes_nearly_what_the_fp32_export_does(
+    models: tuple[onnx.ModelProto, ...],
+) -> None:
     want, have = (logits(model, ROWS) for model in models)
     assert want.std(axis=0).min() > 0.05  # there is something to get wrong
     assert 0 < np.abs(want - have).max() < 0.1 * want.std()
 
 
-def test_padding_and_neighbours_change_nothing(models: tuple[onnx.ModelProto, ...]) -> None:
+def test_padding_and_other_rows_do_not_change_a_score(models: tuple[onnx.ModelProto, ...]) -> None:
     alone = logits(models[1], [ROWS[0]])
     ids, mask = np.zeros((3, 20), dtype=np.int64), np.zeros((3, 20), dtype=np.int64)
     ids[0, :12], mask[0, :12] = ROWS[0], 1
@@ -80,10 +82,10 @@ def test_padding_and_neighbours_change_nothing(models: tuple[onnx.ModelProto, ..
     ids[2, :3], mask[2, :3] = ROWS[3][:3], 1
     assert logits(models[1], ids, mask)[0] == pytest.approx(alone[0], abs=1e-5)
     inner = output(models[1], "distilbert.embeddings.LayerNorm", ids, mask)
-    assert inner.shape == (12 + 20 + 3, 48)  # and none is spent on padding
+    assert inner.shape == (12 + 20 + 3, 48)  # no token of padding
 
 
-def test_padding_weighs_nothing_that_a_processor_is_slow_at(
+def test_the_weight_of_padding_is_negligible_but_not_subnormal(
     models: tuple[onnx.ModelProto, ...],
 ) -> None:
     floats, weight = np.finfo(np.float32), np.exp(np.float32(MASKED))
@@ -91,10 +93,10 @@ def test_padding_weighs_nothing_that_a_processor_is_slow_at(
     attention = [node for node in models[1].graph.node if "Attention" in node.op_type]
     values = [{a.name: onnx.helper.get_attribute_value(a) for a in n.attribute} for n in attention]
     assert attention
-    assert all(found["mask_filter_value"] == MASKED for found in values)
+    assert all(value["mask_filter_value"] == MASKED for value in values)
 
 
-def test_weights_are_int8_and_no_activation_is_quantised_in_vain(
+def test_weights_are_int8_and_every_quantised_activation_is_used(
     models: tuple[onnx.ModelProto, ...],
 ) -> None:
     graph = models[1].graph
@@ -107,13 +109,13 @@ def test_weights_are_int8_and_no_activation_is_quantised_in_vain(
     assert {cut.get(node.input[0], node.input[0]) for node in read} == made
 
 
-def test_embedding_rows_survive(tmp_path: Path) -> None:
+def test_embedding_rows_keep_their_own_scale(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path, 1, "gelu")
     fp32 = onnx.load(export_onnx(folder, tmp_path / "onnx", 18))
     weights = load_file(folder / "model.safetensors")
     table = weights["distilbert.embeddings.word_embeddings.weight"]
     table[0] = 0
-    table[1] *= 40  # a row of its own size keeps a scale of its own
+    table[1] *= 40  # a row of another size
     ranges = activation_ranges(fp32, ROWS)
     rows = output(int8_graph(read_json(folder / "config.json"), weights, ranges, 18), "word", ALL)
     allowed = np.abs(table).max(axis=1, keepdims=True) / 254 + 1e-6
@@ -122,21 +124,22 @@ def test_embedding_rows_survive(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("read_by", ["0.lin1", "0.lin2"])
-def test_a_large_channel_costs_the_others_little(tmp_path: Path, read_by: str) -> None:
+def test_a_large_channel_adds_little_error_to_the_others(tmp_path: Path, read_by: str) -> None:
     folder = checkpoint(tmp_path, 1, "gelu")
     fp32 = onnx.load(export_onnx(folder, tmp_path / "onnx", 18))
     weights, config = load_file(folder / "model.safetensors"), read_json(folder / "config.json")
     ranges = activation_ranges(fp32, ROWS)
-    of, want = ranges[read_by], logits(fp32, ROWS)
-    size = np.sort(np.maximum(-of.low, of.high))
+    channels, want = ranges[read_by], logits(fp32, ROWS)
+    size = np.sort(np.maximum(-channels.low, channels.high))
     assert size[-1] > 4 * size[-2]
 
     def error() -> float:
         return float(np.abs(logits(int8_graph(config, weights, ranges, 18), ROWS) - want).mean())
 
-    found = error()
-    ranges[read_by] = Range(0 * of.low - size[-1], 0 * of.high + size[-1])  # which one is not told
-    assert error() > 1.5 * found
+    usual = error()
+    # One range for all channels hides which one is large.
+    ranges[read_by] = Range(0 * channels.low - size[-1], 0 * channels.high + size[-1])
+    assert error() > 1.5 * usual
 
 
 def test_another_activation_is_refused(tmp_path: Path) -> None:

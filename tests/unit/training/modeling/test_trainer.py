@@ -60,7 +60,7 @@ def test_source_biases_learn_faster_and_do_not_decay(trainer: PartialLabelTraine
     assert {g["lr"] for g in groups} == {rate, SOURCE_BIAS_RATE * rate}
 
 
-def test_the_weight_of_a_row_is_that_of_its_labels_times_its_source() -> None:
+def test_the_weight_of_a_row_is_that_of_its_labels_times_that_of_its_source() -> None:
     tokenizer = Tokenizer(WordLevel({"[UNK]": 0}, "[UNK]"))
     params = TrainParams.model_construct(class_weights=(3.0, 1.0, 2.0))
     rows = pd.DataFrame(

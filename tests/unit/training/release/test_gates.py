@@ -1,4 +1,4 @@
-"""Each gate refuses the candidate that breaks it alone, and nobody else."""
+"""Each gate refuses a candidate that breaks only that gate, and accepts the others."""
 
 import dataclasses
 
@@ -46,15 +46,15 @@ GATES = Gates(
 
 
 def source_rows(wrong: float, seed: int = 1, rows: int = ROWS, classes: int = 3) -> SourceRows:
-    """Rows of which the share `wrong` is answered wrongly; equal rows for equal arguments."""
+    """Rows of which the share `wrong` is wrong; equal rows for equal arguments."""
     truth = np.arange(rows) % classes
     missed = np.random.default_rng(seed).random(rows) < wrong
     chosen = np.where(missed, (truth + 1) % classes, truth)
-    return SourceRows(LABELS[:classes], truth, chosen, tuple(f"text {at}" for at in range(rows)))
+    return SourceRows(LABELS[:classes], truth, chosen, tuple(f"text {i}" for i in range(rows)))
 
 
 def report(**changes: object) -> Report:
-    """A report that passes every gate, but for what is changed."""
+    """A report that passes every gate, with changes."""
     good = Report(
         version="0123456789ab",
         data="sources",
@@ -79,18 +79,18 @@ def make_sources(**changes: SourceRows) -> dict[str, SourceRows]:
 
 
 def shifted(label: int) -> SourceRows:
-    """The good rows, but half of one label's are lost."""
+    """The good rows, with half of one label's wrong."""
     good = source_rows(0.2)
     lost = (good.truth == label) & (np.arange(ROWS) % 2 == 0)
     return dataclasses.replace(good, chosen=np.where(lost, (good.truth + 1) % 3, good.chosen))
 
 
-def test_a_good_candidate_passes_alone_and_against_its_equal() -> None:
+def test_a_good_candidate_passes_with_and_without_an_equal_production_model() -> None:
     assert not refusals(evaluate_gates(report(), None, GATES))
     assert not refusals(evaluate_gates(report(), report(fp32_loss=None, fp32_changes=None), GATES))
 
 
-ALONE = [
+ABSOLUTE = [
     ({"data": "sample"}, "training data"),
     ({"sources": make_sources(ours=source_rows(0.2, rows=900))}, "ours: test rows"),
     ({"sources": make_sources(ours=source_rows(0.45))}, "ours: macro-F1"),
@@ -108,27 +108,29 @@ ALONE = [
 ]
 
 
-@pytest.mark.parametrize(("changes", "gate"), ALONE, ids=lambda value: str(value)[:40])
-def test_what_a_gate_refuses_alone(changes: dict[str, object], gate: str) -> None:
-    assert [v.gate for v in refusals(evaluate_gates(report(**changes), None, GATES))] == [gate]
+@pytest.mark.parametrize(("changes", "gate"), ABSOLUTE, ids=lambda value: str(value)[:40])
+def test_an_absolute_limit_refuses(changes: dict[str, object], gate: str) -> None:
+    assert [result.gate for result in refusals(evaluate_gates(report(**changes), None, GATES))] == [
+        gate
+    ]
 
 
-def test_a_lost_label_is_refused_even_if_the_whole_looks_well() -> None:
+def test_a_lost_label_is_refused_by_its_recall() -> None:
     gates = GATES.model_copy(update={"macro_f1": {}, "recall": {"hate": 0.6}})
     refused = refusals(evaluate_gates(report(sources=make_sources(ours=shifted(0))), None, gates))
-    assert [v.gate for v in refused] == ["ours: recall of hate"]
+    assert [result.gate for result in refused] == ["ours: recall of hate"]
 
 
 def test_behaviour_has_a_floor_for_each_capability_and_one_for_all() -> None:
     weak = {"negation": Outcome(4, 10, 0.5, "no"), "emoji": Outcome(9, 10, 0.5, "no")}
     refused = refusals(evaluate_gates(report(behaviour=weak), None, GATES))
-    assert [v.gate for v in refused] == ["behaviour: negation"]
+    assert [result.gate for result in refused] == ["behaviour: negation"]
     weaker = {"negation": Outcome(2, 10, 0.1, "no"), "emoji": Outcome(5, 10, 0.5, "no")}
     refused = refusals(evaluate_gates(report(behaviour=weaker), None, GATES))
-    assert [v.gate for v in refused] == ["behaviour: all texts"]
+    assert [result.gate for result in refused] == ["behaviour: all texts"]
 
 
-AGAINST = [
+RELATIVE = [
     ({"ece": 0.045}, "calibration error: rise"),
     ({"identity_gap": 0.16}, "gap between groups, tweets: rise"),
     ({"template_gap": 0.21}, "gap between groups, templates: rise"),
@@ -137,26 +139,28 @@ AGAINST = [
 ]
 
 
-@pytest.mark.parametrize(("changes", "gate"), AGAINST, ids=lambda value: str(value)[:40])
-def test_what_is_refused_against_production(changes: dict[str, object], gate: str) -> None:
-    assert not refusals(evaluate_gates(report(**changes), None, GATES))  # alone it would do
+@pytest.mark.parametrize(("changes", "gate"), RELATIVE, ids=lambda value: str(value)[:40])
+def test_a_limit_relative_to_production_refuses(changes: dict[str, object], gate: str) -> None:
+    assert not refusals(
+        evaluate_gates(report(**changes), None, GATES)
+    )  # the absolute limits allow it
     refused = refusals(evaluate_gates(report(**changes), report(), GATES))
-    assert [v.gate for v in refused] == [gate]
+    assert [result.gate for result in refused] == [gate]
 
 
 def test_a_worse_candidate_is_refused_by_bootstrap_and_by_flips() -> None:
     worse = report(sources=make_sources(ours=source_rows(0.28)))
     assert not refusals(evaluate_gates(worse, None, GATES))
-    refused = [v.gate for v in refusals(evaluate_gates(worse, report(), GATES))]
+    refused = [result.gate for result in refusals(evaluate_gates(worse, report(), GATES))]
     assert {"ours: macro-F1 against production", "ours: flips"} <= set(refused)
     assert all(gate.startswith("ours: ") for gate in refused)
 
 
-def test_a_label_that_loses_significantly_is_named() -> None:
+def test_a_label_with_a_significant_loss_is_refused() -> None:
     refused = refusals(
         evaluate_gates(report(sources=make_sources(ours=shifted(1))), report(), GATES)
     )
-    named = {v.gate for v in refused if "recall" in v.gate and "against" in v.gate}
+    named = {r.gate for r in refused if "recall" in r.gate and "against" in r.gate}
     assert named == {"ours: recall of offensive against production"}
 
 
@@ -167,7 +171,7 @@ def test_another_model_of_the_same_quality_passes() -> None:
     assert not refusals(evaluate_gates(other, report(), GATES))
 
 
-def test_a_large_drop_is_refused_where_few_rows_can_prove_nothing() -> None:
+def test_a_large_drop_is_refused_even_if_few_rows_make_it_insignificant() -> None:
     gates = GATES.model_copy(update={"min_rows": 30})
     few = {"ours": source_rows(0.2, rows=60), "other": source_rows(0.2, classes=2)}
     chosen = few["ours"].chosen.copy()
@@ -175,44 +179,44 @@ def test_a_large_drop_is_refused_where_few_rows_can_prove_nothing() -> None:
     chosen[right] = (few["ours"].truth[right] + 1) % 3
     fewer = few | {"ours": dataclasses.replace(few["ours"], chosen=chosen)}
     refused = refusals(evaluate_gates(report(sources=fewer), report(sources=few), gates))
-    assert [v.gate for v in refused] == ["ours: macro-F1 against production"]
+    assert [result.gate for result in refused] == ["ours: macro-F1 against production"]
 
 
-def test_a_capability_may_not_collapse() -> None:
-    many = {f"c{at}": Outcome(10, 10, 0.1, "") for at in range(20)}
+def test_a_large_drop_in_one_capability_is_refused() -> None:
+    many = {f"c{i}": Outcome(10, 10, 0.1, "") for i in range(20)}
     collapsed = many | {"c7": Outcome(6, 10, 0.1, "no")}
     refused = refusals(evaluate_gates(report(behaviour=collapsed), report(behaviour=many), GATES))
-    assert [v.gate for v in refused] == ["behaviour: largest drop (c7)"]
+    assert [result.gate for result in refused] == ["behaviour: largest drop (c7)"]
     faded = {name: Outcome(9, 10, 0.1, "no") for name in many}
     refused = refusals(evaluate_gates(report(behaviour=faded), report(behaviour=many), GATES))
-    assert [v.gate for v in refused] == ["behaviour: drop of all texts"]
+    assert [result.gate for result in refused] == ["behaviour: drop of all texts"]
 
 
 def test_the_bootstrap_is_paired() -> None:
-    """Models that err on the same rows differ by nothing."""
+    """Models with the same errors have no difference."""
     assert macro_f1_change(source_rows(0.3), source_rows(0.3), 0.05) == (0, 0, 0)
     change, low, high = macro_f1_change(source_rows(0.3, seed=2), source_rows(0.2), 0.05)
     assert low < change < high < 0
 
 
-def test_mcnemar_counts_flips_both_ways() -> None:
+def test_flips_are_counted_in_both_directions() -> None:
     truth = np.zeros(30, int)
     ours = SourceRows(("a", "b"), truth, np.array([1] * 10 + [0] * 20), ("",) * 30)
     theirs = SourceRows(("a", "b"), truth, np.array([0] * 28 + [1] * 2), ("",) * 30)
-    found = flips(ours, theirs)
-    assert found.lost == tuple(range(10))
-    assert found.won == (28, 29)
+    changed = flips(ours, theirs)
+    assert changed.lost == tuple(range(10))
+    assert changed.won == (28, 29)
     # Two-sided binomial tail of 10 and more of 12: 2 · (66 + 12 + 1) / 2¹².
-    assert found.p == pytest.approx(2 * 79 / 4096)
+    assert changed.p == pytest.approx(2 * 79 / 4096)
     assert flips(ours, ours).p == 1
 
 
-def test_reports_of_other_rows_are_not_compared() -> None:
+def test_reports_of_different_rows_are_not_compared() -> None:
     with pytest.raises(ValueError, match="different rows"):
         flips(source_rows(0.2, rows=90), source_rows(0.2, rows=60))
 
 
-def test_the_page_names_reasons_and_prints_texts_as_code_alone() -> None:
+def test_the_report_has_the_reasons_and_shows_texts_only_as_code() -> None:
     ours = source_rows(0.28)
     texts = ("| [x](y) `z`\n# boo " + "long " * 40, *ours.texts[1:])
     worse = report(sources=make_sources(ours=dataclasses.replace(ours, texts=texts)), p95_ms=9)
@@ -224,7 +228,7 @@ def test_the_page_names_reasons_and_prints_texts_as_code_alone() -> None:
     assert "ba9876543210" in page
     assert "## Rows of ours that the candidate lost: " in page
     lost = flips(ours, theirs).lost
-    assert sum(f"`text {at}`" in page for at in lost) == len(lost) - (0 in lost)
+    assert sum(f"`text {i}`" in page for i in lost) == len(lost) - (0 in lost)
     cells = {line.count("|") for line in page.splitlines() if line.startswith("|")}
     assert cells == {5, 6}
     good = markdown(report(), None, evaluate_gates(report(), None, GATES))
@@ -232,7 +236,7 @@ def test_the_page_names_reasons_and_prints_texts_as_code_alone() -> None:
     assert "refused**" not in good
 
 
-def test_the_projects_gates_can_be_read() -> None:
+def test_the_gates_of_this_project_are_valid() -> None:
     gates = load_file(ROOT / "configs" / "gates.yaml", Gates)
     assert set(gates.recall) == set(LABELS)
     assert gates.macro_f1
