@@ -89,16 +89,16 @@ def _locate(
     missing: dict[str, str] = {}
     hub_error = ""
     for name, source in sources.items():
-        found = _local(name, source, folder)
+        located = _local(name, source, folder)
         # Asked once: a machine that cannot reach the Hub waits ten seconds, not fifty.
-        if not found and source.hub and not hub_error:
+        if not located and source.hub and not hub_error:
             try:
                 from_hub = _download(name, source.hub)
-                found = {from_hub: from_hub}
+                located = {from_hub: from_hub}
             except ConnectionError as error:
                 hub_error = f", and the Hub does not answer ({error})"
-        files |= found
-        if not found:
+        files |= located
+        if not located:
             missing[name] = f"{source.path or source.hub} not found{hub_error}"
     return files, missing
 

@@ -250,11 +250,11 @@ def _relative(candidate: Report, production: Report, gates: Gates) -> Iterator[G
     )
 
 
-def _flip_result(gate: str, found: Flips, significance: float) -> GateResult:
+def _flip_result(gate: str, changed: Flips, significance: float) -> GateResult:
     return GateResult(
         gate,
-        not found.worse(significance),
-        f"{len(found.won)} won, {len(found.lost)} lost (McNemar p = {found.p:.2g})",
+        not changed.worse(significance),
+        f"{len(changed.won)} won, {len(changed.lost)} lost (McNemar p = {changed.p:.2g})",
         f"no loss with p < {significance:g}",
     )
 
