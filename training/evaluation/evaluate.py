@@ -39,6 +39,7 @@ def evaluate(params: EvaluateParams, rows: pd.DataFrame) -> dict[str, Any]:
         rows: see `evaluation_rows`.
     """
     bundle = Bundle.load(CANDIDATE)
+    parent = Bundle(bundle.manifest, bundle.tokenizer, FP32.read_bytes())
     measured = measure(bundle, rows, load_sources())
     metrics = {
         "version": bundle.manifest.version,
@@ -46,8 +47,11 @@ def evaluate(params: EvaluateParams, rows: pd.DataFrame) -> dict[str, Any]:
         **_by_part(measured, params.bootstrap),
         "identity": measured.identity,
         "batch_invariance": measured.batch,
-        "int8_against_fp32": compare_with_fp32(bundle, measured, measured.in_test),
-        "milliseconds_a_text": _timings(bundle, measured.test_texts[: params.latency_rows]),
+        "int8_against_fp32": compare_with_fp32(bundle, parent, measured, measured.in_test),
+        "milliseconds_a_text": milliseconds(
+            {"int8": bundle.score, "fp32": parent.score},
+            measured.test_texts[: params.latency_rows],
+        ),
         "megabytes": sum(path.stat().st_size for path in CANDIDATE.iterdir()) / 1e6,
     }
     shown = measured.in_test & (measured.source == measured.reference)
@@ -85,11 +89,6 @@ def _by_part(measured: Measurement, draws: int) -> dict[str, Any]:
             name: part(source == name, class_of) for name, class_of in measured.external.items()
         },
     }
-
-
-def _timings(bundle: Bundle, texts: list[str]) -> dict[str, dict[str, float]]:
-    parent = Bundle(bundle.manifest, bundle.tokenizer, FP32.read_bytes())
-    return milliseconds({"int8": bundle.score, "fp32": parent.score}, texts)
 
 
 def main() -> None:

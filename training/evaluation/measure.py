@@ -15,7 +15,7 @@ from serving.bundle import Bundle, Floats, Ints
 from training.config import Source
 from training.evaluation.metrics import batch_invariance, difference, identity_gap, macro_f1
 from training.partial_labels import LABELS, classes_by_source, label_mask
-from training.paths import FP32, split_file
+from training.paths import split_file
 
 ALL_LABELS = np.arange(len(LABELS))
 
@@ -87,13 +87,12 @@ def measure(bundle: Bundle, rows: pd.DataFrame, sources: Mapping[str, Source]) -
 
 
 def compare_with_fp32(
-    bundle: Bundle, measured: Measurement, rows: npt.NDArray[np.bool_]
+    bundle: Bundle, parent: Bundle, measured: Measurement, rows: npt.NDArray[np.bool_]
 ) -> dict[str, float]:
-    """Return what quantisation changes on single-label rows.
+    """Return what quantisation changes on single-label rows; `parent` is the fp32 model.
 
     `macro_f1_difference` is int8's macro-F1 less fp32's.
     """
-    parent = Bundle(bundle.manifest, bundle.tokenizer, FP32.read_bytes())
     texts = [text for text, wanted in zip(measured.texts, rows, strict=True) if wanted]
     scores = parent.score(texts)
     truth = measured.truth[rows]

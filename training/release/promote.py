@@ -134,7 +134,8 @@ def reports(candidate: Bundle, production: Bundle | None) -> tuple[Report, Repor
     }
     if FP32.is_file():
         reference = measured["candidate"].source == measured["candidate"].reference
-        changed = compare_with_fp32(candidate, measured["candidate"], reference)
+        parent = Bundle(candidate.manifest, candidate.tokenizer, FP32.read_bytes(), threads=1)
+        changed = compare_with_fp32(candidate, parent, measured["candidate"], reference)
         fields["candidate"] |= {
             "fp32_loss": -changed["macro_f1_difference"],
             "fp32_changes": changed["label_changes"] / reference.sum(),
