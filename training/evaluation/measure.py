@@ -15,8 +15,17 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from serving.bundle import ATTRIBUTES, LABELS, LEARNED_ATTRIBUTES, MANIFEST, SEALED
-from serving.bundle import Bundle, Floats, Ints, Scores
+from serving.bundle import (
+    ATTRIBUTES,
+    LABELS,
+    LEARNED_ATTRIBUTES,
+    MANIFEST,
+    SEALED,
+    Bundle,
+    Floats,
+    Ints,
+    Scores,
+)
 from training.config import Source
 from training.evaluation.behaviour import (
     Capability,
@@ -81,6 +90,7 @@ class Measurement:
     allowed: [rows, labels] partial labels.
     shares: [rows, LEARNED_ATTRIBUTES] share of raters who saw the attribute; NaN: unknown.
     source: [rows] names.
+    names: those of all rows, in the order of sources.yaml.
     in_test: [rows] whether of the test split; the others are for external validation.
     scores: of the rows.
     chosen: [rows] label index.
@@ -94,6 +104,7 @@ class Measurement:
     allowed: Bools
     shares: npt.NDArray[np.float64]
     source: npt.NDArray[Any]
+    names: tuple[str, ...]
     in_test: Bools
     scores: Scores
     chosen: Ints
@@ -158,6 +169,7 @@ def measure(
         allowed=allowed,
         shares=np.array(rows["attributes"].tolist(), dtype=np.float64),
         source=source,
+        names=tuple(name for name in sources if (source == name).any()),
         in_test=in_test,
         scores=scores,
         chosen=bundle.decide(scores.labels),
@@ -230,7 +242,9 @@ def _by_part(measured: Measurement, draws: int) -> dict[str, Any]:
     return {
         "test": part(tested),
         "sources": {
-            name: part(tested & (source == name)) for name in dict.fromkeys(source[tested])
+            name: part(tested & (source == name))
+            for name in measured.names
+            if (tested & (source == name)).any()
         },
         "lengths": {
             name: part(tested & rows) for name, rows in lengths.items() if (tested & rows).any()
@@ -243,16 +257,19 @@ def _by_part(measured: Measurement, draws: int) -> dict[str, Any]:
 
 def _attributes(measured: Measurement, draws: int) -> dict[str, dict[str, Any]]:
     """Return `binary_metrics` by source in test that knows an attribute, and by attribute."""
-    teaches = measured.in_test & ~np.isnan(measured.shares).all(axis=1)
-    metrics: dict[str, dict[str, Any]] = {}
-    for source in dict.fromkeys(measured.source[teaches]):
+    teaches = ~np.isnan(measured.shares).all(axis=1)
+
+    def of_source(rows: Bools) -> dict[str, Any]:
+        found = {}
         for i, name in enumerate(ATTRIBUTES):
             known, truth = measured.attribute(name)
-            rows = measured.in_test & (measured.source == source) & known
-            if rows.any():
-                scores = measured.scores.attributes[rows, i]
-                metrics.setdefault(source, {})[name] = binary_metrics(scores, truth[rows], draws)
-    return metrics
+            if (among := rows & known).any():
+                scores = measured.scores.attributes[among, i]
+                found[name] = binary_metrics(scores, truth[among], draws)
+        return found
+
+    tested = {name: measured.in_test & (measured.source == name) for name in measured.names}
+    return {name: of_source(rows) for name, rows in tested.items() if (rows & teaches).any()}
 
 
 def _long_texts(measured: Measurement, draws: int) -> dict[str, Any]:
@@ -314,18 +331,3 @@ def compare_with_fp32(
 def megabytes(folder: Path) -> float:
     """Return the size of a bundle's own files."""
     return sum((folder / name).stat().st_size for name in (*SEALED, MANIFEST)) / 1e6
-
-
-def flatten(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """Return the numbers of nested metrics by dotted path, without lists and texts.
-
-    Commas, which MLflow's names may not have, are left out of a path.
-    """
-    flat: dict[str, float] = {}
-    for name, value in metrics.items():
-        path = f"{prefix}{name}".replace(",", "")
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{path}.")
-        elif isinstance(value, int | float):
-            flat[path] = float(value)
-    return flat

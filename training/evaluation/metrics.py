@@ -142,7 +142,9 @@ def classification_metrics(
         return [f1["macro_f1"], f1["weighted_f1"], np.array(ece), *f1["classes"].T, *ranks]
 
     auc = ("roc_auc",) if ranked else ()
-    metrics = _values(("macro_f1", "weighted_f1", "ece", *names, *auc), statistics, len(truth), draws)
+    metrics = _values(
+        ("macro_f1", "weighted_f1", "ece", *names, *auc), statistics, len(truth), draws
+    )
     for name in names:
         del metrics[name]  # `classes` has it
     return {
@@ -155,7 +157,7 @@ def classification_metrics(
 
 
 def binary_metrics(scores: Floats, truth: npt.NDArray[np.bool_], draws: int) -> dict[str, Any]:
-    """Return F1 at 0.5, ECE and, with MIN_OF_EACH rows of both kinds, ROC AUC and average precision.
+    """Return F1 at 0.5, ECE and, with MIN_OF_EACH rows of both kinds, the areas under the curves.
 
     Args:
         scores: [rows] probabilities.
