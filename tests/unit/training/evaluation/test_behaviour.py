@@ -45,25 +45,37 @@ def test_every_template_is_filled_with_every_group() -> None:
 
 
 def test_no_case_is_in_the_bundled_sample() -> None:
-    """The model learns from the sample; a case from it would test memory, not behaviour."""
+    """The model learns from the sample; a case from it would test memory, not behaviour.
+
+    Templates of both sides are also compared with one word in place of any group.
+    """
     normalizer = build_normalizer()
 
     def split(text: str) -> list[str]:
-        return words(normalizer.normalize_str(text))
+        return words(normalizer.normalize_str(re.sub(r"\{\w+\}", "group", text)))
 
     def runs(text: list[str]) -> set[tuple[str, ...]]:
         return {tuple(text[i : i + 6]) for i in range(len(text) - 5)}
 
     files = sorted((ROOT / "data" / "sample").glob("*.csv"))
-    learned = [split(text) for file in files for text in pd.read_csv(file)["text"]]
+    tables = [table for file in files if "text" in (table := pd.read_csv(file))]
+    learned = [split(text) for table in tables for text in table["text"]]
     learned_runs = {run for one in learned for run in runs(one)}
     learned_words = [set(one) for one in learned]
-    for case in {text for capability in SUITE for text in capability.texts}:
+    texts = {text for capability in SUITE for text in capability.texts}
+    templates = {template for capability in SUITE for template in capability.templates if template}
+    near = {}
+    for case in texts | templates:
         case_words = split(case)
-        assert not runs(case_words) & learned_runs, f"six words in a row: {case}"
         distinct = set(case_words)
-        half = any(len(distinct & one) >= 0.5 * len(distinct | one) for one in learned_words)
-        assert not half, f"half of its words: {case}"
+        if runs(case_words) & learned_runs:
+            near[case] = "six words in a row"
+        # In "I hate {group}", half of the words is too little to tell.
+        elif (case in texts or len(case_words) >= 5) and any(
+            len(distinct & one) >= 0.5 * len(distinct | one) for one in learned_words
+        ):
+            near[case] = "half of its words"
+    assert not near
 
 
 def test_each_attribute_must_be_high_somewhere_and_most_also_low() -> None:
