@@ -39,6 +39,7 @@ def make_checkout(folder: Path, chdir: Callable[[Path], None], delenv: Callable[
     folder = folder / "alone"
     shutil.copytree(ROOT / "configs", folder / "configs")
     shutil.copytree(ROOT / "data" / "sample", folder / "data" / "sample")
+    shutil.copy(ROOT / "data" / "benchmarks.sha256", folder / "data")
     for needed in ("training", "serving", "requirements"):
         (folder / needed).symlink_to(ROOT / needed)
     chdir(folder)

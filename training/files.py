@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,3 +46,18 @@ def read_json(path: Path) -> Any:
 def sha256(path: Path) -> str:
     """Return the SHA-256 (hex) of a file's bytes."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """Return the numbers of nested mappings by dotted path, without lists and texts.
+
+    Commas, which MLflow's names may not have, are left out of a path.
+    """
+    flat: dict[str, float] = {}
+    for name, value in content.items():
+        path = f"{prefix}{name}".replace(",", "")
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{path}.")
+        elif isinstance(value, int | float):
+            flat[path] = float(value)
+    return flat

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from serving.bundle import LABELS, Bundle
+from serving.bundle import ATTRIBUTES, LABELS, Bundle
 from tests.conftest import ROOT, TINY_PARAMS, make_checkout, set_params, tiny_base, write_csv
 
 EPOCHS = TINY_PARAMS["train"]["epochs"]
@@ -40,6 +40,8 @@ def test_metrics_and_card_are_written(trained: Path) -> None:
     assert figures["macro_f1"] > 0.55  # it learned: what follows is no constant
     assert metrics["batch_invariance"]["label_changes"] == 0
     assert metrics["batch_invariance"]["max_abs_difference"] < 1e-3
+    assert set(metrics["attributes"]["sample"]) == set(ATTRIBUTES)
+    assert 0 < metrics["behaviour"]["all"] < 1
     card = (trained / "models/candidate/MODEL_CARD.md").read_text()
     assert metrics["version"] in card
     assert f"{figures['macro_f1']:.3f}" in card
@@ -70,8 +72,9 @@ def test_mlflow_has_the_run_and_a_candidate_that_answers_as_the_bundle(
     answer = model.predict(TEXTS)
     bundle = Bundle.load(trained / "models" / "candidate")
     scores = bundle.score(TEXTS)
-    assert np.array_equal(answer[list(LABELS)].to_numpy(), scores)
-    assert answer["label"].tolist() == [LABELS[i] for i in bundle.decide(scores)]
+    assert np.array_equal(answer[list(LABELS)].to_numpy(), scores.labels)
+    assert np.array_equal(answer[list(ATTRIBUTES)].to_numpy(), scores.attributes)
+    assert answer["label"].tolist() == [LABELS[i] for i in bundle.decide(scores.labels)]
 
 
 def fresh(folder: Path, monkeypatch: pytest.MonkeyPatch, **train: object) -> Path:

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from tokenizers import Tokenizer
 
-from serving.bundle import LABELS, Bundle, content_version, scores_by_label
+from serving.bundle import Bundle, content_version, scores_by_attribute, scores_by_label
 from tests.conftest import ROOT
 from training.errors import ArtifactError, RefusedError
 from training.files import sha256
@@ -20,18 +20,27 @@ from training.release import promote, releases
 from training.release.releases import PREVIOUS, PRODUCTION, RELEASES, State, read_state
 
 MODEL = "tweet-tagger"
-# The project's gates, with limits that a tiny model of a few hundred rows can fulfil.
+# The project's limits, as far as a tiny model of a few hundred rows can fulfil them.
 TINY = {
-    "min_rows": 30,
-    "macro_f1": {"sample": 0.55},
-    "recall": dict.fromkeys(LABELS, 0.3),
-    "max_ece": 0.3,
-    "max_fp32_changes": 0.2,
-    "max_fp32_loss": 0.2,
-    "min_suite": 0.2,
-    "max_template_gap": 1.0,
-    "max_identity_gap": 1.0,
-    "max_p95_ratio": 3.0,  # of a fraction of a millisecond, beside other tests
+    "floors": {
+        "sources.sample.rows": 30,
+        "sources.sample.macro_f1": 0.55,
+        "sources.sample.classes.*.recall": 0.3,
+        "attributes.sample.*.f1": 0.0,
+        "behaviour.all": 0.2,
+        "int8_against_fp32.macro_f1_difference": -0.2,
+    },
+    "ceilings": {
+        "sources.sample.ece": 0.3,
+        "int8_against_fp32.label_change_share": 0.2,
+        "batch_invariance.label_changes": 0,
+        "batch_invariance.max_abs_difference": 0.001,
+        "megabytes": 26,
+    },
+    "max_drop": {"behaviour.all": 0.03},
+    "max_rise": {"sources.sample.ece": 0.02, "identity.gap": 0.15},
+    # Of a fraction of a millisecond, beside other tests.
+    "max_ratio": {"milliseconds_a_text.int8.p95": 3.0, "megabytes": 1.25},
 }
 SUITE = {
     "groups": {"group": ["women", "Jews", "immigrants"]},
@@ -79,7 +88,9 @@ def seal(**changes: object) -> str:
     path.write_text(json.dumps(manifest))
     bundle = Bundle.load(folder)
     for golden in manifest["golden"]:
-        golden["scores"] = scores_by_label(bundle.score([golden["text"]])[0])
+        scores = bundle.score([golden["text"]])
+        golden["scores"] = scores_by_label(scores.labels[0])
+        golden["attributes"] = scores_by_attribute(scores.attributes[0])
     manifest["version"] = content_version(manifest)
     path.write_text(json.dumps(manifest))
     metrics = folder / "metrics.json"
@@ -200,19 +211,20 @@ def test_dynamic_int8_fails_the_batch_gate(checkout: Path) -> None:
     model = promote.CANDIDATE / "model.onnx"
     onnxruntime.quantization.quantize_dynamic(promote.FP32, model)
     seal(quantisation="dynamic int8")
-    assert "- **batch: probability moved: " in refused()
+    assert "- **batch_invariance.max_abs_difference: " in refused()
 
 
 def test_a_slow_model_fails_the_latency_gate(checkout: Path) -> None:
     promote.promote(dry_run=False)
-    gates = yaml.safe_load(Path("configs/gates.yaml").read_text())
-    Path("configs/gates.yaml").write_text(yaml.safe_dump(gates | {"max_p95_ratio": 1.2}))
+    path = Path("configs/gates.yaml")
+    ratio = {"max_ratio": {"milliseconds_a_text.int8.p95": 1.2}}
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | ratio))
     path = promote.CANDIDATE / "tokenizer.json"
     tokenizer = Tokenizer.from_file(str(path))
     tokenizer.enable_padding(length=128)
     tokenizer.save(str(path))
     seal()
-    assert "- **p95 milliseconds a text, over production's: " in refused()
+    assert "- **milliseconds_a_text.int8.p95: ratio against production: " in refused()
 
 
 def test_a_model_of_shuffled_labels_is_refused(checkout: Path) -> None:
@@ -231,7 +243,32 @@ def test_a_model_of_shuffled_labels_is_refused(checkout: Path) -> None:
         stage.main()
     seal(data="sources")
     page = refused()
-    assert "- **sample: macro-F1: " in page
+    assert "- **sources.sample.macro_f1: " in page
+
+
+def test_a_production_model_of_an_older_schema_is_not_compared_with(
+    checkout: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    promote.promote(dry_run=False)
+    first = str(read_state().production)
+    manifest = RELEASES / first / "bundle.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"schema_version": 1}))
+    second = another()
+    promote.promote(dry_run=False)
+    assert read_state() == State(second, first)
+    printed = capsys.readouterr().out
+    assert "production/bundle.json: got schema 1, wanted 2: the candidate is compared" in printed
+    assert "against no production model" in printed
+    with pytest.raises(ArtifactError, match="schema 1 has no attributes; wanted 2"):
+        promote.roll_back()  # the service could not serve it
+
+
+def test_a_damaged_production_model_is_an_error(checkout: Path) -> None:
+    promote.promote(dry_run=False)
+    (PRODUCTION / "model.onnx").write_bytes(b"altered")
+    another()
+    with pytest.raises(ArtifactError, match="altered"):
+        promote.promote(dry_run=False)
 
 
 def test_an_altered_or_foreign_candidate_is_an_error(checkout: Path) -> None:

@@ -18,10 +18,13 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from serving.bundle import Bundle
+from serving.bundle import Bundle, Scores
 from training.partial_labels import HATE, LABELS
 
 SEED = 20261123
+# Areas under curves of fewer positive or negative rows would be chance, and some resamples would
+# have none of them.
+MIN_OF_EACH = 10
 
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.int64]
@@ -92,8 +95,17 @@ def bootstrap_interval(
     return np.stack(result.confidence_interval, axis=-1)
 
 
+def interval(values: npt.NDArray[Any], draws: int) -> list[float]:
+    """Return the interval of the mean of values [rows]."""
+    mean = bootstrap_interval(lambda drawn: values[drawn].mean(axis=-1), len(values), draws)
+    return [float(bound) for bound in mean]
+
+
 def calibration_error(confidence: Floats, correct: npt.NDArray[np.bool_], bins: int = 15) -> float:
-    """Return the expected calibration error over equal-width bins (Guo et al. 2017)."""
+    """Return the expected calibration error over equal-width bins (Guo et al. 2017).
+
+    For a yes-or-no question pass the probability of yes, and whether it is yes.
+    """
     bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
     gaps = np.bincount(bin_of, weights=confidence - correct, minlength=bins)
     return float(np.abs(gaps).sum() / len(confidence))
@@ -109,7 +121,10 @@ def classification_metrics(
         chosen: [rows] label index.
         allowed: [rows, labels] partial labels; a row's class is that of its allowed labels.
         class_of: [labels] the class of each label; `arange` for all three labels.
-        draws: bootstrap resamples.
+        draws: bootstrap resamples; 0: no intervals.
+
+    A scheme of two classes also has `roc_auc`, of the class with hate in it, if there are
+    MIN_OF_EACH rows of both.
     """
     names = class_names(class_of)
     count = len(names)
@@ -117,25 +132,94 @@ def classification_metrics(
     class_scores = np.stack([scores[:, class_of == i].sum(axis=1) for i in range(count)], axis=1)
     confidence = class_scores.max(axis=1)
     correct = class_scores.argmax(axis=1) == truth
+    positive = class_of[HATE]
+    ranked = count == 2 and _has_both(truth == positive)
 
-    def statistics(drawn: Ints) -> Floats:
+    def statistics(drawn: Ints) -> list[Floats]:
         f1 = f1_scores(confusions(truth[drawn], chosen_class[drawn], count))
         ece = [calibration_error(confidence[rows], correct[rows]) for rows in drawn]
-        return np.stack([f1["macro_f1"], f1["weighted_f1"], ece, *f1["classes"].T])
+        ranks = ranking(class_scores[:, positive], truth == positive, drawn)[:1] if ranked else []
+        return [f1["macro_f1"], f1["weighted_f1"], np.array(ece), *f1["classes"].T, *ranks]
 
-    intervals = bootstrap_interval(statistics, len(truth), draws).tolist()
-    confusion = confusions(truth, chosen_class, count)
-    f1 = f1_scores(confusion)
+    auc = ("roc_auc",) if ranked else ()
+    metrics = _values(
+        ("macro_f1", "weighted_f1", "ece", *names, *auc), statistics, len(truth), draws
+    )
+    for name in names:
+        del metrics[name]  # `classes` has it
     return {
         "rows": len(truth),
-        "macro_f1": float(f1["macro_f1"]),
-        "weighted_f1": float(f1["weighted_f1"]),
-        "ece": calibration_error(confidence, correct),
         "brier": float(((class_scores - np.eye(count)[truth]) ** 2).sum(axis=1).mean()),
         "classes": _by_class(truth, chosen_class, class_scores, names),
-        "confusion": confusion.tolist(),
-        "intervals": dict(zip(("macro_f1", "weighted_f1", "ece", *names), intervals, strict=True)),
+        "confusion": confusions(truth, chosen_class, count).tolist(),
+        **metrics,
     }
+
+
+def binary_metrics(scores: Floats, truth: npt.NDArray[np.bool_], draws: int) -> dict[str, Any]:
+    """Return F1 at 0.5, ECE and, with MIN_OF_EACH rows of both kinds, the areas under the curves.
+
+    Args:
+        scores: [rows] probabilities.
+        truth: [rows] whether it is so.
+        draws: bootstrap resamples; 0: no intervals.
+    """
+    called = scores >= 0.5
+    ranked = _has_both(truth)
+
+    def statistics(drawn: Ints) -> list[Floats]:
+        hits = (called & truth)[drawn].sum(axis=1)
+        f1 = 2 * hits / np.maximum(called[drawn].sum(axis=1) + truth[drawn].sum(axis=1), 1)
+        ece = [calibration_error(scores[rows], truth[rows]) for rows in drawn]
+        return [f1, np.array(ece), *(ranking(scores, truth, drawn) if ranked else ())]
+
+    names = ("f1", "ece", *(("roc_auc", "average_precision") if ranked else ()))
+    return {
+        "rows": len(truth),
+        "positives": int(truth.sum()),
+        **_values(names, statistics, len(truth), draws),
+    }
+
+
+def _has_both(truth: npt.NDArray[np.bool_]) -> bool:
+    return bool(min(truth.sum(), (~truth).sum()) >= MIN_OF_EACH)
+
+
+def _values(
+    names: tuple[str, ...],
+    statistics: Callable[[Ints], list[Floats]],
+    rows: int,
+    draws: int,
+) -> dict[str, Any]:
+    """Return each statistic of all rows by its name, and with `draws` their `intervals`."""
+    everything = np.arange(rows)[None]
+    metrics: dict[str, Any] = {
+        name: float(value[0]) for name, value in zip(names, statistics(everything), strict=True)
+    }
+    if draws:
+        bounds = bootstrap_interval(lambda drawn: np.stack(statistics(drawn)), rows, draws)
+        metrics["intervals"] = dict(zip(names, bounds.tolist(), strict=True))
+    return metrics
+
+
+def ranking(
+    scores: Floats, truth: npt.NDArray[np.bool_], drawn: Ints
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return ROC AUC and average precision [draws] of resampled rows [draws, rows].
+
+    They equal scikit-learn's, which takes one resample at a time. A resample without positive or
+    without negative rows gets 0.
+    """
+    order = np.argsort(-scores, kind="stable")
+    last = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))  # of each run of ties
+    weights = np.apply_along_axis(np.bincount, -1, drawn, minlength=len(scores))[:, order]
+    hits = np.cumsum(weights * truth[order], axis=1)[:, last]
+    misses = np.cumsum(weights * ~truth[order], axis=1)[:, last]
+    gained, lost = np.diff(hits, prepend=0), np.diff(misses, prepend=0)
+    positives, negatives = np.maximum(hits[:, -1], 1), np.maximum(misses[:, -1], 1)
+    area = (lost * (hits - gained / 2)).sum(axis=1) / (positives * negatives)
+    precision = hits / np.maximum(hits + misses, 1)
+    return area, (gained * precision).sum(axis=1) / positives
 
 
 def _by_class(
@@ -167,35 +251,61 @@ def class_names(class_of: Ints) -> list[str]:
     return [", ".join(labels[class_of == i]) for i in range(int(class_of.max()) + 1)]
 
 
-def identity_gap(texts: list[str], chosen: Ints, allowed: npt.NDArray[np.bool_]) -> dict[str, Any]:
+def identity_gap(
+    texts: list[str], chosen: Ints, allowed: npt.NDArray[np.bool_], draws: int
+) -> dict[str, Any]:
     """Return the rate of false positives for hate, by the group that a text names.
 
     `gap` is the largest rate of a group with enough rows, less the rate of texts that name none.
+
+    Args:
+        texts: the rows' texts.
+        chosen: [rows] label index.
+        allowed: [rows, labels] partial labels.
+        draws: bootstrap resamples; 0: no interval.
     """
     not_hate = ~allowed[:, HATE]
-    called_hate = chosen == HATE
     named = {
         group: np.array([bool(re.search(rf"\b({words})\b", t, re.IGNORECASE)) for t in texts])
         for group, words in IDENTITY_GROUPS.items()
     }
     no_group = not_hate & ~np.any(list(named.values()), axis=0)
-    rest = float(called_hate[no_group].mean()) if no_group.any() else 0.0
-    groups = {}
-    for group, mentions in named.items():
-        rows = not_hate & mentions
-        if rows.sum() >= MIN_GROUP_ROWS:
-            rate = float(called_hate[rows].mean())
-            groups[group] = {"rows": int(rows.sum()), "false_positive_rate": rate}
-    gap = max((group["false_positive_rate"] - rest for group in groups.values()), default=0.0)
-    return {"without_mention": rest, "groups": groups, "gap": gap}
+    rows = {group: not_hate & mentions for group, mentions in named.items()}
+    groups = {group: among for group, among in rows.items() if among.sum() >= MIN_GROUP_ROWS}
+
+    def rate(among: npt.NDArray[np.bool_], drawn: Ints) -> Floats:
+        called = (among & (chosen == HATE))[drawn].sum(axis=1)
+        return np.asarray(called / np.maximum(among[drawn].sum(axis=1), 1))
+
+    def statistics(drawn: Ints) -> list[Floats]:
+        rates = [rate(among, drawn) for among in groups.values()]
+        rest = rate(no_group, drawn)
+        return [rest, np.max(rates, axis=0) - rest if rates else np.zeros(len(drawn))]
+
+    everything = np.arange(len(texts))[None]
+    return {
+        "groups": {
+            group: {
+                "rows": int(among.sum()),
+                "false_positive_rate": float(rate(among, everything)[0]),
+            }
+            for group, among in groups.items()
+        },
+        **_values(("without_mention", "gap"), statistics, len(texts), draws),
+    }
 
 
-def difference(bundle: Bundle, one: Floats, other: Floats) -> dict[str, float]:
-    """Return how much two score matrices [rows, labels] of the same texts differ."""
-    changed = bundle.decide(one) != bundle.decide(other)
+def difference(bundle: Bundle, one: Scores, other: Scores) -> dict[str, float]:
+    """Return how much two models' scores of the same texts differ.
+
+    `max_abs_difference` is that of all probabilities, of labels and of attributes.
+    """
+    changed = bundle.decide(one.labels) != bundle.decide(other.labels)
+    moved = [np.abs(a - b).max(initial=0.0) for a, b in zip(one, other, strict=True)]
     return {
         "label_changes": int(changed.sum()),
-        "max_abs_difference": float(np.abs(one - other).max()),
+        "label_change_share": float(changed.mean()),
+        "max_abs_difference": float(max(moved)),
     }
 
 
@@ -224,9 +334,11 @@ def milliseconds(
 
 def batch_invariance(bundle: Bundle, texts: list[str]) -> dict[str, float]:
     """Return the `difference` between scores of single texts and scores in random batches of 32."""
-    alone = np.concatenate([bundle.score([text]) for text in texts])
-    together = np.empty_like(alone)
+    single = [bundle.score([text]) for text in texts]
+    alone = Scores(*(np.concatenate(part) for part in zip(*single, strict=True)))
+    together = Scores(*(np.empty_like(part) for part in alone))
     order = np.random.default_rng(SEED).permutation(len(texts))
     for batch in np.array_split(order, len(texts) // 32 + 1):
-        together[batch] = bundle.infer(bundle.encode([texts[i] for i in batch]))
+        scores = bundle.infer(bundle.encode([texts[i] for i in batch]))
+        together.labels[batch], together.attributes[batch] = scores
     return difference(bundle, alone, together)

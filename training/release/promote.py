@@ -12,25 +12,26 @@ import argparse
 import logging
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import mlflow
 import numpy as np
 import pandas as pd
 
-from serving.bundle import LABELS, MANIFEST, SEALED, Bundle, BundleError
+from serving.bundle import MANIFEST, SCHEMA_VERSION, SEALED, Bundle, BundleError
 from training.config import EvaluateParams, RegisterParams, load_file, load_params, load_sources
 from training.errors import ArtifactError, RefusedError, run_stage
-from training.evaluation.behaviour import Capability, group_rates, load_suite, outcomes
+from training.evaluation.behaviour import load_suite
 from training.evaluation.measure import (
     ALL_LABELS,
     Measurement,
     compare_with_fp32,
     evaluation_rows,
+    figures,
     measure,
+    megabytes,
 )
-from training.evaluation.metrics import calibration_error, class_names, milliseconds
-from training.files import atomic_write, read_json, sha256
+from training.evaluation.metrics import class_names, milliseconds
+from training.files import atomic_write, flatten, read_json, sha256
 from training.paths import CANDIDATE, FP32, MODELS, PROCESSED, REPORTS, split_file
 from training.release import releases
 from training.release.gates import Gates, Report, SourceRows, evaluate_gates, refusals
@@ -76,28 +77,6 @@ def check_origin(bundle: Bundle) -> None:
         raise ArtifactError(f"{metrics}: got {version}, wanted {bundle.manifest.version}")
 
 
-def report(bundle: Bundle, measured: Measurement, suite: list[Capability]) -> dict[str, Any]:
-    """Return a report's fields, except those that need both bundles or the files."""
-    reference = measured.source == measured.reference
-    confidence = measured.scores[reference].max(axis=1)
-    correct = measured.scores[reference].argmax(axis=1) == measured.truth[reference]
-    suite_scores = bundle.score([text for capability in suite for text in capability.texts])
-    labels = [LABELS[i] for i in bundle.decide(suite_scores)]
-    rates = group_rates(suite, labels).values()
-    return {
-        "version": bundle.manifest.version,
-        "data": bundle.manifest.data,
-        "reference": measured.reference,
-        "sources": source_rows(bundle, measured),
-        "ece": calibration_error(confidence, correct),
-        "identity_gap": measured.identity["gap"],
-        "template_gap": max(rates, default=0.0) - min(rates, default=0.0),
-        "batch_changes": int(measured.batch["label_changes"]),
-        "batch_difference": measured.batch["max_abs_difference"],
-        "behaviour": outcomes(suite, labels),
-    }
-
-
 def source_rows(bundle: Bundle, measured: Measurement) -> dict[str, SourceRows]:
     """Return the rows of the reference and of each external source, by its classes."""
     normalize = bundle.tokenizer.normalizer.normalize_str
@@ -114,11 +93,6 @@ def source_rows(bundle: Bundle, measured: Measurement) -> dict[str, SourceRows]:
     }
 
 
-def megabytes(folder: Path) -> float:
-    """Return the size of a bundle's own files."""
-    return sum((folder / name).stat().st_size for name in (*SEALED, MANIFEST)) / 1e6
-
-
 def reports(candidate: Bundle, production: Bundle | None) -> tuple[Report, Report | None]:
     """Measure the candidate and production on the same rows; their timings take turns."""
     rows, suite, sources = evaluation_rows(), load_suite(), load_sources()
@@ -126,21 +100,24 @@ def reports(candidate: Bundle, production: Bundle | None) -> tuple[Report, Repor
     timed = rows["text"][rows["in_test"]].head(load_params("evaluate", EvaluateParams).latency_rows)
     scorers = {name: bundle.score for name, bundle in bundles.items()}
     times = milliseconds(scorers, timed.tolist(), rounds=ROUNDS)
-    measured = {name: measure(bundle, rows, sources) for name, bundle in bundles.items()}
-    fields = {
-        name: report(bundle, measured[name], suite)
-        | {"p95_ms": times[name]["p95"], "megabytes": megabytes(MODELS / name)}
-        for name, bundle in bundles.items()
-    }
-    if FP32.is_file():
-        reference = measured["candidate"].source == measured["candidate"].reference
-        parent = Bundle(candidate.manifest, candidate.tokenizer, FP32.read_bytes(), threads=1)
-        changed = compare_with_fp32(candidate, parent, measured["candidate"], reference)
-        fields["candidate"] |= {
-            "fp32_loss": -changed["macro_f1_difference"],
-            "fp32_changes": changed["label_changes"] / reference.sum(),
+    done = {}
+    for name, bundle in bundles.items():
+        measured = measure(bundle, rows, sources, suite)
+        metrics = figures(measured, draws=0) | {
+            "milliseconds_a_text": {"int8": times[name]},
+            "megabytes": megabytes(MODELS / name),
         }
-    done = {name: Report(**values) for name, values in fields.items()}
+        if name == "candidate" and FP32.is_file():
+            parent = Bundle(bundle.manifest, bundle.tokenizer, FP32.read_bytes(), threads=1)
+            metrics["int8_against_fp32"] = compare_with_fp32(bundle, parent, measured, draws=0)
+        done[name] = Report(
+            version=bundle.manifest.version,
+            data=bundle.manifest.data,
+            reference=measured.reference,
+            sources=source_rows(bundle, measured),
+            behaviour=measured.behaviour.capabilities,
+            figures=flatten(metrics),
+        )
     return done["candidate"], done.get("production")
 
 
@@ -197,7 +174,7 @@ def promote(*, dry_run: bool) -> None:
 
 def _check_gates(candidate: Bundle, state: releases.State, gates: Gates) -> None:
     """Write and print the gates' report; RefusedError if a gate failed."""
-    production = load_bundle(releases.PRODUCTION) if state.production else None
+    production = _load_production() if state.production else None
     ours, theirs = reports(candidate, production)
     results = evaluate_gates(ours, theirs, gates)
     page = markdown(ours, theirs, results)
@@ -210,6 +187,23 @@ def _check_gates(candidate: Bundle, state: releases.State, gates: Gates) -> None
             f"{ours.version} failed {len(failed)} of {len(results)} gates, see {GATES_REPORT}: "
             f"{reasons}"
         )
+
+
+def _load_production() -> Bundle | None:
+    """Return the bundle in production; None if its schema is too old to be scored and served.
+
+    A damaged bundle is an error instead: without production, no gate compares with it.
+    """
+    manifest = releases.PRODUCTION / MANIFEST
+    content = read_json(manifest)
+    schema = content.get("schema_version") if isinstance(content, dict) else None
+    if isinstance(schema, int) and schema < SCHEMA_VERSION:
+        print(
+            f"warning: {manifest}: got schema {schema}, wanted {SCHEMA_VERSION}: "
+            "the candidate is compared with no production model"
+        )
+        return None
+    return load_bundle(releases.PRODUCTION)
 
 
 def _add_release(version: str) -> None:

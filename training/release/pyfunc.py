@@ -6,7 +6,7 @@ from typing import Any
 import mlflow
 import pandas as pd
 
-from serving.bundle import LABELS, Bundle
+from serving.bundle import ATTRIBUTES, LABELS, Bundle
 
 
 class TweetTagger(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
@@ -17,10 +17,16 @@ class TweetTagger(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         self.bundle = Bundle.load(Path(context.artifacts["bundle"]))
 
     def predict(self, context: Any, model_input: list[str], params: Any = None) -> pd.DataFrame:
-        """Return one row for each text: `label`, then each label's probability."""
+        """Return one row for each text: `label`, each label's and each attribute's probability."""
         scores = self.bundle.score(model_input)
-        labels = [LABELS[i] for i in self.bundle.decide(scores)]
-        return pd.DataFrame({"label": labels, **dict(zip(LABELS, scores.T, strict=True))})
+        labels = [LABELS[i] for i in self.bundle.decide(scores.labels)]
+        return pd.DataFrame(
+            {
+                "label": labels,
+                **dict(zip(LABELS, scores.labels.T, strict=True)),
+                **dict(zip(ATTRIBUTES, scores.attributes.T, strict=True)),
+            }
+        )
 
 
 mlflow.models.set_model(TweetTagger())

@@ -6,29 +6,17 @@ models/candidate, reports -> MLflow: a version with the alias `candidate`
 
 import logging
 import warnings
-from typing import Any
 
 import mlflow
 
+from serving.bundle import ATTRIBUTES, LABELS
 from training.config import PARAMS, SOURCES, RegisterParams, load_params
 from training.errors import run_stage
-from training.files import read_json, write_json
+from training.files import flatten, read_json, write_json
 from training.paths import CANDIDATE, FINETUNED, REPORTS
 from training.tracking import tracked_run
 
 EXAMPLE = ["have a lovely day everyone", "what an idiot, delete your account"]
-
-
-def flat_metrics(metrics: dict[str, Any], prefix: str = "") -> dict[str, float]:
-    """Return the numbers of nested metrics by dotted name, without lists and texts."""
-    flat: dict[str, float] = {}
-    for name, value in metrics.items():
-        if isinstance(value, dict):
-            flat |= flat_metrics(value, f"{prefix}{name}.")
-        elif isinstance(value, int | float):
-            # MLflow's metric names may not have commas.
-            flat[f"{prefix}{name}".replace(",", "")] = float(value)
-    return flat
 
 
 def main() -> None:
@@ -47,7 +35,7 @@ def main() -> None:
         mlflow.set_tags(
             {f"bundle.{key}": manifest[key] for key in ("version", "data", "data_sha", "git_sha")}
         )
-        mlflow.log_metrics(flat_metrics(metrics))
+        mlflow.log_metrics(flatten(metrics))
         mlflow.log_artifacts(str(REPORTS / "plots"), "plots")
         mlflow.log_artifacts(str(REPORTS / "drift"), "drift")
         mlflow.log_artifact(str(REPORTS / "rules.json"), "drift")
@@ -63,7 +51,7 @@ def main() -> None:
                 outputs=Schema(
                     [
                         ColSpec("string", "label"),
-                        *(ColSpec("float", label) for label in manifest["labels"]),
+                        *(ColSpec("float", name) for name in (*LABELS, *ATTRIBUTES)),
                     ]
                 ),
             ),

@@ -1,14 +1,17 @@
 import numpy as np
 import pytest
-from sklearn.metrics import f1_score
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from training.evaluation.metrics import (
+    MIN_OF_EACH,
     SEED,
+    binary_metrics,
     bootstrap_interval,
     calibration_error,
     classification_metrics,
     f1_scores,
     identity_gap,
+    ranking,
 )
 from training.partial_labels import label_mask
 
@@ -78,6 +81,45 @@ def test_a_dataset_is_evaluated_by_its_own_classes() -> None:
         f1_score([0, 1, 1, 0], [0, 1, 0, 0], average="macro")
     )
     assert metrics["classes"]["hate"]["roc_auc"] == 1.0
+    assert "roc_auc" not in metrics  # of so few rows
+
+
+def test_a_dataset_of_two_classes_has_the_auc_of_the_one_with_hate() -> None:
+    scores, chosen, truth = sample()
+    allowed = label_mask([["neither"] if row == 2 else ["hate", "offensive"] for row in truth])
+    metrics = classification_metrics(scores, chosen, allowed, np.array([0, 0, 1]), draws=100)
+    toxic = scores[:, 0] + scores[:, 1]
+    assert metrics["roc_auc"] == pytest.approx(roc_auc_score(truth != 2, toxic))
+    low, high = metrics["intervals"]["roc_auc"]
+    assert low < metrics["roc_auc"] < high
+
+
+def test_the_areas_under_the_curves_equal_scikit_learn_on_each_resample() -> None:
+    truth = RNG.random(200) < 0.2
+    scores = (RNG.random(200) + 0.4 * truth).round(1)  # many ties
+    drawn = RNG.integers(0, 200, (5, 200))
+    areas, precisions = ranking(scores, truth, drawn)
+    assert areas == pytest.approx([roc_auc_score(truth[rows], scores[rows]) for rows in drawn])
+    assert precisions == pytest.approx(
+        [average_precision_score(truth[rows], scores[rows]) for rows in drawn]
+    )
+    nothing = ranking(scores, np.zeros(200, bool), drawn)
+    assert not np.any(nothing)
+
+
+def test_a_yes_or_no_question_of_a_known_case() -> None:
+    truth = np.array([True] * 20 + [False] * 80)
+    scores = np.where(truth, 0.8, 0.1)
+    scores[:4], scores[20:24] = 0.1, 0.8
+    metrics = binary_metrics(scores, truth, draws=200)
+    assert (metrics["rows"], metrics["positives"]) == (100, 20)
+    assert metrics["f1"] == pytest.approx(0.8)
+    assert metrics["ece"] == pytest.approx((abs(16 - 20 * 0.8) + abs(4 - 80 * 0.1)) / 100)
+    assert metrics["roc_auc"] == pytest.approx(roc_auc_score(truth, scores))
+    assert set(metrics["intervals"]) == {"f1", "ece", "roc_auc", "average_precision"}
+    assert "intervals" not in binary_metrics(scores, truth, draws=0)
+    few = np.arange(100) < MIN_OF_EACH - 1
+    assert "roc_auc" not in binary_metrics(scores, few, draws=100)
 
 
 def test_the_identity_gap_shows_a_biased_model() -> None:
@@ -86,6 +128,8 @@ def test_the_identity_gap_shows_a_biased_model() -> None:
     ]
     allowed = label_mask([["neither"]] * 100)
     chosen = np.array([2] * 50 + [0] * 25 + [2] * 25)
-    gap = identity_gap(texts, chosen, allowed)
+    gap = identity_gap(texts, chosen, allowed, draws=100)
     assert gap["gap"] == pytest.approx(0.5)
+    low, high = gap["intervals"]["gap"]
+    assert 0.3 < low < 0.5 < high < 0.7
     assert gap["groups"] == {"muslims": {"rows": 50, "false_positive_rate": 0.5}}
