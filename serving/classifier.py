@@ -100,6 +100,7 @@ class Classifier:
                 ts=now,
                 text=text,
                 scores=prediction.scores,
+                attributes=prediction.attributes,
                 label=prediction.label,
                 toxicity=prediction.toxicity,
                 action=prediction.action,

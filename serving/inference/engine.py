@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from cachetools import LRUCache
 
-from serving.bundle import LABELS, Bundle, Encoding
+from serving.bundle import ATTRIBUTES, LABELS, Bundle, Encoding
 from serving.inference.batcher import Batcher, BatchReport, Capacity
 from serving.inference.policy import Policy, PolicyDecision
 from serving.inference.scheduler import Priority
@@ -34,18 +34,20 @@ class ScoredText:
     """
 
     scores: dict[str, float]
+    attributes: dict[str, float]
     label: str
     decision: PolicyDecision
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The engine's reply for one text: its scores and label, what the policy makes of them, and
-    warnings of the policy and the tokenizer.
+    """The engine's reply for one text: its label and scores, its attributes, what the policy makes
+    of the scores, and warnings of the policy and the tokenizer.
     """
 
     label: str
     scores: dict[str, float]
+    attributes: dict[str, float]
     toxicity: str
     action: str
     truncated: bool
@@ -56,6 +58,7 @@ class Prediction:
         return {
             "label": self.label,
             "scores": self.scores,
+            "attributes": self.attributes,
             "toxicity": self.toxicity,
             "action": self.action,
             "truncated": self.truncated,
@@ -93,7 +96,7 @@ class Engine:
         self._batcher: Batcher[Encoding, ScoredText] = Batcher(
             # Not a method: without a reference cycle, a closed engine is freed at once.
             partial(_infer, bundle, policy),
-            size=lambda row: len(row.ids),
+            size=lambda row: sum(map(len, row.windows)),
             capacity=capacity,
             observe=observer.batch,
         )
@@ -113,9 +116,9 @@ class Engine:
         encodings = self.bundle.encode([row.text for row in golden])
         replayed = [(await self._batcher.submit([row], Priority.HIGH))[0] for row in encodings]
         error = max(
-            abs(want.scores[label] - got.scores[label])
+            abs((want.scores | want.attributes)[name] - (got.scores | got.attributes)[name])
             for want, got in zip(golden, replayed, strict=True)
-            for label in LABELS
+            for name in (*LABELS, *ATTRIBUTES)
         )
         tolerance = self.bundle.manifest.golden_tolerance
         self.not_ready = None
@@ -218,12 +221,13 @@ def _infer(
 ) -> list[ScoredText]:
     """Score a batch; this runs in an inference thread."""
     probabilities = bundle.infer(batch, intra_op_parallel=is_idle)
-    labels = bundle.decide(probabilities)
-    rounded = probabilities.astype(float).round(6).tolist()
+    labels = bundle.decide(probabilities.labels).tolist()
+    rounded = (rows.astype(float).round(6).tolist() for rows in probabilities)
     scored = []
-    for row, label in zip(rounded, labels.tolist(), strict=True):
+    for label, row, attributes in zip(labels, *rounded, strict=True):
         scores = dict(zip(LABELS, row, strict=True))
-        scored.append(ScoredText(scores, LABELS[label], policy.apply(scores)))
+        by_name = dict(zip(ATTRIBUTES, attributes, strict=True))
+        scored.append(ScoredText(scores, by_name, LABELS[label], policy.apply(scores)))
     return scored
 
 
@@ -232,11 +236,12 @@ def _prediction(encoding: Encoding, scored: ScoredText) -> Prediction:
     warnings = decision.warnings
     if encoding.truncated:
         warnings = (*warnings, "truncated")
-    if len(encoding.ids) <= SPECIAL_TOKENS:
+    if len(encoding.windows[0]) <= SPECIAL_TOKENS:
         warnings = (*warnings, "no_words")
     return Prediction(
         scored.label,
         scored.scores,
+        scored.attributes,
         decision.toxicity,
         decision.action,
         encoding.truncated,

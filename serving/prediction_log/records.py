@@ -41,6 +41,7 @@ class PredictionRecord:
     ts: datetime
     text: str
     scores: dict[str, float]
+    attributes: dict[str, float]
     label: str
     toxicity: str
     action: str
@@ -57,6 +58,7 @@ class PredictionRecord:
             "request_id": self.request_id,
             "ts": milliseconds(self.ts),
             "scores": self.scores,
+            "attributes": self.attributes,
             "label": self.label,
             "toxicity": self.toxicity,
             "action": self.action,

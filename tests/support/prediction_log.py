@@ -24,6 +24,7 @@ def prediction(**changes: Any) -> PredictionRecord:
         "ts": NOW,
         "text": "wörds",
         "scores": {"hate": 0.1, "offensive": 0.2, "neither": 0.7},
+        "attributes": {"TOXICITY": 0.3, "THREAT": 0.01},
         "label": "neither",
         "toxicity": "none",
         "action": "allow",

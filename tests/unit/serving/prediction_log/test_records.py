@@ -22,6 +22,7 @@ def test_a_prediction_document_has_every_field_and_the_text() -> None:
         "request_id": "request",
         "ts": 86_400_000,
         "scores": {"hate": 0.1, "offensive": 0.2, "neither": 0.7},
+        "attributes": {"TOXICITY": 0.3, "THREAT": 0.01},
         "label": "neither",
         "toxicity": "none",
         "action": "allow",
