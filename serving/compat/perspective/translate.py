@@ -3,8 +3,7 @@
     comments:analyze       comment, attributes → scores of the comment and of its parts
     comments:suggestscore  comment, the scores that it should have → feedback
 
-`configs/perspective.yaml` defines the attributes. Languages are not detected: a reply has no
-`detectedLanguages`. This module knows neither HTTP nor the engine.
+`configs/perspective.yaml` defines the attributes. This module knows neither HTTP nor the engine.
 """
 
 import math
@@ -143,6 +142,7 @@ class Analysis:
         scores: Mapping[str, float],
         spans: Sequence[Span],
         span_scores: Sequence[Mapping[str, float]],
+        language: str,
     ) -> dict[str, Any]:
         """Return the reply.
 
@@ -150,6 +150,7 @@ class Analysis:
             scores: the text's probabilities.
             spans: of the text.
             span_scores: the probabilities of each span.
+            language: that was detected.
         """
         offsets = self.comment.offsets(spans)
         attributes = {}
@@ -167,7 +168,11 @@ class Analysis:
                 attribute["summaryScore"] = _score(summary)
             if attribute:
                 attributes[name] = attribute
-        reply = {"attributeScores": attributes, "languages": self._languages}
+        reply = {
+            "attributeScores": attributes,
+            "languages": self._languages,
+            "detectedLanguages": [language],
+        }
         return reply | _client_token(self._body)
 
 
