@@ -10,18 +10,11 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Label = Literal["hate", "offensive", "neither"]
-# A label or an attribute. It is one Literal: of a union, errors would name a member as the field.
-Explainable = Literal[
-    "hate",
-    "offensive",
-    "neither",
-    "TOXICITY",
-    "SEVERE_TOXICITY",
-    "IDENTITY_ATTACK",
-    "INSULT",
-    "PROFANITY",
-    "THREAT",
+Attribute = Literal[
+    "TOXICITY", "SEVERE_TOXICITY", "IDENTITY_ATTACK", "INSULT", "PROFANITY", "THREAT"
 ]
+# One Literal and no union: of a union, errors would name a member as the field.
+Explainable = Literal[Label, Attribute]
 Warning_ = Literal[
     "toxicity_near_boundary",
     "action_near_boundary",

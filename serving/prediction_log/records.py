@@ -79,17 +79,19 @@ class PredictionRecord:
 
 @dataclass(frozen=True, slots=True)
 class FeedbackRecord:
-    """The label that a person says a prediction should have had."""
+    """The label, and scores of attributes, that a person says a prediction should have had."""
 
     prediction_id: str
     label: str
     comment: str | None
     client: str | None
+    attributes: dict[str, float] | None = None
 
     @property
     def id(self) -> str:
         """A hash of the content, so that the same feedback is stored once."""
-        content = "\0".join((self.prediction_id, self.label, self.comment or ""))
+        scores = [f"{name}={score}" for name, score in sorted((self.attributes or {}).items())]
+        content = "\0".join((self.prediction_id, self.label, self.comment or "", *scores))
         return hashlib.sha256(content.encode()).hexdigest()
 
     def document(self, ts: int) -> Document:
@@ -101,7 +103,8 @@ class FeedbackRecord:
             "ts": ts,
             "client": self.client,
         }
-        return document | ({"comment": self.comment} if self.comment else {})
+        optional = {"comment": self.comment, "attributes": self.attributes}
+        return document | {name: value for name, value in optional.items() if value}
 
 
 def with_current_fields(document: Document) -> Document:

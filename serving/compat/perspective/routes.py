@@ -28,7 +28,7 @@ router = APIRouter(route_class=FastRoute, tags=["Perspective API"])
 
 
 def configure(app: FastAPI, settings: Settings) -> None:
-    """Load the table of attributes; SettingsError if the file cannot be used."""
+    """Load what is supported; SettingsError if the file cannot be used."""
     app.state.attributes = Attributes.load(settings.perspective)
 
 
@@ -45,13 +45,13 @@ async def analyze(request: Request, body: AnalyzeCommentRequest) -> dict[str, An
     analysis = Analysis(body, request.app.state.attributes)
     store = not body.do_not_store
     result = await _classify(request, classifier, analysis.comment, store=store)
-    scores, language = result.predictions[0].scores, result.predictions[0].language
+    scores, language = result.predictions[0].attributes, result.predictions[0].language
     spans = analysis.spans(classifier.settings.max_texts)
     span_scores = [scores] * len(spans)
     if body.span_annotations:
         texts = [analysis.comment.text[begin:end] for begin, end in spans]
         engine = caller_of(request, "perspective").engine
-        span_scores = [scored.scores for scored in await engine.score(texts)]
+        span_scores = [scored.attributes for scored in await engine.score(texts)]
     return analysis.reply(scores, spans, span_scores, language)
 
 
@@ -68,7 +68,9 @@ async def suggest(request: Request, body: SuggestCommentScoreRequest) -> dict[st
     suggestion = Suggestion(body, request.app.state.attributes)
     result = await _classify(request, classifier, suggestion.comment, store=True)
     client = caller_of(request, "perspective").client
-    await classifier.log.feedback(result.ids[0], suggestion.label, suggestion.note, client)
+    await classifier.log.feedback(
+        result.ids[0], suggestion.label, suggestion.note, client, suggestion.attributes
+    )
     return suggestion.reply()
 
 

@@ -1,9 +1,11 @@
-"""Translates Perspective's requests to texts, and our scores to its replies.
+"""Translates Perspective's requests to texts, and our attributes to its replies.
 
     comments:analyze       comment, attributes → scores of the comment and of its parts
     comments:suggestscore  comment, the scores that it should have → feedback
 
-`configs/perspective.yaml` defines the attributes. This module knows neither HTTP nor the engine.
+Its six production attributes are the model's own. `configs/perspective.yaml` says what happens to
+requests for others, and which languages are supported. This module knows neither HTTP nor the
+engine.
 """
 
 import math
@@ -15,8 +17,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from serving.api.schemas import Label
-from serving.bundle import LABELS
+from serving.api.schemas import Attribute
+from serving.bundle import ATTRIBUTES, LABELS
 from serving.compat.perspective.errors import PerspectiveError
 from serving.compat.perspective.schemas import (
     PROBABILITY,
@@ -33,6 +35,9 @@ from serving.compat.perspective.spans import PlainText, Span, plain_text, senten
 from serving.settings import load_config
 
 SUGGESTION_THRESHOLD = 0.5  # a suggested score from here on means: has the attribute
+# The labels that a comment with the attribute can have. It has one of the others without the
+# attribute. The other attributes go with any label.
+SUGGESTED_LABELS = {"TOXICITY": {"hate", "offensive"}, "IDENTITY_ATTACK": {"hate"}}
 
 
 class Attributes(BaseModel):
@@ -40,10 +45,7 @@ class Attributes(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    attributes: dict[
-        Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_@]{0,63}$")],
-        Annotated[frozenset[Label], Field(min_length=1)],
-    ]
+    aliases: dict[Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_@]{0,63}$")], Attribute] = {}
     unsupported: Literal["refuse", "omit"]
     languages: Annotated[tuple[str, ...], Field(min_length=1)]
 
@@ -58,14 +60,19 @@ class Attributes(BaseModel):
         Raises:
             PerspectiveError: one has none, and the table says `unsupported: refuse`.
         """
-        unknown = [name for name in requested if name not in self.attributes]
+        unknown = [name for name in requested if name not in self.names]
         if unknown and self.unsupported == "refuse":
             raise PerspectiveError(f"Unknown requested attribute: {unknown[0]}", "INVALID_REQUEST")
-        return [name for name in requested if name in self.attributes]
+        return [name for name in requested if name in self.names]
 
-    def score(self, name: str, scores: Mapping[str, float]) -> float:
-        """Return an attribute's score: the sum of its labels' probabilities, to six decimals."""
-        return min(1.0, round(math.fsum(scores[label] for label in self.attributes[name]), 6))
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names that can be requested: the six attributes, and the aliases."""
+        return (*ATTRIBUTES, *self.aliases)
+
+    def resolve(self, name: str) -> str:
+        """Return the attribute that a requested name stands for."""
+        return self.aliases.get(name, name)
 
 
 class Comment:
@@ -147,27 +154,27 @@ class Analysis:
         """Return the reply.
 
         Args:
-            scores: the text's probabilities.
+            scores: the text's attributes.
             spans: of the text.
-            span_scores: the probabilities of each span.
+            span_scores: the attributes of each span.
             language: that was detected.
         """
         offsets = self.comment.offsets(spans)
         attributes = {}
         for name, parameters in self._parameters.items():
+            attribute = self._table.resolve(name)
             threshold = parameters.score_threshold
             minimum = -math.inf if threshold is None else threshold
             parts = [
                 {"begin": begin, "end": end, "score": _score(value)}
                 for (begin, end), row in zip(offsets, span_scores, strict=True)
-                if (value := self._table.score(name, row)) >= minimum
+                if (value := row[attribute]) >= minimum
             ]
-            summary = self._table.score(name, scores)
-            attribute: dict[str, Any] = {"spanScores": parts} if parts else {}
-            if summary >= minimum:
-                attribute["summaryScore"] = _score(summary)
-            if attribute:
-                attributes[name] = attribute
+            shown: dict[str, Any] = {"spanScores": parts} if parts else {}
+            if scores[attribute] >= minimum:
+                shown["summaryScore"] = _score(scores[attribute])
+            if shown:
+                attributes[name] = shown
         reply = {
             "attributeScores": attributes,
             "languages": self._languages,
@@ -180,6 +187,7 @@ class Suggestion:
     """A checked `comments:suggestscore` request, as feedback.
 
     label: the labels that the suggested scores allow, joined by `+`.
+    attributes: the suggested scores of the six attributes.
     note: the comment that the feedback gets.
     """
 
@@ -194,6 +202,7 @@ class Suggestion:
         suggested = body.attribute_scores or {}
         if not suggested:
             raise PerspectiveError("Missing attribute_scores", "INVALID_REQUEST")
+        self.attributes: dict[str, float] = {}
         allowed, notes = set(LABELS), []
         for name in table.supported([*suggested]):
             summary = (suggested[name] or AttributeScores()).summary_score
@@ -201,8 +210,10 @@ class Suggestion:
             if value is None or not 0 <= value <= 1:
                 message = f"Attribute {name} needs a summary score from 0 to 1"
                 raise PerspectiveError(message, "INVALID_REQUEST")
-            labels = table.attributes[name]
-            allowed &= labels if value >= SUGGESTION_THRESHOLD else set(LABELS) - labels
+            attribute = table.resolve(name)
+            self.attributes[attribute] = value
+            if labels := SUGGESTED_LABELS.get(attribute):
+                allowed &= labels if value >= SUGGESTION_THRESHOLD else set(LABELS) - labels
             notes.append(f"{name}={value:g}")
         if not allowed or not notes:
             raise PerspectiveError("No label fits the suggested scores", "INVALID_REQUEST")
