@@ -187,7 +187,9 @@ class Engine:
         # Not in the cache of scores: texts with equal token ids can differ in letters.
         languages = await _languages(texts)
         return [
-            _prediction(encoding, result, self.policy.for_language(result.decision, language), language)
+            _prediction(
+                encoding, result, self.policy.for_language(result.decision, language), language
+            )
             for encoding, result, language in zip(encodings, scored, languages, strict=True)
         ]
 

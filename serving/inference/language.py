@@ -25,28 +25,29 @@ from py3langid.langid import LanguageIdentifier
 
 ENGLISH = "en"
 # Tagalog is left out: py3langid takes laughter and English slang for it.
-LANGUAGES = frozenset(
-    "en ca cs da de es fi fr hr hu id it nl no pl pt ro sk sv tr vi "
-    "ar bg bn el fa he hi hy ja ka ko ru sr ta te th uk ur zh".split()
-)
+_CODES = """
+    en ca cs da de es fi fr hr hu id it nl no pl pt ro sk sv tr vi
+    ar bg bn el fa he hi hy ja ka ko ru sr ta te th uk ur zh
+"""
+LANGUAGES = frozenset(_CODES.split())
 MAX_ENGLISH, MIN_CONFIDENCE = 0.02, 0.5
 MIN_WORDS, MIN_WORD_LENGTH = 4, 2  # letters, on average
 MIN_ENGLISH_WORDS, MIN_ENGLISH_SHARE = 2, 1 / 12
 MAX_MINOR_SCRIPT = 0.2
 MAX_CHARS = 500
 
-# Frequent in English tweets, and no words of the other Latin-script languages above: not "was"
-# (German), "me" (Spanish), "of" (Dutch), "to" (Polish), "her" (Turkish), "for" (Danish).
-ENGLISH_WORDS = frozenset(
-    "the and you that this it with my your what have just they she not but should could would our "
-    "their his from how who when why there been because get got know like these those them some if "
-    "than about out into people being does did has had need want think where which off only must "
-    "even never every really girl girls right good love hate black white women please thanks make "
-    "more much many very still always again after against another now him us its see stupid trash "
-    "too such here fuck fucking shit bitch bitches hoes nigga niggas pussy i'm im i'll i've u ur "
-    "ain't aint can't cant don't dont didn't didnt isn't won't it's that's thats he's she's you're "
-    "youre they're we're gonna wanna gotta cuz y'all yall".split()
-)
+# Frequent in English, and no words of the other Latin-script languages above: not "was" (German),
+# "me" (Spanish), "of" (Dutch), "to" (Polish), "her" (Turkish), "for" (Danish).
+_FREQUENT = """
+    the and you that this it with my your what have just they she not but should could would our
+    their his from how who when why there been because get got know like these those them some if
+    than about out into people being does did has had need want think where which off only must
+    even never every really girl girls right good love hate black white women please thanks make
+    more much many very still always again after against another now him us its see stupid trash
+    too such here i'm im i'll i've u ur ain't aint can't cant don't dont didn't didnt isn't won't
+    it's that's thats he's she's you're youre they're we're gonna wanna gotta cuz y'all yall
+"""
+ENGLISH_WORDS = frozenset(_FREQUENT.split())
 
 _NO_WORDS = re.compile(r"https?://\S*|www\.\S*|[@#]\w+|\brt\b|<[^>\s]{1,20}>")
 _INVISIBLE = re.compile("[\u00ad\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]")
