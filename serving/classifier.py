@@ -104,6 +104,7 @@ class Classifier:
                 label=prediction.label,
                 toxicity=prediction.toxicity,
                 action=prediction.action,
+                language=prediction.language,
                 model_version=engine.bundle.manifest.version,
                 policy_version=engine.policy.version,
                 latency_ms=latency_ms,

@@ -15,7 +15,13 @@ Attribute = Literal[
 ]
 # One Literal and no union: of a union, errors would name a member as the field.
 Explainable = Literal[Label, Attribute]
-Warning_ = Literal["toxicity_near_boundary", "action_near_boundary", "truncated", "no_words"]
+Warning_ = Literal[
+    "toxicity_near_boundary",
+    "action_near_boundary",
+    "language_not_supported",
+    "truncated",
+    "no_words",
+]
 Probability = Annotated[float, Field(ge=0, le=1)]
 # The classifier refuses blank texts; this documents it.
 Text = Annotated[str, Field(json_schema_extra={"minLength": 1, "pattern": r"\S"})]
@@ -68,6 +74,9 @@ class PredictionReply(BaseModel):
     attributes: Attributes
     toxicity: Literal["none", "uncertain", "high", "strong"]
     action: Literal["allow", "review", "block"]
+    language: Annotated[
+        str, Field(description="ISO 639-1; en where the text is not surely in another language")
+    ]
     truncated: Annotated[bool, Field(description="the model did not read the end of the text")]
     warnings: list[Warning_]
 
@@ -174,6 +183,9 @@ class StoredPrediction(BaseModel):
     label: Label
     toxicity: Literal["none", "uncertain", "high", "strong"]
     action: Literal["allow", "review", "block"]
+    language: Annotated[
+        str | None, Field(description="missing in predictions of versions before 0.3")
+    ] = None
     model_version: str
     policy_version: str
     latency_ms: float

@@ -1,6 +1,7 @@
 """The engine: texts in, scores and predictions out, for one bundle.
 
     texts ──> encode ──> cache of recent scores ──> batcher ──> bundle.infer, policy ──> predictions
+      └─────> detect_language ────────────────────────────────────────────────────────────┘
 
 Texts are tokenised before they are queued, so that the cost of a batch is known. The bundle's
 golden scores are replayed before the engine calls itself ready. It knows texts and scores, and
@@ -19,10 +20,11 @@ from cachetools import LRUCache
 
 from serving.bundle import ATTRIBUTES, LABELS, Bundle, Encoding
 from serving.inference.batcher import Batcher, BatchReport, Capacity
+from serving.inference.language import detect_language
 from serving.inference.policy import Policy, PolicyDecision
 from serving.inference.scheduler import Priority
 
-INLINE_CHARS = 1500  # up to this many, tokenising on the event loop is cheaper than in a thread
+INLINE_CHARS = 1500  # up to this many, work on the event loop is cheaper than in a thread
 INTERACTIVE_TEXTS = 4  # requests with up to this many texts have priority over longer lists
 SPECIAL_TOKENS = 2  # [CLS] and [SEP]: a text with no other tokens has no words
 
@@ -42,7 +44,7 @@ class ScoredText:
 @dataclass(frozen=True, slots=True)
 class Prediction:
     """The engine's reply for one text: its label and scores, its attributes, what the policy makes
-    of the scores, and warnings of the policy and the tokenizer.
+    of the scores, its language (ISO 639-1), and warnings of the policy and the tokenizer.
     """
 
     label: str
@@ -50,6 +52,7 @@ class Prediction:
     attributes: dict[str, float]
     toxicity: str
     action: str
+    language: str
     truncated: bool
     warnings: tuple[str, ...]
 
@@ -61,6 +64,7 @@ class Prediction:
             "attributes": self.attributes,
             "toxicity": self.toxicity,
             "action": self.action,
+            "language": self.language,
             "truncated": self.truncated,
             "warnings": self.warnings,
         }
@@ -180,11 +184,18 @@ class Engine:
         """Return label, toxicity, action and warnings of each text, in order; see `score`."""
         encodings = await self._encode(texts)
         scored = await self._score(encodings, priority)
-        return [_prediction(row, result) for row, result in zip(encodings, scored, strict=True)]
+        # Not in the cache of scores: texts with equal token ids can differ in letters.
+        languages = await _languages(texts)
+        return [
+            _prediction(
+                encoding, result, self.policy.for_language(result.decision, language), language
+            )
+            for encoding, result, language in zip(encodings, scored, languages, strict=True)
+        ]
 
     async def _encode(self, texts: Sequence[str]) -> list[Encoding]:
         started = perf_counter()
-        if sum(map(len, texts)) <= INLINE_CHARS:
+        if _is_short(texts):
             # One by one: for several texts the tokenizer wakes threads of its own, and on busy
             # processors the event loop would wait for them.
             encodings = [row for text in texts for row in self.bundle.encode([text])]
@@ -231,8 +242,20 @@ def _infer(
     return scored
 
 
-def _prediction(encoding: Encoding, scored: ScoredText) -> Prediction:
-    decision = scored.decision
+async def _languages(texts: Sequence[str]) -> list[str]:
+    def detect() -> list[str]:
+        return [detect_language(text) for text in texts]
+
+    return detect() if _is_short(texts) else await asyncio.to_thread(detect)
+
+
+def _is_short(texts: Sequence[str]) -> bool:
+    return sum(map(len, texts)) <= INLINE_CHARS
+
+
+def _prediction(
+    encoding: Encoding, scored: ScoredText, decision: PolicyDecision, language: str
+) -> Prediction:
     warnings = decision.warnings
     if encoding.truncated:
         warnings = (*warnings, "truncated")
@@ -244,6 +267,7 @@ def _prediction(encoding: Encoding, scored: ScoredText) -> Prediction:
         scored.attributes,
         decision.toxicity,
         decision.action,
+        language,
         encoding.truncated,
         warnings,
     )

@@ -45,6 +45,7 @@ class PredictionRecord:
     label: str
     toxicity: str
     action: str
+    language: str
     model_version: str
     policy_version: str
     latency_ms: float
@@ -62,6 +63,7 @@ class PredictionRecord:
             "label": self.label,
             "toxicity": self.toxicity,
             "action": self.action,
+            "language": self.language,
             "model_version": self.model_version,
             "policy_version": self.policy_version,
             "latency_ms": self.latency_ms,

@@ -28,6 +28,7 @@ def prediction(**changes: Any) -> PredictionRecord:
         "label": "neither",
         "toxicity": "none",
         "action": "allow",
+        "language": "en",
         "model_version": "model",
         "policy_version": "policy",
         "latency_ms": 1.5,

@@ -45,14 +45,14 @@ async def analyze(request: Request, body: AnalyzeCommentRequest) -> dict[str, An
     analysis = Analysis(body, request.app.state.attributes)
     store = not body.do_not_store
     result = await _classify(request, classifier, analysis.comment, store=store)
-    scores = result.predictions[0].attributes
+    scores, language = result.predictions[0].attributes, result.predictions[0].language
     spans = analysis.spans(classifier.settings.max_texts)
     span_scores = [scores] * len(spans)
     if body.span_annotations:
         texts = [analysis.comment.text[begin:end] for begin, end in spans]
         engine = caller_of(request, "perspective").engine
         span_scores = [scored.attributes for scored in await engine.score(texts)]
-    return analysis.reply(scores, spans, span_scores)
+    return analysis.reply(scores, spans, span_scores, language)
 
 
 @router.post(

@@ -4,8 +4,8 @@
     comments:suggestscore  comment, the scores that it should have → feedback
 
 Its six production attributes are the model's own. `configs/perspective.yaml` says what happens to
-requests for others, and which languages are supported. Languages are not detected: a reply has no
-`detectedLanguages`. This module knows neither HTTP nor the engine.
+requests for others, and which languages are supported. This module knows neither HTTP nor the
+engine.
 """
 
 import math
@@ -149,6 +149,7 @@ class Analysis:
         scores: Mapping[str, float],
         spans: Sequence[Span],
         span_scores: Sequence[Mapping[str, float]],
+        language: str,
     ) -> dict[str, Any]:
         """Return the reply.
 
@@ -156,6 +157,7 @@ class Analysis:
             scores: the text's attributes.
             spans: of the text.
             span_scores: the attributes of each span.
+            language: that was detected.
         """
         offsets = self.comment.offsets(spans)
         attributes = {}
@@ -173,7 +175,11 @@ class Analysis:
                 shown["summaryScore"] = _score(scores[attribute])
             if shown:
                 attributes[name] = shown
-        reply = {"attributeScores": attributes, "languages": self._languages}
+        reply = {
+            "attributeScores": attributes,
+            "languages": self._languages,
+            "detectedLanguages": [language],
+        }
         return reply | _client_token(self._body)
 
 

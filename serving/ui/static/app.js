@@ -14,6 +14,7 @@ const BANDS = { none: "Not toxic", uncertain: "Toxicity uncertain", high: "Toxic
 const WARNINGS = {
   toxicity_near_boundary: "Close to another toxicity band; a small change of the text could change it.",
   action_near_boundary: "Close to another action; a small change of the text could change it.",
+  language_not_supported: "This does not look like English, the only language that the model has learned.",
   truncated: "Too long: the model did not read the end of the text.",
   no_words: "The text has no words.",
 };

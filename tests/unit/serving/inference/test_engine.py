@@ -111,6 +111,20 @@ def test_a_prediction_has_decision_truncation_and_warnings(folder: Path, policy:
     asyncio.run(body())
 
 
+def test_a_prediction_has_the_language_of_its_text(folder: Path, policy: Policy) -> None:
+    async def body() -> None:
+        texts = ["das Buch ist dick", "you absolute clown", "das Buch"]
+        async with running(Bundle.load(folder), policy) as (engine, _):
+            few, many = await engine.predict(texts), await engine.predict(texts * INLINE_CHARS)
+        assert [row.language for row in few] == ["de", "en", "en"]
+        assert many[: len(texts)] == few
+        unsupported = ["language_not_supported" in row.warnings for row in few]
+        assert unsupported == [True, False, False]
+        assert few[0].as_dict()["language"] == "de"
+
+    asyncio.run(body())
+
+
 def test_a_repeated_text_comes_from_the_cache(folder: Path, policy: Policy) -> None:
     async def body() -> None:
         async with running(Bundle.load(folder), policy, cache_size=2) as (engine, measured):

@@ -26,6 +26,7 @@ def test_a_prediction_document_has_every_field_and_the_text() -> None:
         "label": "neither",
         "toxicity": "none",
         "action": "allow",
+        "language": "en",
         "model_version": "model",
         "policy_version": "policy",
         "latency_ms": 1.5,

@@ -30,7 +30,7 @@ def request(text: str = "hi", **fields: Any) -> AnalyzeCommentRequest:
 def reply(body: AnalyzeCommentRequest, table: Attributes = TABLE) -> dict[str, Any]:
     analysis = Analysis(body, table)
     spans = analysis.spans(99)
-    return analysis.reply(SCORES, spans, [SCORES] * len(spans))
+    return analysis.reply(SCORES, spans, [SCORES] * len(spans), "de")
 
 
 def error_detail(body: AnalyzeCommentRequest) -> dict[str, Any]:
@@ -71,6 +71,7 @@ def test_a_reply_has_perspectives_format() -> None:
             }
         },
         "languages": ["en-GB"],
+        "detectedLanguages": ["de"],
         "clientToken": "t",
     }
 
@@ -99,7 +100,7 @@ def test_scores_below_the_score_threshold_are_left_out() -> None:
         request("a. b", spanAnnotations=True, requestedAttributes=parameters), TABLE
     )
     low = SCORES | {"TOXICITY": 0.1}
-    rows = analysis.reply(low, analysis.spans(9), [low, SCORES])["attributeScores"]
+    rows = analysis.reply(low, analysis.spans(9), [low, SCORES], "en")["attributeScores"]
     assert [span["begin"] for span in rows["TOXICITY"]["spanScores"]] == [3]
     assert "summaryScore" not in rows["TOXICITY"]
 
