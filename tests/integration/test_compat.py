@@ -150,13 +150,11 @@ def test_a_comment_has_at_most_max_texts_spans(start: Start) -> None:
 
 def test_the_operator_defines_aliases(start: Start, tmp_path: Path) -> None:
     table = tmp_path / "mine.yaml"
-    table.write_text(
-        "aliases: {RUDE: INSULT}\nunsupported: omit\nlanguages: [de, en]", encoding="utf-8"
-    )
+    table.write_text("aliases: {RUDE: INSULT}\nunsupported: omit", encoding="utf-8")
     body = analyze_body("x", requestedAttributes={"RUDE": {}, "FLIRTATION": {}})
     reply = start(perspective=table).post(ANALYZE, json=body)
     assert list(reply.json()["attributeScores"]) == ["RUDE"]
-    assert reply.json()["languages"] == ["de"]
+    assert reply.json()["languages"] == ["en"]
 
 
 def with_key(start: Start, scopes: str = "predict+feedback") -> TestClient:

@@ -42,7 +42,8 @@ def configure(app: FastAPI, settings: Settings) -> None:
 async def analyze(request: Request, body: AnalyzeCommentRequest) -> dict[str, Any]:
     """Score a comment as Perspective API does."""
     classifier = classifier_of(request)
-    analysis = Analysis(body, request.app.state.attributes)
+    engine = caller_of(request, "perspective").engine
+    analysis = Analysis(body, request.app.state.attributes, engine.policy.languages)
     store = not body.do_not_store
     result = await _classify(request, classifier, analysis.comment, store=store)
     scores, language = result.predictions[0].attributes, result.predictions[0].language
@@ -50,7 +51,6 @@ async def analyze(request: Request, body: AnalyzeCommentRequest) -> dict[str, An
     span_scores = [scores] * len(spans)
     if body.span_annotations:
         texts = [analysis.comment.text[begin:end] for begin, end in spans]
-        engine = caller_of(request, "perspective").engine
         span_scores = [scored.attributes for scored in await engine.score(texts)]
     return analysis.reply(scores, spans, span_scores, language)
 
@@ -65,11 +65,12 @@ async def analyze(request: Request, body: AnalyzeCommentRequest) -> dict[str, An
 async def suggest(request: Request, body: SuggestCommentScoreRequest) -> dict[str, Any]:
     """Classify a comment, and store the suggested scores as feedback on that prediction."""
     classifier = classifier_of(request)
-    suggestion = Suggestion(body, request.app.state.attributes)
+    caller = caller_of(request, "perspective")
+    languages = caller.engine.policy.languages
+    suggestion = Suggestion(body, request.app.state.attributes, languages)
     result = await _classify(request, classifier, suggestion.comment, store=True)
-    client = caller_of(request, "perspective").client
     await classifier.log.feedback(
-        result.ids[0], suggestion.label, suggestion.note, client, suggestion.attributes
+        result.ids[0], suggestion.label, suggestion.note, caller.client, suggestion.attributes
     )
     return suggestion.reply()
 

@@ -4,8 +4,7 @@
     comments:suggestscore  comment, the scores that it should have → feedback
 
 Its six production attributes are the model's own. `configs/perspective.yaml` says what happens to
-requests for others, and which languages are supported. This module knows neither HTTP nor the
-engine.
+requests for others. This module knows neither HTTP nor the engine.
 """
 
 import math
@@ -45,9 +44,8 @@ class Attributes(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    aliases: dict[Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_@]{0,63}$")], Attribute] = {}
     unsupported: Literal["refuse", "omit"]
-    languages: Annotated[tuple[str, ...], Field(min_length=1)]
+    aliases: dict[Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_@]{0,63}$")], Attribute] = {}
 
     @classmethod
     def load(cls, path: Path) -> "Attributes":
@@ -115,8 +113,15 @@ class Comment:
 class Analysis:
     """A checked `comments:analyze` request, and how to reply to it."""
 
-    def __init__(self, body: AnalyzeCommentRequest, table: Attributes) -> None:
+    def __init__(
+        self, body: AnalyzeCommentRequest, table: Attributes, supported: Sequence[str]
+    ) -> None:
         """Check a request.
+
+        Args:
+            body: the request.
+            table: which attributes are supported.
+            supported: the languages of the model; the first is that of a request without one.
 
         Raises:
             PerspectiveError: Perspective would refuse it too.
@@ -126,14 +131,14 @@ class Analysis:
         requested = body.requested_attributes or {}
         if not requested:
             raise PerspectiveError("Missing requested_attributes", "NO_REQUESTED_ATTRIBUTES")
-        supported = table.supported([*requested])
-        self._parameters = {name: requested[name] or AttributeParameters() for name in supported}
+        names = table.supported([*requested])
+        self._parameters = {name: requested[name] or AttributeParameters() for name in names}
         for name, parameters in self._parameters.items():
             if parameters.score_type not in {None, *SCORE_TYPES}:
                 score_type = str(parameters.score_type)[:40]
                 message = f"Requested score type {score_type} is not supported by attribute {name}"
                 raise PerspectiveError(message, "INVALID_REQUEST")
-        self._languages = _languages(body, table, next(iter(requested)))
+        self._languages = _languages(body, supported, next(iter(requested)))
         self._body, self._table = body, table
 
     def spans(self, limit: int) -> list[Span]:
@@ -191,8 +196,10 @@ class Suggestion:
     note: the comment that the feedback gets.
     """
 
-    def __init__(self, body: SuggestCommentScoreRequest, table: Attributes) -> None:
-        """Check a request.
+    def __init__(
+        self, body: SuggestCommentScoreRequest, table: Attributes, supported: Sequence[str]
+    ) -> None:
+        """Check a request; see `Analysis`.
 
         Raises:
             PerspectiveError: an attribute has no summary score, or no label fits the scores.
@@ -217,7 +224,7 @@ class Suggestion:
             notes.append(f"{name}={value:g}")
         if not allowed or not notes:
             raise PerspectiveError("No label fits the suggested scores", "INVALID_REQUEST")
-        self._languages = _languages(body, table, next(iter(suggested)))
+        self._languages = _languages(body, supported, next(iter(suggested)))
         self.label = "+".join(label for label in LABELS if label in allowed)
         community = f" in {body.community_id[:200]}" if body.community_id else ""
         self.note = f"suggestscore{community}: {', '.join(notes)}"
@@ -239,15 +246,17 @@ def _check_context(body: CommentRequest) -> None:
         )
 
 
-def _languages(body: CommentRequest, table: Attributes, attribute: str) -> list[str]:
+def _languages(body: CommentRequest, supported: Sequence[str], attribute: str) -> list[str]:
     """Return the reply's languages; PerspectiveError if the model supports none of the request's.
 
     Args:
+        body: the request.
+        supported: the languages of the model.
         attribute: that the error names.
     """
     if not body.languages:
-        return [table.languages[0]]
-    if not any(re.split("[-_]", tag.lower())[0] in table.languages for tag in body.languages):
+        return [supported[0]]
+    if not any(re.split("[-_]", tag.lower())[0] in supported for tag in body.languages):
         raise PerspectiveError.language(attribute, body.languages)
     return body.languages
 

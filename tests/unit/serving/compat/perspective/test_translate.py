@@ -18,6 +18,7 @@ SCORES = {
     "THREAT": 0.04,
 }
 TABLE = Attributes.load(Path(__file__).parents[5] / "configs" / "perspective.yaml")
+LANGUAGES = ("en", "nl")
 OMITTING = TABLE.model_copy(update={"unsupported": "omit"})
 ALIASING = TABLE.model_copy(update={"aliases": {"TOXICITY@6": "TOXICITY", "THREAT@2": "THREAT"}})
 
@@ -28,7 +29,7 @@ def request(text: str = "hi", **fields: Any) -> AnalyzeCommentRequest:
 
 
 def reply(body: AnalyzeCommentRequest, table: Attributes = TABLE) -> dict[str, Any]:
-    analysis = Analysis(body, table)
+    analysis = Analysis(body, table, LANGUAGES)
     spans = analysis.spans(99)
     return analysis.reply(SCORES, spans, [SCORES] * len(spans), "de")
 
@@ -87,7 +88,7 @@ def test_span_annotations_score_sentences_and_count_in_utf16() -> None:
 
 def test_markup_is_not_scored_and_offsets_point_into_the_source() -> None:
     body = request(comment={"text": "<p>😀 i<b>di</b>ot.</p> Bye&#33;", "type": "HTML"})
-    analysis = Analysis(body, TABLE)
+    analysis = Analysis(body, TABLE, LANGUAGES)
     assert analysis.comment.text == "\n😀 idiot.\n Bye!"
     spans = analysis.comment.offsets(analysis.spans(9))
     assert spans == [(0, len("<p>😀 i<b>di</b>ot.</p> Bye&#33;") + 1)]
@@ -97,7 +98,7 @@ def test_scores_below_the_score_threshold_are_left_out() -> None:
     parameters = {"TOXICITY": {"scoreThreshold": 0.3}, "PROFANITY": {"scoreThreshold": 0.21}}
     assert list(reply(request(requestedAttributes=parameters))["attributeScores"]) == ["TOXICITY"]
     analysis = Analysis(
-        request("a. b", spanAnnotations=True, requestedAttributes=parameters), TABLE
+        request("a. b", spanAnnotations=True, requestedAttributes=parameters), TABLE, LANGUAGES
     )
     low = SCORES | {"TOXICITY": 0.1}
     rows = analysis.reply(low, analysis.spans(9), [low, SCORES], "en")["attributeScores"]
@@ -162,7 +163,8 @@ def test_a_request_needs_one_language_that_the_model_supports() -> None:
         "requestedLanguages": ["de", "fr"],
         "attribute": "TOXICITY",
     }
-    assert reply(request(languages=["de", "en"]))["languages"] == ["de", "en"]
+    assert reply(request(languages=["de", "nl-BE"]))["languages"] == ["de", "nl-BE"]
+    assert reply(request())["languages"] == ["en"]
 
 
 def test_unsupported_attributes_can_be_omitted() -> None:
@@ -177,7 +179,7 @@ def suggestion(
 ) -> Suggestion:
     suggested = {name: {"summaryScore": {"value": value}} for name, value in scores.items()}
     body = {"comment": {"text": "x"}, "attributeScores": suggested}
-    return Suggestion(SuggestCommentScoreRequest.model_validate(body | fields), table)
+    return Suggestion(SuggestCommentScoreRequest.model_validate(body | fields), table, LANGUAGES)
 
 
 @pytest.mark.parametrize(
@@ -225,11 +227,11 @@ def test_suggestions_without_a_usable_score_are_refused(scores: dict[str, float 
 @pytest.mark.parametrize(
     ("content", "key"),
     [
-        ("aliases: {TOXICITY@6: RUDE}", "aliases.TOXICITY@6"),
-        ("aliases: {toxicity: TOXICITY}", "aliases.toxicity"),
-        ("attributes: {TOXICITY: [hate]}\nunsupported: omit\nlanguages: [en]", "attributes"),
+        ("unsupported: omit\naliases: {TOXICITY@6: RUDE}", "aliases.TOXICITY@6"),
+        ("unsupported: omit\naliases: {toxicity: TOXICITY}", "aliases.toxicity"),
+        ("attributes: {TOXICITY: [hate]}\nunsupported: omit", "attributes"),
         ("unsupported: ignore", "unsupported"),
-        ("unsupported: omit\nlanguages: []", "languages"),
+        ("unsupported: omit\nlanguages: [en]", "languages"),
         ("{", "not YAML"),
     ],
 )
