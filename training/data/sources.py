@@ -4,6 +4,7 @@ attributes.
 data/raw/NAME.{csv,parquet,jsonl,txt} -> text, labels, votes, attributes, source
 """
 
+import math
 from collections import Counter
 from pathlib import Path
 
@@ -130,17 +131,15 @@ def _numbers(
     """Return a column of counts as shares of the raters, or of shares as they are; NaN: empty."""
     values = pd.to_numeric(frame[column].replace("", np.nan), errors="coerce")
     wrong = values.isna() & (frame[column].astype(str).str.strip() != "")
-    most = 1.0
-    if source.raters and column != source.raters:
-        raters = _numbers(path, frame, source.raters, source)
-        values, most = values / raters, 1.0
-    elif column == source.raters:
-        most = np.inf
+    wanted, most = "a share from 0 to 1", 1.0
+    if column == source.raters:
+        wanted, most = "a count", math.inf
+    elif source.raters:
+        wanted = "a count of the raters"
+        values = values / _numbers(path, frame, source.raters, source)
     wrong |= (values < 0) | (values > most)
     if wrong.any():
         row = int(np.argmax(wrong))
-        wanted = "a count" if column == source.raters else "a share from 0 to 1"
-        wanted = "a count of the raters" if source.raters else wanted
         raise DataError(
             f"{path}: row {row + 1}: {column}: got {frame[column].iloc[row]!r}, wanted {wanted}"
         )
