@@ -76,7 +76,10 @@ def _group_results(metrics: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "behaviour: all texts that passed", f"{suite['all']:.3f} of {suite['texts']}"
     yield "behaviour: worst capability", f"{suite['worst']:.3f} ({suite['worst_capability']})"
     yield "templates: pairs of groups that differ", f"{suite['differing_pairs']:.3f}"
-    yield "tweets: largest gap between groups", with_interval(metrics["identity"], "gap")
+    groups = metrics["identity"]["groups"]
+    worst = max(groups, key=lambda name: groups[name]["false_positive_rate"], default="no group")
+    gap = with_interval(metrics["identity"], "gap")
+    yield "tweets: largest gap between groups", f"{gap} ({worst})"
 
 
 def _technical_results(metrics: dict[str, Any]) -> Iterator[tuple[str, str]]:
