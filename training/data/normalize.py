@@ -199,6 +199,8 @@ _ENTITIES = [
 _BEFORE_TABLE = [
     # "#YouFool" → "#You Fool": a match begins at "#" or, by \G, where the last one ended.
     (r"(?:#|\G(?!\A))[A-Za-z]*?(?:[a-z]\K(?=[A-Z])|[A-Z]\K(?=[A-Z][a-z]))", " "),
+    # Format characters that form a grapheme with the next letter: the table would take both.
+    ("[\u0600-\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd]", ""),
     # "$hit", not "$TSLA".
     (r"\$(?<![\w$].)(?=[a-z]{2})", "s"),
 ]
@@ -206,8 +208,15 @@ _AFTER_TABLE = [
     (_DELETED, ""),
     *((_AFTER_PERSON + mark, f" {tone} ") for tone, mark in _TONES.items()),
     ("|".join((_AFTER_PERSON, *_TONES.values())), " "),
-    *((_FLAG + _FLAG.join(code), f" {name} flag ") for code, name in FLAGS.items()),
-    # Two regional indicators are a flag, more of them spell a word.
+    # Two regional indicators are a flag, more of them may spell a word: a flag begins a run, or
+    # follows itself, and no single one is left behind it.
+    *(
+        (
+            rf"{_FLAG}{a}(?<!{_FLAG}[^{b}]{_FLAG}{a}){_FLAG}{b}(?!{_FLAG}.(?!{_FLAG}))",
+            f" {name} flag ",
+        )
+        for (a, b), name in FLAGS.items()
+    ),
     (f"(?<!{_FLAG}.){_FLAG}(?=.{_FLAG}.(?!{_FLAG}))", " flag "),
     (_FLAG, ""),
 ]
@@ -223,16 +232,17 @@ _NO_WORD = r"(?![\w-])"
 def _leet() -> str:
     """Return a pattern for the place before a sign that is read as a letter."""
 
-    def inside(signs: str) -> str:  # one or two of them
-        return rf"[{signs}](?<=[a-z].|[a-z][{signs}].|@.|@[{signs}].)(?=[{signs}]?{_REST})"
+    def inside(sign: str, others: str) -> str:  # one or two signs
+        return rf"{sign}(?<=[a-z@].|[a-z@][{others}].)(?=[{others}]?{_REST})"
 
     def begins(signs: str, word: str) -> str:
         return rf"[{signs}](?<![a-z0-9$@.].)(?={word})"
 
     parts = [
-        *(inside(signs) for signs in ("3", "1", "0", "5$", "7", "4")),
+        inside("[013457]", "013457@"),
+        inside(r"\$", "$"),  # not beside a digit: "us$5m"
         # Not the @ of an e-mail address.
-        inside("@") + r"(?![a-z0-9.-]*\.[a-z]{2})",
+        inside("@", "013457") + r"(?![a-z0-9.-]*\.[a-z]{2})",
         # "@sshole" is written as a mention is: a short list.
         begins(
             "@4",
@@ -243,10 +253,10 @@ def _leet() -> str:
         begins("5$", r"h[i1!]t|lut|kank|cum|uck|tup[i1!]d|tfu\b|pastic"),
         begins("7", r"wat\b|ranny"),
         r"3(?<=[o0][rl].)(?=s?\b)",  # "wh0r3"
-        r"\$(?<=[a-z].|[a-z]\$.)(?=\$?(?![\w$]| ?[0-9]))",  # "a$$", "bitche$", but "us$ 5"
+        r"\$(?<=[a-z@].|[a-z@]\$.)(?=\$?(?![\w$]| ?[0-9]))",  # "a$$", "bitche$", but "us$ 5"
         # "sh!t", "stup!d", but "shut up!idiot".
         rf"!(?<=\b{_CONSONANT}.|\b[stcpbdfgkw][hlrwtkp].|\bstr.|\bthr.|bullsh.)(?=[a-z])",
-        r"!(?<=[a-z].)(?=(?:[dt]|st|ng|ck|c|tch)s?\b)|!(?<=\bid.)(?=ots?\b)",
+        r"!(?<=[a-z].)(?=(?:[dt]|st|ng|ck|c|tch|le)s?\b)|!(?<=\bid.)(?=ots?\b)",
     ]
     return f"(?={'|'.join(parts)})"
 
@@ -301,12 +311,14 @@ _AFTER_DISGUISES = [
     (_gaps(_GAP_SIGN, 1), ""),
     # "i d i o t", but not "A S S B C", a list: four letters or more with a vowel behind the first.
     # The look-ahead judges the whole run at its first gap, and \G goes on from gap to gap.
+    # "a", "i" and "u" are words of their own, but for a few that begin with them.
     (
-        rf" (?<={_START}[b-z].)(?<!{_START}[b-z] [b-z].)"
+        rf" (?<={_START}[b-hj-tv-z].)(?<!{_START}[b-hj-tv-z] [a-z].)"
         rf"(?:(?<=[cpst].)|(?!{_CONSONANT} {_CONSONANT} ))"
         rf"(?=(?:[a-z] ){{2,}}[a-z]{_LETTER_END})(?=(?:[a-z] )*{_VOWEL}{_LETTER_END})"
-        rf"|\G(?!\A)[a-z]\K (?=[a-z]{_LETTER_END})"
-        rf"| (?<={_START}a.)(?=(?:s s|r s e)(?: h o l e)?s?(?! ?[a-z]{_LETTER_END}))",
+        rf"|\G(?!\A)[a-z]\K (?=[a-z]{_LETTER_END})(?!i [a-z]{{2}})"
+        rf"| (?<={_START}a.)(?=(?:s s|r s e)(?: h o l e)?(?: e?s)?(?! ?[a-z]{_LETTER_END}))"
+        rf"| (?<={_START}i.)(?=d i o t|m b e c i l e|n b r e d|n c e l)| (?<={_START}u.)(?=g l y)",
         "",
     ),
 ]
