@@ -78,7 +78,7 @@ def lime(bundle: Bundle, mask: str, samples: int) -> Method:
         masks = make_masks(len(visible.occurrences), samples, seed=0)
         scores = bundle.score(
             [apply_mask(visible.text, visible.occurrences, row, mask) for row in masks]
-        ).round(DIGITS)
+        ).labels.round(DIGITS)
         of_groups, _ = fit(masks, 1 - scores[:, 2].astype(np.float64))
         weights = np.zeros(len(post.tokens))
         for group, weight in zip(visible.occurrences, of_groups, strict=True):
@@ -103,7 +103,7 @@ def figures_of(bundle: Bundle, post: Post, weights: np.ndarray, k: int) -> list[
     hits = (top & post.marked).sum()
     f1 = 2 * hits / (top.sum() + post.marked.sum())
     texts = [post.text, post.keep(~top), post.keep(top)]
-    whole, without, only = 1 - bundle.score(texts)[:, 2]
+    whole, without, only = 1 - bundle.score(texts).labels[:, 2]
     return [f1, auc(recall, precision), whole - without, whole - only]
 
 

@@ -17,7 +17,7 @@ TEXTS = sys.argv[1:] or ["you are all welcome here"]
 client = OpenAI(base_url=f"{URL}/v1", api_key=os.environ.get("TAGGER_KEY", "none"))
 reply = client.moderations.create(input=TEXTS)
 for text, result in zip(TEXTS, reply.results, strict=True):
-    # Our "hate" is `hate`, our "offensive" is `harassment`; the other categories are always 0.
+    # Both have a threatening subcategory too; the other nine categories are always 0.
     scores = result.category_scores
     verdict = "flagged" if result.flagged else "ok"
     print(f"{verdict:8} hate {scores.hate:.3f}  harassment {scores.harassment:.3f}  {text}")

@@ -12,7 +12,7 @@ from googleapiclient import discovery
 
 URL = os.environ.get("TAGGER_URL", "http://127.0.0.1:8000")
 TEXTS = sys.argv[1:] or ["you are all welcome here"]
-ATTRIBUTES = {"TOXICITY": {}, "IDENTITY_ATTACK": {}}
+ATTRIBUTES = {"TOXICITY": {}, "IDENTITY_ATTACK": {}, "THREAT": {}}
 
 client = discovery.build(
     "commentanalyzer",

@@ -32,7 +32,10 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
+# As in serving.bundle, whose import takes longer than `--help` may.
 LABELS = ("hate", "offensive", "neither")
+ATTRIBUTES = ("TOXICITY", "SEVERE_TOXICITY", "IDENTITY_ATTACK", "INSULT", "PROFANITY", "THREAT")
+SHOWN_FROM = 0.2  # probability from which on the table shows an attribute
 COLOURS = {"hate": "red", "offensive": "yellow", "neither": "green"}
 CHUNK = 256  # texts that are classified at one time
 READ_BYTES = 65_536  # of standard input, at most; fewer if they have not arrived
@@ -124,7 +127,8 @@ def predict(texts: tuple[str, ...], as_json: bool, bundle: Path | None) -> None:
     """Classify texts; with `-`, every line of standard input.
 
     Prints a table on a terminal, otherwise one JSON object per text. Scores equal those of
-    /v1/predict.
+    /v1/predict. The table shows the attributes that a text has with a probability of 0.2 or more
+    below the text.
     """
     source = _stdin_chunks() if texts == ("-",) else _chunks(_checked(texts))
     console, header = None if as_json else _terminal(), True
@@ -141,14 +145,18 @@ def predict(texts: tuple[str, ...], as_json: bool, bundle: Path | None) -> None:
 
 @main.command()
 @click.argument("text")
-@click.option("--label", type=click.Choice(LABELS), help="Default: the predicted label.")
+@click.option(
+    "--label",
+    type=click.Choice((*LABELS, *ATTRIBUTES)),
+    help="Label or attribute to explain; default: the predicted label.",
+)
 @click.option("--num-features", type=click.IntRange(1, 500), default=10, show_default=True)
 @click.option("--num-samples", type=click.IntRange(16, 5000), default=1000, show_default=True)
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, also on a terminal.")
 @BUNDLE
 def explain(text: str, as_json: bool, bundle: Path | None, **params: Any) -> None:
-    """Show how much each word of TEXT speaks for a label (LIME)."""
+    """Show how much each word of TEXT speaks for a label or an attribute (LIME)."""
     from serving.explain.explainer import Explainer, ExplainParams
 
     _checked([text])
@@ -337,9 +345,18 @@ def _table(texts: Sequence[str], predictions: Sequence["Prediction"], *, header:
             *(f"{prediction.scores[label]:.3f}" for label in LABELS),
             prediction.toxicity,
             prediction.action,
-            Text(_printable(text)),
+            Text(_printable(text)).append(_attributes(prediction), style="dim"),
         )
     return table
+
+
+def _attributes(prediction: "Prediction") -> str:
+    """Return a line with the attributes that stand out, the most probable first."""
+    # The column `toxicity` has the band of TOXICITY.
+    learned = {name: p for name, p in prediction.attributes.items() if name != "TOXICITY"}
+    shown = sorted(learned.items(), key=lambda pair: -pair[1])
+    line = "  ".join(f"{name} {p:.3f}" for name, p in shown if p >= SHOWN_FROM)
+    return f"\n{line}" if line else ""
 
 
 def _print_explanation(console: "Console", text: str, explanation: "Explanation") -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 from serving.bundle import MANIFEST, Bundle, BundleError, Manifest, read_manifest
 from serving.errors import ErrorCode, ServiceError
+from serving.inference import language
 from serving.inference.batcher import Capacity
 from serving.inference.engine import Engine
 from serving.inference.policy import Policy
@@ -104,7 +105,8 @@ class ModelManager:
     async def start(self) -> None:
         """Load bundle and policy and replay the golden scores; BundleError, SettingsError."""
         folder = self._locate()
-        self._activate(await self._load(folder), folder)
+        engine, _ = await asyncio.gather(self._load(folder), asyncio.to_thread(language.load))
+        self._activate(engine, folder)
         # Objects that are alive now stay alive. Without this the collector walks through all of
         # them again and again: a twentieth of the throughput.
         gc.collect()

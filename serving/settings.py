@@ -77,7 +77,7 @@ class Settings(BaseSettings):
         Path("configs/policy.yaml"), "file", "Toxicity bands and moderation actions"
     )
     perspective: Path = _setting(
-        Path("configs/perspective.yaml"), "file", "Perspective's attributes in terms of our labels"
+        Path("configs/perspective.yaml"), "file", "what Perspective's API supports"
     )
 
     threads: int = _setting(

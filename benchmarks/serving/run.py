@@ -86,7 +86,8 @@ class Benchmark:
             f"; {np.mean(lengths):.0f} tokens on average, "
             f"95 % have at most {np.percentile(lengths, 95):.0f}"
         )
-        self.expected = [LABELS[i] for i in bundle.score(self.texts[:COMPARED]).argmax(axis=1)]
+        scores = bundle.score(self.texts[:COMPARED]).labels
+        self.expected = [LABELS[i] for i in scores.argmax(axis=1)]
         self.bare = Bare()
         self.results = {each.name: Result(each.title, each.model) for each in targets}
         self.overload: Overload | None = None

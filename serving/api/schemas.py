@@ -10,7 +10,18 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Label = Literal["hate", "offensive", "neither"]
-Warning_ = Literal["toxicity_near_boundary", "action_near_boundary", "truncated", "no_words"]
+Attribute = Literal[
+    "TOXICITY", "SEVERE_TOXICITY", "IDENTITY_ATTACK", "INSULT", "PROFANITY", "THREAT"
+]
+# One Literal and no union: of a union, errors would name a member as the field.
+Explainable = Literal[Label, Attribute]
+Warning_ = Literal[
+    "toxicity_near_boundary",
+    "action_near_boundary",
+    "language_not_supported",
+    "truncated",
+    "no_words",
+]
 Probability = Annotated[float, Field(ge=0, le=1)]
 # The classifier refuses blank texts; this documents it.
 Text = Annotated[str, Field(json_schema_extra={"minLength": 1, "pattern": r"\S"})]
@@ -43,14 +54,29 @@ class Scores(BaseModel):
     neither: Probability
 
 
+class Attributes(BaseModel):
+    """Calibrated probabilities, each on its own: a text can have several attributes or none."""
+
+    TOXICITY: Annotated[float, Field(ge=0, le=1, description="p(hate) + p(offensive)")]
+    SEVERE_TOXICITY: Probability
+    IDENTITY_ATTACK: Probability
+    INSULT: Probability
+    PROFANITY: Probability
+    THREAT: Probability
+
+
 class PredictionReply(BaseModel):
     """The prediction for one text."""
 
     id: Annotated[str, Field(description="for feedback, audit and erasure")]
     label: Label
     scores: Scores
+    attributes: Attributes
     toxicity: Literal["none", "uncertain", "high", "strong"]
     action: Literal["allow", "review", "block"]
+    language: Annotated[
+        str, Field(description="ISO 639-1; en where the text is not surely in another language")
+    ]
     truncated: Annotated[bool, Field(description="the model did not read the end of the text")]
     warnings: list[Warning_]
 
@@ -78,7 +104,8 @@ class ExplainRequest(Request):
 
     text: Text
     label: Annotated[
-        Label | None, Field(description="label to explain; default: the predicted one")
+        Explainable | None,
+        Field(description="label or attribute to explain; default: the predicted label"),
     ] = None
     num_features: Annotated[
         int,
@@ -99,15 +126,15 @@ class WordWeight(BaseModel):
     """One occurrence of a word."""
 
     word: str
-    weight: Annotated[float, Field(description="above 0: speaks for the label")]
+    weight: Annotated[float, Field(description="above 0: speaks for what is explained")]
     begin: Annotated[int, Field(description="offset in characters (code points)")]
     end: Annotated[int, Field(description="offset of the character after it")]
 
 
 class ExplainReply(BaseModel):
-    """How much each word speaks for a label."""
+    """How much each word speaks for a label or an attribute."""
 
-    label: Label
+    label: Annotated[Explainable, Field(description="the label or the attribute")]
     words: list[WordWeight]
     r2: Annotated[float | None, Field(description="R² of the weights; null: the text has no words")]
     scores_used: int
@@ -150,9 +177,15 @@ class StoredPrediction(BaseModel):
     text: str | None = None
     text_hash: Annotated[str | None, Field(description="SHA-256 of the text in UTF-8")] = None
     scores: Scores
+    attributes: Annotated[
+        Attributes | None, Field(description="missing in predictions of versions before 0.3")
+    ] = None
     label: Label
     toxicity: Literal["none", "uncertain", "high", "strong"]
     action: Literal["allow", "review", "block"]
+    language: Annotated[
+        str | None, Field(description="missing in predictions of versions before 0.3")
+    ] = None
     model_version: str
     policy_version: str
     latency_ms: float

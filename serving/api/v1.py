@@ -50,7 +50,7 @@ router = APIRouter(prefix="/v1", route_class=FastRoute)
 @router.post("/predict", response_model=PredictReply, responses=ERRORS)
 @requires("predict")
 async def predict(request: Request, body: PredictRequest) -> dict[str, Any]:
-    """Classify texts: label, calibrated scores, toxicity band and action of each."""
+    """Classify texts: label, calibrated scores, attributes, toxicity band and action of each."""
     caller, classifier = caller_of(request, "native"), classifier_of(request)
     result = await classifier.classify(body.texts, caller, store=not body.do_not_store)
     return {
@@ -67,7 +67,10 @@ async def predict(request: Request, body: PredictRequest) -> dict[str, Any]:
 @router.post("/explain", response_model=ExplainReply, responses=ERRORS | HTML)
 @requires("predict")
 async def explain(request: Request, body: ExplainRequest) -> dict[str, Any] | Response:
-    """Say how much each word speaks for a label (LIME); `Accept: text/html` returns a page."""
+    """Say how much each word speaks for a label or an attribute (LIME).
+
+    `Accept: text/html` returns a page.
+    """
     classifier_of(request).check_texts([body.text], lambda _: "text")
     explainer: Explainer = request.app.state.explainer
     engine = caller_of(request, "native").engine

@@ -10,7 +10,7 @@
 The bundle is all that serving gets from training.
 """
 
-from serving.bundle.bundle import Bundle, Encoding
+from serving.bundle.bundle import MAX_WINDOWS, Bundle, Encoding
 from serving.bundle.decision import (
     Floats,
     Ints,
@@ -40,6 +40,7 @@ __all__ = [
     "LABELS",
     "LEARNED_ATTRIBUTES",
     "MANIFEST",
+    "MAX_WINDOWS",
     "SCHEMA_VERSION",
     "SEALED",
     "Bundle",

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from serving.api.routing import FastRoute, caller_of, classifier_of, requires
 from serving.api.schemas import Label, Probability, Text
+from serving.bundle import MAX_WINDOWS
 from serving.errors import ErrorCode, ErrorFormat, ServiceError
 
 # Unknown fields are ignored: clients send options that do not apply to this model.
@@ -143,8 +144,8 @@ async def predict(request: Request, body: HuggingFaceRequest) -> list[Any]:
         encodings = await asyncio.to_thread(caller.engine.bundle.encode, texts)
         for i, encoding in enumerate(encodings):
             if encoding.truncated:
-                limit = caller.engine.bundle.manifest.max_tokens
-                message = f"The text must not exceed {limit} tokens"
+                tokens = caller.engine.bundle.manifest.max_tokens
+                message = f"The text must fit into {MAX_WINDOWS} windows of {tokens} tokens"
                 raise ServiceError(ErrorCode.TOO_LARGE, message, field=field(i))
     result = await classifier.classify(texts, caller, field=field)
     return reply(body, [prediction.scores for prediction in result.predictions])

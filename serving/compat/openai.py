@@ -4,9 +4,17 @@
     {"input": ["a", "b"]}                              → a result for each
     {"input": [{"type": "text", "text": …}, …]}        → one result for all the parts together
 
-Two of OpenAI's thirteen categories are scored: `hate` is our hate, and `harassment` is our
-offensive, its nearest match. The other eleven are always false and 0, because clients read them;
-their `category_applied_input_types` is empty.
+Four of OpenAI's thirteen categories are scored:
+
+    hate                    p(hate); true if the label is hate
+    hate/threatening        the smaller of p(hate) and THREAT; true if hate is and THREAT ≥ 0.5
+    harassment              the larger of INSULT and THREAT; true from 0.5 on
+    harassment/threatening  THREAT; true from 0.5 on
+
+So a threatening category never has a higher score than the category that it belongs to, nor is it
+true without it. Swearing at nobody is neither: `flagged` is true if a category is. The other nine
+categories are always false and 0, because clients read them; their `category_applied_input_types`
+is empty.
 """
 
 import re
@@ -35,7 +43,8 @@ CATEGORIES = (
     "violence",
     "violence/graphic",
 )
-SCORED = {"hate": "hate", "harassment": "offensive"}  # category: our label
+SCORED = CATEGORIES[:4]
+THRESHOLD = 0.5  # of an attribute
 HEADERS = {"x-categories-judged": ", ".join(SCORED)}  # on every reply
 
 # Unknown fields are ignored: OpenAI has added and removed some.
@@ -134,32 +143,43 @@ def field_of(value: str | Sequence[Any], i: int) -> str:
 
 
 def reply(
-    request_id: str, model: str, rows: Sequence[tuple[str, Mapping[str, float]]]
+    request_id: str,
+    model: str,
+    rows: Sequence[tuple[str, Mapping[str, float], Mapping[str, float]]],
 ) -> dict[str, Any]:
     """Return the reply.
 
     Args:
         request_id: the id that our log has.
         model: name and version of the model that answered.
-        rows: label and probabilities of each text.
+        rows: label, probabilities by label, and attributes of each text.
     """
     return {
         "id": f"modr-{request_id}",
         "model": model,
-        "results": [_result(label, scores) for label, scores in rows],
+        "results": [_result(*row) for row in rows],
     }
 
 
-def _result(label: str, scores: Mapping[str, float]) -> dict[str, Any]:
-    labels = {category: SCORED.get(category) for category in CATEGORIES}
+def _result(
+    label: str, scores: Mapping[str, float], attributes: Mapping[str, float]
+) -> dict[str, Any]:
+    hate, threat = scores["hate"], attributes["THREAT"]
+    harassment = max(attributes["INSULT"], threat)
+    is_hate, is_threat = label == "hate", threat >= THRESHOLD
+    scored = {
+        "harassment": (harassment >= THRESHOLD, harassment),
+        "harassment/threatening": (is_threat, threat),
+        "hate": (is_hate, hate),
+        "hate/threatening": (is_hate and is_threat, min(hate, threat)),
+    }
+    rows = {category: scored.get(category, (False, 0.0)) for category in CATEGORIES}
     return {
-        "flagged": label in SCORED.values(),
-        "categories": {category: label == own for category, own in labels.items()},
-        "category_scores": {
-            category: scores[own] if own else 0.0 for category, own in labels.items()
-        },
+        "flagged": any(flag for flag, _ in scored.values()),
+        "categories": {category: flag for category, (flag, _) in rows.items()},
+        "category_scores": {category: score for category, (_, score) in rows.items()},
         "category_applied_input_types": {
-            category: ["text"] if own else [] for category, own in labels.items()
+            category: ["text"] if category in scored else [] for category in CATEGORIES
         },
     }
 
@@ -199,11 +219,11 @@ STATUSES = (400, 401, 403, 408, 413, 415, 429, 500, 503)
 )
 @requires("predict", error_format=ErrorFormat(render_error))
 async def moderate(request: Request, body: ModerationRequest) -> Json:
-    """Classify texts as OpenAI's moderation endpoint does; two of its categories are scored."""
+    """Classify texts as OpenAI's moderation endpoint does; four of its categories are scored."""
     caller = caller_of(request, "openai")
     result = await classifier_of(request).classify(
         texts_of(body.input), caller, field=lambda i: field_of(body.input, i)
     )
     model = f"{result.manifest.name}-{result.manifest.version}"
-    rows = [(prediction.label, prediction.scores) for prediction in result.predictions]
+    rows = [(row.label, row.scores, row.attributes) for row in result.predictions]
     return Json(reply(caller.request_id, model, rows), headers=dict(HEADERS))

@@ -1,1 +1,1 @@
-"""Explanations by LIME: how much each word contributes to a label's probability."""
+"""Explanations by LIME: how much each word adds to the probability of a label or an attribute."""

@@ -1,4 +1,4 @@
-"""The explainer: how much each word of a text contributes to a label's probability.
+"""The explainer: how much each word of a text adds to the probability of a label or an attribute.
 
     text ──> words ──> masks ──> masked texts ──> scores (cached) ──> LIME's fit ──> weights
 
@@ -20,10 +20,9 @@ from typing import Any
 import numpy as np
 from cachetools import LRUCache
 
-from serving.bundle import LABELS, Bundle
+from serving.bundle import ATTRIBUTES, LABELS, MAX_WINDOWS, Bundle, Floats
 from serving.errors import ErrorCode, ServiceError
 from serving.explain.lime import (
-    Array,
     Masks,
     WordWeight,
     apply_mask,
@@ -37,9 +36,11 @@ from serving.inference.batcher import QueueFullError
 from serving.inference.engine import Engine, ScoredText
 from serving.inference.scheduler import Priority
 
+NAMES = (*LABELS, *ATTRIBUTES)  # what can be explained
 MAX_CHUNKS = 4  # chunks of masked texts that are with the engine at one time
 CHUNK_TOKENS = 256  # size of a chunk while nothing else is requested
-BUSY_CHUNK_TOKENS = 128  # otherwise, and one chunk at a time: a tweet waits for no more than this
+# Otherwise, and one chunk at a time: a tweet waits for no more than this, or for one long text.
+BUSY_CHUNK_TOKENS = 128
 IDLE_AFTER_S = 0.25  # without other requests for this long, the engine counts as idle
 MAX_YIELD_S = 10.0  # an explanation that waited this long for other requests is refused
 
@@ -48,7 +49,7 @@ MAX_YIELD_S = 10.0  # an explanation that waited this long for other requests is
 class ExplainParams:
     """What to explain, and how thoroughly.
 
-    label: one of LABELS; None: the label that the model assigns.
+    label: one of NAMES; None: the label that the model assigns.
     num_features: number of distinct words in the result, those with the largest weights.
     num_samples: number of masks to score if there are too many to score all.
     """
@@ -64,12 +65,13 @@ class ExplainParams:
 class Explanation:
     """Word weights, and how they were computed.
 
+    label: one of NAMES.
     weights: the largest absolute weight first; see `top_words`.
     r2: share of the variance of the masked texts' scores that the weights explain; None if the text
         has no words.
     scores_used: number of masked texts that were scored.
     exact: whether these were all that there are.
-    scores: the unmasked text's probabilities by label.
+    scores: the unmasked text's probabilities by NAMES.
     model: name and version.
     """
 
@@ -108,7 +110,7 @@ class VisibleText:
     """The part of a text that the model reads.
 
     occurrences: of each distinct word.
-    tokens: its length in tokens.
+    tokens: of all its windows.
     """
 
     text: str
@@ -133,14 +135,14 @@ class Explainer:
             replacement: stands in for a masked word.
             max_running: explanations that run at one time.
             max_waiting: explanations that may wait for their turn; more are refused.
-            cache_size: texts whose masked scores are cached, at 12 kB each for 1,000 masks.
+            cache_size: texts whose masked scores are cached, at 36 kB each for 1,000 masks.
         """
         self._replacement = replacement
         self._running = asyncio.Semaphore(max_running)
         self._chunks, self._single_chunk = asyncio.Semaphore(MAX_CHUNKS), asyncio.Lock()
         self._free_places = max_running + max_waiting
         # Only the event loop uses it, so it needs no lock.
-        self._cache: LRUCache[bytes, Array] = LRUCache(cache_size)
+        self._cache: LRUCache[bytes, Floats] = LRUCache(cache_size)
 
     async def explain(self, engine: Engine, params: ExplainParams) -> Explanation:
         """Explain one text.
@@ -156,8 +158,9 @@ class Explainer:
             scores = await self._scores(engine, params, visible, masks)
             label = params.label
             if label is None:
-                label = LABELS[engine.bundle.decide(scores[:1].astype(np.float32))[0]]
-            weights, r2 = await asyncio.to_thread(fit, masks, scores[:, LABELS.index(label)])
+                label = LABELS[engine.bundle.decide(scores[:1, : len(LABELS)])[0]]
+            column = scores[:, NAMES.index(label)].astype(np.float64)
+            weights, r2 = await asyncio.to_thread(fit, masks, column)
         manifest = engine.bundle.manifest
         return Explanation(
             label=label,
@@ -166,7 +169,7 @@ class Explainer:
             scores_used=len(masks),
             exact=is_exact(words, params.num_samples),
             seed=params.seed,
-            scores=dict(zip(LABELS, scores[0].tolist(), strict=True)),
+            scores=dict(zip(NAMES, scores[0].tolist(), strict=True)),
             model=(manifest.name, manifest.version),
         )
 
@@ -198,8 +201,8 @@ class Explainer:
 
     async def _scores(
         self, engine: Engine, params: ExplainParams, visible: VisibleText, masks: Masks
-    ) -> Array:
-        """Return probabilities [masks, labels], from the cache or the engine."""
+    ) -> Floats:
+        """Return probabilities [masks, NAMES], from the cache or the engine."""
         version = engine.bundle.manifest.version
         inputs = f"{version} {self._replacement} {params.num_samples} {params.seed} {params.text}"
         key = hashlib.sha256(inputs.encode("utf-8", "surrogatepass")).digest()
@@ -210,9 +213,9 @@ class Explainer:
         self._cache[key] = scores
         return scores
 
-    async def _score_masks(self, engine: Engine, visible: VisibleText, masks: Masks) -> Array:
-        """Score masked texts in chunks, several at one time; return [masks, labels]."""
-        scores = np.empty((len(masks), len(LABELS)))
+    async def _score_masks(self, engine: Engine, visible: VisibleText, masks: Masks) -> Floats:
+        """Score masked texts in chunks, several at one time; return [masks, NAMES]."""
+        scores = np.empty((len(masks), len(NAMES)), dtype=np.float32)
         deadline, next_mask = monotonic() + MAX_YIELD_S, 0
 
         async def score_chunks() -> None:
@@ -227,7 +230,7 @@ class Explainer:
                     ]
                     results = await score_when_idle(engine, texts, deadline)
                 for i, result in enumerate(results, start):
-                    scores[i] = [result.scores[name] for name in LABELS]
+                    scores[i] = [*result.scores.values(), *result.attributes.values()]
 
         try:
             async with asyncio.TaskGroup() as group:
@@ -257,10 +260,12 @@ async def score_when_idle(
 
 def visible_text(bundle: Bundle, text: str) -> VisibleText:
     """Split a text into words. Of a text that is too long for the model, keep what it reads."""
-    encoding = bundle.tokenizer.encode(text)
+    first = bundle.tokenizer.encode(text)
+    windows = [first, *first.overflowing][:MAX_WINDOWS]
     words = split(text)
-    if encoding.overflowing:
-        end = max(end for _, end in encoding.offsets)
+    if len(first.overflowing) >= MAX_WINDOWS:
+        end = max(end for window in windows for _, end in window.offsets)
         words = [word for word in words if word.begin < end]
         text = text[: max([end, *(word.end for word in words)])]
-    return VisibleText(text, group_occurrences(words), len(encoding.ids))
+    tokens = sum(len(window.ids) for window in windows)
+    return VisibleText(text, group_occurrences(words), tokens)

@@ -31,9 +31,10 @@ def render(explanation: Explanation, text: str) -> Page:
     """Return LIME's page for an explanation of `text`."""
     from lime.explanation import Explanation as LimeExplanation  # type: ignore[import-untyped]
 
-    label = LABELS.index(explanation.label)
-    lime = LimeExplanation(_Mapper(explanation, text), class_names=list(LABELS), random_state=0)
-    lime.predict_proba = np.array([explanation.scores[name] for name in LABELS])
+    names, probabilities = _classes(explanation)
+    label = names.index(explanation.label)
+    lime = LimeExplanation(_Mapper(explanation, text), class_names=names, random_state=0)
+    lime.predict_proba = np.array(probabilities)
     lime.local_exp = {label: [(i, row.weight) for i, row in enumerate(explanation.weights)]}
     page = lime.as_html().replace(_BACKSLASH, "\\")
     page = page.replace("<html>", '<!doctype html><html lang="en"><title>LIME</title>', 1)
@@ -44,6 +45,16 @@ def render(explanation: Explanation, text: str) -> Page:
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; sandbox allow-scripts"
     )
     return Page(page, policy)
+
+
+def _classes(explanation: Explanation) -> tuple[list[str], list[float]]:
+    """Return the classes of the page and their probabilities: the labels, or an attribute and its
+    absence.
+    """
+    if explanation.label in LABELS:
+        return [*LABELS], [explanation.scores[name] for name in LABELS]
+    probability = explanation.scores[explanation.label]
+    return [f"not {explanation.label}", explanation.label], [1 - probability, probability]
 
 
 def escaped(text: str) -> str:

@@ -1,6 +1,7 @@
 """The engine: texts in, scores and predictions out, for one bundle.
 
     texts ──> encode ──> cache of recent scores ──> batcher ──> bundle.infer, policy ──> predictions
+      └─────> detect_language ────────────────────────────────────────────────────────────┘
 
 Texts are tokenised before they are queued, so that the cost of a batch is known. The bundle's
 golden scores are replayed before the engine calls itself ready. It knows texts and scores, and
@@ -17,12 +18,13 @@ from typing import Any, Protocol
 
 from cachetools import LRUCache
 
-from serving.bundle import LABELS, Bundle, Encoding
+from serving.bundle import ATTRIBUTES, LABELS, Bundle, Encoding
 from serving.inference.batcher import Batcher, BatchReport, Capacity
+from serving.inference.language import detect_language
 from serving.inference.policy import Policy, PolicyDecision
 from serving.inference.scheduler import Priority
 
-INLINE_CHARS = 1500  # up to this many, tokenising on the event loop is cheaper than in a thread
+INLINE_CHARS = 1500  # up to this many, work on the event loop is cheaper than in a thread
 INTERACTIVE_TEXTS = 4  # requests with up to this many texts have priority over longer lists
 SPECIAL_TOKENS = 2  # [CLS] and [SEP]: a text with no other tokens has no words
 
@@ -34,20 +36,23 @@ class ScoredText:
     """
 
     scores: dict[str, float]
+    attributes: dict[str, float]
     label: str
     decision: PolicyDecision
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The engine's reply for one text: its scores and label, what the policy makes of them, and
-    warnings of the policy and the tokenizer.
+    """The engine's reply for one text: its label and scores, its attributes, what the policy makes
+    of the scores, its language (ISO 639-1), and warnings of the policy and the tokenizer.
     """
 
     label: str
     scores: dict[str, float]
+    attributes: dict[str, float]
     toxicity: str
     action: str
+    language: str
     truncated: bool
     warnings: tuple[str, ...]
 
@@ -56,8 +61,10 @@ class Prediction:
         return {
             "label": self.label,
             "scores": self.scores,
+            "attributes": self.attributes,
             "toxicity": self.toxicity,
             "action": self.action,
+            "language": self.language,
             "truncated": self.truncated,
             "warnings": self.warnings,
         }
@@ -93,7 +100,7 @@ class Engine:
         self._batcher: Batcher[Encoding, ScoredText] = Batcher(
             # Not a method: without a reference cycle, a closed engine is freed at once.
             partial(_infer, bundle, policy),
-            size=lambda row: len(row.ids),
+            size=lambda row: sum(map(len, row.windows)),
             capacity=capacity,
             observe=observer.batch,
         )
@@ -113,9 +120,9 @@ class Engine:
         encodings = self.bundle.encode([row.text for row in golden])
         replayed = [(await self._batcher.submit([row], Priority.HIGH))[0] for row in encodings]
         error = max(
-            abs(want.scores[label] - got.scores[label])
+            abs((want.scores | want.attributes)[name] - (got.scores | got.attributes)[name])
             for want, got in zip(golden, replayed, strict=True)
-            for label in LABELS
+            for name in (*LABELS, *ATTRIBUTES)
         )
         tolerance = self.bundle.manifest.golden_tolerance
         self.not_ready = None
@@ -177,11 +184,18 @@ class Engine:
         """Return label, toxicity, action and warnings of each text, in order; see `score`."""
         encodings = await self._encode(texts)
         scored = await self._score(encodings, priority)
-        return [_prediction(row, result) for row, result in zip(encodings, scored, strict=True)]
+        # Not in the cache of scores: texts with equal token ids can differ in letters.
+        languages = await _languages(texts)
+        return [
+            _prediction(
+                encoding, result, self.policy.for_language(result.decision, language), language
+            )
+            for encoding, result, language in zip(encodings, scored, languages, strict=True)
+        ]
 
     async def _encode(self, texts: Sequence[str]) -> list[Encoding]:
         started = perf_counter()
-        if sum(map(len, texts)) <= INLINE_CHARS:
+        if _is_short(texts):
             # One by one: for several texts the tokenizer wakes threads of its own, and on busy
             # processors the event loop would wait for them.
             encodings = [row for text in texts for row in self.bundle.encode([text])]
@@ -218,27 +232,42 @@ def _infer(
 ) -> list[ScoredText]:
     """Score a batch; this runs in an inference thread."""
     probabilities = bundle.infer(batch, intra_op_parallel=is_idle)
-    labels = bundle.decide(probabilities)
-    rounded = probabilities.astype(float).round(6).tolist()
+    labels = bundle.decide(probabilities.labels).tolist()
+    rounded = (rows.astype(float).round(6).tolist() for rows in probabilities)
     scored = []
-    for row, label in zip(rounded, labels.tolist(), strict=True):
+    for label, row, attributes in zip(labels, *rounded, strict=True):
         scores = dict(zip(LABELS, row, strict=True))
-        scored.append(ScoredText(scores, LABELS[label], policy.apply(scores)))
+        by_name = dict(zip(ATTRIBUTES, attributes, strict=True))
+        scored.append(ScoredText(scores, by_name, LABELS[label], policy.apply(scores)))
     return scored
 
 
-def _prediction(encoding: Encoding, scored: ScoredText) -> Prediction:
-    decision = scored.decision
+async def _languages(texts: Sequence[str]) -> list[str]:
+    def detect() -> list[str]:
+        return [detect_language(text) for text in texts]
+
+    return detect() if _is_short(texts) else await asyncio.to_thread(detect)
+
+
+def _is_short(texts: Sequence[str]) -> bool:
+    return sum(map(len, texts)) <= INLINE_CHARS
+
+
+def _prediction(
+    encoding: Encoding, scored: ScoredText, decision: PolicyDecision, language: str
+) -> Prediction:
     warnings = decision.warnings
     if encoding.truncated:
         warnings = (*warnings, "truncated")
-    if len(encoding.ids) <= SPECIAL_TOKENS:
+    if len(encoding.windows[0]) <= SPECIAL_TOKENS:
         warnings = (*warnings, "no_words")
     return Prediction(
         scored.label,
         scored.scores,
+        scored.attributes,
         decision.toxicity,
         decision.action,
+        language,
         encoding.truncated,
         warnings,
     )

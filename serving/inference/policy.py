@@ -2,7 +2,7 @@
 
     scores by label + configs/policy.yaml ──> Policy.apply ──> PolicyDecision
 
-A pure function. It knows no text and no model, and it does not choose the label: the bundle does.
+Pure functions. They know no text and no model, and do not choose the label: the bundle does.
 """
 
 from collections.abc import Mapping
@@ -15,6 +15,7 @@ from serving.settings import load_config
 
 Toxicity = Literal["none", "uncertain", "high", "strong"]
 Action = Literal["allow", "review", "block"]
+Language = Annotated[str, Field(pattern="^[a-z]{2}$")]  # ISO 639-1
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -59,6 +60,7 @@ class Policy(_Section):
     block: Bounds
     review: Bounds
     margin: Annotated[float, Field(ge=0, lt=0.5)]
+    languages: Annotated[tuple[Language, ...], Field(min_length=1)] = ("en",)
 
     @model_validator(mode="after")
     def _check_review(self) -> "Policy":
@@ -82,6 +84,18 @@ class Policy(_Section):
         return PolicyDecision(
             self._band(toxic), self._action(hate, toxic), self._warnings(hate, toxic)
         )
+
+    def for_language(self, decision: PolicyDecision, language: str) -> PolicyDecision:
+        """Return a decision as it is for a text in a language.
+
+        In a language that the model has not learned, its scores are a guess: no text is blocked
+        because of them alone, and there is a warning.
+        """
+        if language in self.languages:
+            return decision
+        action: Action = "review" if decision.action == "block" else decision.action
+        warnings = (*decision.warnings, "language_not_supported")
+        return decision._replace(action=action, warnings=warnings)
 
     def _band(self, toxic: float) -> Toxicity:
         if toxic >= self.toxicity.strong:

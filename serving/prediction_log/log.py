@@ -147,16 +147,22 @@ class PredictionLog:
         self._writable = True
 
     async def feedback(
-        self, prediction_id: str, label: str, comment: str | None, client: str | None
+        self,
+        prediction_id: str,
+        label: str,
+        comment: str | None,
+        client: str | None,
+        attributes: dict[str, float] | None = None,
     ) -> str | None:
         """Store feedback; return its id, or None if the prediction is unknown or erased.
 
-        The same feedback twice is stored once.
+        The same feedback twice is stored once. `attributes` are the scores that some of the text's
+        attributes should have.
 
         Raises:
             LogError: it is not stored, or the archive cannot be asked for the prediction.
         """
-        record = FeedbackRecord(prediction_id, label, comment, client)
+        record = FeedbackRecord(prediction_id, label, comment, client, attributes)
         document = record.document(time.time_ns() // 10**6)
         async with self._outbox_errors():
             if await self._outbox.append_feedback(document, archived=False):

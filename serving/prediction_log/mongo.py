@@ -189,7 +189,8 @@ def _operations(row: OutboxRow) -> list[tuple[str, Operation]]:
     if row.type is RecordType.ERASURE:
         feedback_ids = document.pop("feedback")
         tombstone = document | {"erased": True}
-        erase = {"$set": {"erased": True}, "$unset": dict.fromkeys(("label", "comment", "client"))}
+        personal = dict.fromkeys(("label", "comment", "client", "attributes"))
+        erase = {"$set": {"erased": True}, "$unset": personal}
         return [
             ("predictions", ReplaceOne({"_id": tombstone["_id"]}, tombstone, upsert=True)),
             ("feedback", UpdateMany({"prediction_id": tombstone["_id"]}, erase)),

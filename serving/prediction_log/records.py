@@ -41,9 +41,11 @@ class PredictionRecord:
     ts: datetime
     text: str
     scores: dict[str, float]
+    attributes: dict[str, float]
     label: str
     toxicity: str
     action: str
+    language: str
     model_version: str
     policy_version: str
     latency_ms: float
@@ -57,9 +59,11 @@ class PredictionRecord:
             "request_id": self.request_id,
             "ts": milliseconds(self.ts),
             "scores": self.scores,
+            "attributes": self.attributes,
             "label": self.label,
             "toxicity": self.toxicity,
             "action": self.action,
+            "language": self.language,
             "model_version": self.model_version,
             "policy_version": self.policy_version,
             "latency_ms": self.latency_ms,
@@ -75,17 +79,19 @@ class PredictionRecord:
 
 @dataclass(frozen=True, slots=True)
 class FeedbackRecord:
-    """The label that a person says a prediction should have had."""
+    """The label, and scores of attributes, that a person says a prediction should have had."""
 
     prediction_id: str
     label: str
     comment: str | None
     client: str | None
+    attributes: dict[str, float] | None = None
 
     @property
     def id(self) -> str:
         """A hash of the content, so that the same feedback is stored once."""
-        content = "\0".join((self.prediction_id, self.label, self.comment or ""))
+        scores = [f"{name}={score}" for name, score in sorted((self.attributes or {}).items())]
+        content = "\0".join((self.prediction_id, self.label, self.comment or "", *scores))
         return hashlib.sha256(content.encode()).hexdigest()
 
     def document(self, ts: int) -> Document:
@@ -97,7 +103,8 @@ class FeedbackRecord:
             "ts": ts,
             "client": self.client,
         }
-        return document | ({"comment": self.comment} if self.comment else {})
+        optional = {"comment": self.comment, "attributes": self.attributes}
+        return document | {name: value for name, value in optional.items() if value}
 
 
 def with_current_fields(document: Document) -> Document:

@@ -1,5 +1,6 @@
 """google-api-python-client, which learns the API from the discovery document."""
 
+from functools import partial
 from typing import Any
 
 from googleapiclient import discovery
@@ -12,13 +13,14 @@ from tests.clients.world import (
     MAX_CHARS,
     OFFENSIVE,
     RIGHT_TO_LEFT,
+    WITH_ATTRIBUTE,
     World,
     assert_raises,
     repeated,
 )
 from tests.support.service import Served
 
-ATTRIBUTES = {name: {} for name in ("TOXICITY", "IDENTITY_ATTACK", "PROFANITY")}
+ATTRIBUTES = {name: {} for name in WITH_ATTRIBUTE}
 
 
 def client(service: Served, key: str | None) -> Any:
@@ -37,17 +39,17 @@ def analyze(world: World, text: str, **more: Any) -> Any:
         return api.comments().analyze(body=body).execute()
 
 
+def values(world: World, text: str) -> dict[str, float]:
+    rows = analyze(world, text)["attributeScores"]
+    return {name: row["summaryScore"]["value"] for name, row in rows.items()}
+
+
 def check(world: World, text: str) -> None:
-    values = {
-        name: row["summaryScore"]["value"]
-        for name, row in analyze(world, text)["attributeScores"].items()
-    }
-    (scores,) = world.scores(text)
-    assert values == {
-        "TOXICITY": round(scores["hate"] + scores["offensive"], 6),
-        "IDENTITY_ATTACK": scores["hate"],
-        "PROFANITY": scores["offensive"],
-    }, values
+    assert [values(world, text)] == world.attributes(text)
+
+
+def check_attribute(world: World, name: str) -> None:
+    assert 0 <= values(world, KIND)[name] < values(world, WITH_ATTRIBUTE[name])[name] <= 1
 
 
 def sentences(world: World) -> None:
@@ -57,7 +59,7 @@ def sentences(world: World) -> None:
     spans = reply["attributeScores"]["IDENTITY_ATTACK"]["spanScores"]
     parts = [units[row["begin"] * 2 : row["end"] * 2].decode("utf-16-le") for row in spans]
     assert parts == [f"{EMOJI}!", f"{KIND}."], parts
-    expected = [scores["hate"] for scores in world.scores(*parts)]
+    expected = [row["IDENTITY_ATTACK"] for row in world.attributes(*parts)]
     assert [row["score"]["value"] for row in spans] == expected
 
 
@@ -74,7 +76,8 @@ def options(world: World) -> None:
     )
     assert list(reply["attributeScores"]) == ["IDENTITY_ATTACK"]
     summary = reply["attributeScores"]["IDENTITY_ATTACK"]["summaryScore"]
-    assert summary == {"value": world.scores(OFFENSIVE)[0]["hate"], "type": "PROBABILITY"}
+    (attributes,) = world.attributes(OFFENSIVE)
+    assert summary == {"value": attributes["IDENTITY_ATTACK"], "type": "PROBABILITY"}
     assert (reply["languages"], reply["clientToken"]) == (["en"], "token")
 
 
@@ -95,10 +98,10 @@ def do_not_store(world: World) -> None:
 
 def not_supported(world: World) -> None:
     assert_raises(
-        lambda: analyze(world, "x", requestedAttributes={"THREAT": {}}),
+        lambda: analyze(world, "x", requestedAttributes={"FLIRTATION": {}}),
         HttpError,
         400,
-        "Unknown requested attribute: THREAT",
+        "Unknown requested attribute: FLIRTATION",
         "INVALID_REQUEST",
     )
     assert_raises(
@@ -123,6 +126,7 @@ CASES = {
     "emoji": lambda world: check(world, EMOJI),
     "right-to-left": lambda world: check(world, RIGHT_TO_LEFT),
     "options": options,
+    **{name: partial(check_attribute, name=name) for name in WITH_ATTRIBUTE},
     "feedback": feedback,
     "do not store": do_not_store,
     "empty text": lambda world: assert_raises(

@@ -1,5 +1,6 @@
 """huggingface_hub's `InferenceClient`, with the service's URL as its model."""
 
+from functools import partial
 from typing import Any
 
 from huggingface_hub import InferenceClient
@@ -12,6 +13,7 @@ from tests.clients.world import (
     MAX_CHARS,
     OFFENSIVE,
     RIGHT_TO_LEFT,
+    WITH_ATTRIBUTE,
     World,
     assert_raises,
     repeated,
@@ -38,6 +40,16 @@ def options(world: World) -> None:
     assert [row.label for row in top] == [max(scores, key=lambda label: scores[label])]
 
 
+def check_attribute(world: World, name: str) -> None:
+    """Check that a text with an attribute is likelier to be toxic: this API has the labels only."""
+    label = "hate" if name == "IDENTITY_ATTACK" else "neither"
+    low, high = (
+        next(row.score for row in classify(world.service, world.key, text) if row.label == label)
+        for text in (KIND, WITH_ATTRIBUTE[name])
+    )
+    assert (low < high) == (label == "hate"), (low, high)
+
+
 CASES = {
     "single text": lambda world: check(world, OFFENSIVE),
     # The client returns the result of the first text only.
@@ -46,6 +58,7 @@ CASES = {
     "emoji": lambda world: check(world, EMOJI),
     "right-to-left": lambda world: check(world, RIGHT_TO_LEFT),
     "options": options,
+    **{name: partial(check_attribute, name=name) for name in WITH_ATTRIBUTE},
     "empty text": lambda world: assert_raises(
         lambda: classify(world.service, world.key, " "), HfHubHTTPError, 422, "validation"
     ),

@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ from tests.clients.world import (
     MAX_CHARS,
     OFFENSIVE,
     RIGHT_TO_LEFT,
+    WITH_ATTRIBUTE,
     World,
 )
 from tests.support.service import Served
 
 FOLDER = Path(__file__).resolve().parent
-ATTRIBUTES = ["toxicity", "identity_attack", "profanity"]
+ATTRIBUTES = [name.lower() for name in WITH_ATTRIBUTE]
 
 
 def install() -> None:
@@ -52,15 +54,20 @@ def analyze(service: Served, key: str, text: Any, **options: Any) -> dict[str, A
 def check(world: World, text: str) -> None:
     result = analyze(world.service, world.key, text, attributes=ATTRIBUTES)
     rows = result["reply"]["attributeScores"]
-    (scores,) = world.scores(text)
-    assert {name: row["summaryScore"]["value"] for name, row in rows.items()} == {
-        "TOXICITY": round(scores["hate"] + scores["offensive"], 6),
-        "IDENTITY_ATTACK": scores["hate"],
-        "PROFANITY": scores["offensive"],
-    }, result
+    (attributes,) = world.attributes(text)
+    assert {name: row["summaryScore"]["value"] for name, row in rows.items()} == attributes, result
     # Offsets are JavaScript's own, in which an emoji counts two.
     (span,) = rows["TOXICITY"]["spanScores"]
     assert (span["begin"], span["end"]) == (0, len(text.encode("utf-16-le")) // 2)
+
+
+def check_attribute(world: World, name: str) -> None:
+    kind, other = (
+        analyze(world.service, world.key, text, attributes=ATTRIBUTES)["reply"]["attributeScores"]
+        for text in (KIND, WITH_ATTRIBUTE[name])
+    )
+    low, high = (row[name]["summaryScore"]["value"] for row in (kind, other))
+    assert 0 <= low < high <= 1, (low, high)
 
 
 def options(world: World) -> None:
@@ -104,8 +111,8 @@ def empty_text(world: World) -> None:
 
 
 def not_supported(world: World) -> None:
-    result = analyze(world.service, world.key, "x", attributes=["threat"])
-    assert_error(result, 400, "INVALID_REQUEST", "Unknown requested attribute: THREAT")
+    result = analyze(world.service, world.key, "x", attributes=["flirtation"])
+    assert_error(result, 400, "INVALID_REQUEST", "Unknown requested attribute: FLIRTATION")
 
 
 CASES = {
@@ -114,6 +121,7 @@ CASES = {
     "emoji": lambda world: check(world, EMOJI),
     "right-to-left": lambda world: check(world, RIGHT_TO_LEFT),
     "options": options,
+    **{name: partial(check_attribute, name=name) for name in WITH_ATTRIBUTE},
     "do not store": do_not_store,
     "empty text": empty_text,
     "text too long": lambda world: assert_error(

@@ -11,6 +11,7 @@ from tests.clients.world import (
     MAX_CHARS,
     OFFENSIVE,
     RIGHT_TO_LEFT,
+    WITH_ATTRIBUTE,
     World,
     assert_raises,
     repeated,
@@ -25,8 +26,19 @@ def moderate(service: Served, key: str, text: Any) -> Any:
 
 def check(world: World, *texts: str) -> None:
     reply = moderate(world.service, world.key, texts[0] if len(texts) == 1 else list(texts))
-    pairs = [(row.category_scores.hate, row.category_scores.harassment) for row in reply.results]
-    assert pairs == [(row["hate"], row["offensive"]) for row in world.scores(*texts)], pairs
+    for result, row in zip(reply.results, world.predictions(*texts), strict=True):
+        shown, hate, attributes = result.category_scores, row["scores"]["hate"], row["attributes"]
+        threat = attributes["THREAT"]
+        assert (shown.hate, shown.hate_threatening) == (hate, min(hate, threat)), result
+        assert shown.harassment == max(attributes["INSULT"], threat), result
+        assert shown.harassment_threatening == threat, result
+
+
+def check_category(world: World, name: str, category: str) -> None:
+    """Check that a text with an attribute scores higher in a category than a harmless one."""
+    harmless, other = moderate(world.service, world.key, [KIND, WITH_ATTRIBUTE[name]]).results
+    low, high = (getattr(row.category_scores, category) for row in (harmless, other))
+    assert 0 <= low < high <= 1, (low, high)
 
 
 def options(world: World) -> None:
@@ -35,10 +47,11 @@ def options(world: World) -> None:
     assert row.category_scores.hate == world.scores(f"{OFFENSIVE}\n{KIND}")[0]["hate"]
     with openai.OpenAI(base_url=f"{world.service.url}/v1", api_key=world.key) as client:
         reply = client.moderations.with_raw_response.create(input=OFFENSIVE)
-    assert reply.headers["x-categories-judged"] == "hate, harassment"
+    categories = "harassment, harassment/threatening, hate, hate/threatening"
+    assert reply.headers["x-categories-judged"] == categories
     (row,) = reply.parse().results
     assert row.category_applied_input_types.violence == []
-    assert row.category_applied_input_types.hate == ["text"]
+    assert row.category_applied_input_types.hate_threatening == ["text"]
     assert row.flagged == (row.categories.hate or row.categories.harassment)
 
 
@@ -63,6 +76,13 @@ CASES = {
     "emoji": lambda world: check(world, EMOJI),
     "right-to-left": lambda world: check(world, RIGHT_TO_LEFT),
     "options": options,
+    "TOXICITY": lambda world: check_category(world, "TOXICITY", "harassment"),
+    "IDENTITY_ATTACK": lambda world: check_category(world, "IDENTITY_ATTACK", "hate"),
+    "SEVERE_TOXICITY": lambda world: check_category(world, "SEVERE_TOXICITY", "harassment"),
+    "INSULT": lambda world: check_category(world, "INSULT", "harassment"),
+    # No category is profanity: the text has the scores that the other attributes give it.
+    "PROFANITY": lambda world: check(world, WITH_ATTRIBUTE["PROFANITY"]),
+    "THREAT": lambda world: check_category(world, "THREAT", "harassment_threatening"),
     "empty text": lambda world: assert_raises(
         lambda: moderate(world.service, world.key, ["x", " "]),
         openai.BadRequestError,

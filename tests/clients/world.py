@@ -5,6 +5,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tests.support.service import Served
 
@@ -13,6 +14,15 @@ KIND = "have a lovely day"
 GERMAN = "Du bist ein Idiot, geh weg"
 EMOJI = "you 🤡🤡 are the 👩‍👩‍👧‍👦 worst 😀"
 RIGHT_TO_LEFT = "أنت أحمق! לך מפה, you clown"
+# For each of Perspective's attributes a text that has it. KIND has none.
+WITH_ATTRIBUTE = {
+    "TOXICITY": "you are a disgusting piece of garbage",
+    "SEVERE_TOXICITY": "go to hell you worthless fucking piece of shit",
+    "IDENTITY_ATTACK": "all muslims are vermin and should be thrown out",
+    "INSULT": "you are a stupid idiot and a pathetic loser",
+    "PROFANITY": "what the fuck is this shit",
+    "THREAT": "I will find you and break your legs",
+}
 MAX_CHARS = 2000
 # A case has the same name for every client, and is a row of the table.
 CASES = (
@@ -22,6 +32,7 @@ CASES = (
     "emoji",
     "right-to-left",
     "options",
+    *WITH_ATTRIBUTE,
     "feedback",
     "do not store",
     "empty text",
@@ -39,27 +50,33 @@ class World:
     """The services that a client calls, and its key.
 
     limited: a service that allows one request a minute for each key.
-    native: scores of `/v1/predict` so far, by text.
+    native: predictions of `/v1/predict` so far, by text.
     """
 
     service: Served
     limited: Served
     key: str
     outbox: Path
-    native: dict[str, dict[str, float]] = field(default_factory=dict)
+    native: dict[str, dict[str, Any]] = field(default_factory=dict)
 
-    def scores(self, *texts: str) -> list[dict[str, float]]:
-        """Return the scores of `/v1/predict`."""
+    def predictions(self, *texts: str) -> list[dict[str, Any]]:
+        """Return the predictions of `/v1/predict`."""
         missing = [text for text in texts if text not in self.native]
         if missing:
             headers = {"authorization": f"Bearer {self.key}"}
             body = {"texts": missing, "do_not_store": True}
             reply = self.service.http.post("/v1/predict", json=body, headers=headers)
             rows = reply.json()["predictions"]
-            self.native.update(
-                {text: row["scores"] for text, row in zip(missing, rows, strict=True)}
-            )
+            self.native.update(zip(missing, rows, strict=True))
         return [self.native[text] for text in texts]
+
+    def scores(self, *texts: str) -> list[dict[str, float]]:
+        """Return the probabilities by label of `/v1/predict`."""
+        return [row["scores"] for row in self.predictions(*texts)]
+
+    def attributes(self, *texts: str) -> list[dict[str, float]]:
+        """Return the attributes of `/v1/predict`."""
+        return [row["attributes"] for row in self.predictions(*texts)]
 
     def stored(self) -> list[tuple[str, str]]:
         """Return API and text of each prediction in the log, oldest first."""

@@ -10,7 +10,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
-from serving.bundle import content_version
+from serving.bundle import ATTRIBUTES, content_version
 from tests.e2e.conftest import SHOTS, TIMEOUT_MS, serving
 
 TEXT = "you absolute clown, sit down and stop talking rubbish 🤡"
@@ -49,6 +49,14 @@ def test_a_text_gets_a_label_an_explanation_and_the_raw_response(page: Page) -> 
     predicted = shown["predict"]["predictions"][0]
     expect(page.locator("#label")).to_have_text(predicted["label"].capitalize())
     expect(page.locator("#scores tr")).to_have_count(3)
+    names = page.locator("#attributes th").all_text_contents()
+    assert [name.upper().replace(" ", "_") for name in names] == list(ATTRIBUTES)
+    for cell, p in zip(
+        page.locator("#attributes .number").all_text_contents(),
+        predicted["attributes"].values(),
+        strict=True,
+    ):
+        assert float(cell.removesuffix(" %")) == pytest.approx(100 * p, abs=0.51)
     expect(page.locator("#meta")).to_contain_text(shown["predict"]["model"]["version"])
     assert page.locator("#shaded").text_content() == TEXT
     words = shown["explain"][0]["words"]
@@ -57,9 +65,27 @@ def test_a_text_gets_a_label_an_explanation_and_the_raw_response(page: Page) -> 
     ]
     expect(page.locator("#weights th").first).to_have_text(words[0]["word"])
 
-    page.locator("#why-labels").get_by_role("button", name="Neither").click()
-    expect(page.locator("#why-status")).to_contain_text("“neither”")
-    expect(page.locator("#why-labels [aria-pressed=true]")).to_have_text("Neither")
+    expect(page.get_by_label("Explain")).to_have_value(predicted["label"])
+    for name, shown_name in (("neither", "“neither”"), ("SEVERE_TOXICITY", "“severe toxicity”")):
+        page.get_by_label("Explain").select_option(name)
+        expect(page.locator("#why-status")).to_contain_text(shown_name)
+    shown = json.loads(page.locator("#raw").text_content() or "")
+    assert shown["explain"][-1]["label"] == "SEVERE_TOXICITY"
+
+
+def test_another_result_moves_nothing_but_its_own_card(page: Page) -> None:
+    """The tables have their rows before the explanation comes, and as many for every text."""
+    classify(page, TEXT)
+    card = page.locator("article.decision .tables")
+    before = card.bounding_box()
+    expect(page.locator("#weights tr").first).to_be_visible()
+    assert card.bounding_box() == before
+    page.get_by_label("Explain").select_option("THREAT")
+    expect(page.locator("#why-status")).to_contain_text("“threat”")
+    assert card.bounding_box() == before
+    classify(page, "have a lovely day")
+    expect(page.locator("#weights th").first).to_be_visible()
+    assert card.bounding_box() == before
 
 
 def test_examples_can_be_clicked(page: Page) -> None:
@@ -124,6 +150,7 @@ def test_a_csv_of_500_rows_is_classified(page: Page, tmp_path: Path) -> None:
     # What a spreadsheet would run is text now.
     assert [rows[7]["text"], rows[8]["text"]] == ["'" + texts[7], "'" + texts[8]]
     assert rows[9]["text"] == texts[9]
+    assert all(0 <= float(rows[9][name]) <= 1 for name in ATTRIBUTES)
     total = sum(float(rows[9][label]) for label in ("hate", "offensive", "neither"))
     assert total == pytest.approx(1, abs=1e-4)
 
@@ -203,9 +230,9 @@ def test_the_page_works_with_the_keyboard_only(page: Page, log: Path) -> None:
     page.keyboard.type("typed, never clicked")
     page.keyboard.press("Control+Enter")
     expect(page.locator("#weights tr").first).to_be_visible()
-    tab_to("#why-labels button")
-    page.keyboard.press("Enter")
-    expect(page.locator("#why-status")).to_contain_text("“hate”")
+    tab_to("#why-label")
+    page.keyboard.press("End")
+    expect(page.locator("#why-status")).to_contain_text("“threat”")
     tab_to("#labels input")
     before = page.locator("#labels input:checked").input_value()
     page.keyboard.press("ArrowDown")

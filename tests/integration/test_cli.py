@@ -131,6 +131,14 @@ def test_a_terminal_gets_a_table_and_colours(trained: Path) -> None:
     assert "toxicity" in table
     assert all(text in table for text in TEXTS)
     assert "{" not in table
+    predicted = json.loads(
+        subprocess.run(
+            [sys.executable, "-m", "serving", "predict", TEXTS[1]],
+            cwd=ROOT, env=bundle_of(trained), check=True, capture_output=True,
+        ).stdout
+    )  # fmt: skip
+    for name, p in predicted["attributes"].items():
+        assert (f"{name} {p:.3f}" in table) == (p >= 0.2 and name != "TOXICITY")
     explanation = on_terminal(trained, "explain", "you absolute clown")
     assert "\x1b[" in explanation
     assert "clown" in explanation
@@ -142,6 +150,12 @@ def test_words_are_shaded_by_their_weight(trained: Path) -> None:
     weights = re.findall(r"([+-]\d\.\d{3})  \x1b\[30;48;5;(\d+)m(\w+)", output)
     assert sorted(word for *_, word in weights) == ["absolute", "clown", "you"]
     assert weights[0][1] == ("196" if weights[0][0][0] == "+" else "46")  # pure red, green
+
+
+def test_an_attribute_is_explained(trained: Path) -> None:
+    output = on_terminal(trained, "explain", "you absolute clown", "--label", "INSULT")
+    assert re.search(r"INSULT: p = [01]\.\d{3}", output)
+    assert "for INSULT" in output
 
 
 def test_a_text_cannot_control_the_terminal(trained: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from serving.app import create_app
+from serving.bundle import ATTRIBUTES
 from serving.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -72,7 +73,7 @@ def analyze_body(text: str, **fields: Any) -> dict[str, Any]:
 def test_every_api_returns_the_same_scores_and_the_log_names_it(start: Start, text: str) -> None:
     log = Log(client := start())
     (native,) = client.post("/v1/predict", json={"texts": [text]}).json()["predictions"]
-    attributes = {name: {} for name in ("TOXICITY", "IDENTITY_ATTACK", "PROFANITY")}
+    attributes = {name: {} for name in ATTRIBUTES}
     google = client.post(ANALYZE, json=analyze_body(text, requestedAttributes=attributes)).json()
     (openai,) = client.post("/v1/moderations", json={"input": text}).json()["results"]
     hub = client.post("/predict", json={"inputs": text}).json()
@@ -80,18 +81,17 @@ def test_every_api_returns_the_same_scores_and_the_log_names_it(start: Start, te
     scores = native["scores"]
     assert {row["label"]: row["score"] for row in hub} == scores
     rows = google["attributeScores"]
-    assert {name: row["summaryScore"]["value"] for name, row in rows.items()} == {
-        "TOXICITY": round(scores["hate"] + scores["offensive"], 6),
-        "IDENTITY_ATTACK": scores["hate"],
-        "PROFANITY": scores["offensive"],
-    }
+    attributes = native["attributes"]
+    assert {name: row["summaryScore"]["value"] for name, row in rows.items()} == attributes
     assert openai["category_scores"]["hate"] == scores["hate"]
-    assert openai["category_scores"]["harassment"] == scores["offensive"]
-    assert openai["flagged"] == (native["label"] != "neither")
+    harassment = max(attributes["INSULT"], attributes["THREAT"])
+    assert openai["category_scores"]["harassment"] == harassment
+    assert openai["flagged"] == (native["label"] == "hate" or harassment >= 0.5)
 
     records = log.records()
     assert [row["api"] for row in records] == ["native", "perspective", "openai", "huggingface"]
     assert all(row["scores"] == scores and row["text"] == text for row in records)
+    assert all(row["attributes"] == attributes for row in records)
 
 
 def test_do_not_store_stores_nothing(start: Start) -> None:
@@ -112,19 +112,24 @@ def test_spans_have_the_scores_of_their_own_text_and_no_record(start: Start) -> 
     assert parts == ["You absolute clown 🤡!", "Have a lovely day."]
     assert [row["text"] for row in log.records()] == [text]
     native = client.post("/v1/predict", json={"texts": parts}).json()["predictions"]
-    assert [row["score"]["value"] for row in spans] == [row["scores"]["hate"] for row in native]
+    assert [row["score"]["value"] for row in spans] == [
+        row["attributes"]["IDENTITY_ATTACK"] for row in native
+    ]
 
 
 def test_a_suggestion_is_feedback_on_a_prediction(start: Start) -> None:
     log = Log(client := start())
-    scores = {"TOXICITY": {"summaryScore": {"value": 0}}}
+    values = {"TOXICITY": 0, "THREAT": 0.25}
+    scores = {name: {"summaryScore": {"value": value}} for name, value in values.items()}
     body = {"comment": {"text": "get busy living"}, "attributeScores": scores, "clientToken": "c"}
     reply = client.post(SUGGEST, json=body)
     assert (reply.status_code, reply.json()) == (200, {"clientToken": "c"})
     (prediction,), (feedback,) = log.records(), log.records(kind=1)
     assert prediction["api"] == "perspective"
     assert feedback["prediction_id"] == prediction["_id"]
-    assert (feedback["label"], feedback["comment"]) == ("neither", "suggestscore: TOXICITY=0")
+    note = "suggestscore: TOXICITY=0, THREAT=0.25"
+    assert (feedback["label"], feedback["comment"]) == ("neither", note)
+    assert feedback["attributes"] == values
 
 
 def test_a_long_comment_is_refused_before_its_markup_is_removed(start: Start) -> None:
@@ -143,15 +148,13 @@ def test_a_comment_has_at_most_max_texts_spans(start: Start) -> None:
     assert [(row["begin"], row["end"]) for row in spans] == [(0, 2), (3, 5), (6, 8), (9, 149)]
 
 
-def test_the_operator_defines_the_attributes(start: Start, tmp_path: Path) -> None:
+def test_the_operator_defines_aliases(start: Start, tmp_path: Path) -> None:
     table = tmp_path / "mine.yaml"
-    table.write_text(
-        "attributes: {RUDE: [offensive]}\nunsupported: omit\nlanguages: [de, en]", encoding="utf-8"
-    )
-    body = analyze_body("x", requestedAttributes={"RUDE": {}, "TOXICITY": {}})
+    table.write_text("aliases: {RUDE: INSULT}\nunsupported: omit", encoding="utf-8")
+    body = analyze_body("x", requestedAttributes={"RUDE": {}, "FLIRTATION": {}})
     reply = start(perspective=table).post(ANALYZE, json=body)
     assert list(reply.json()["attributeScores"]) == ["RUDE"]
-    assert reply.json()["languages"] == ["de"]
+    assert reply.json()["languages"] == ["en"]
 
 
 def with_key(start: Start, scopes: str = "predict+feedback") -> TestClient:
@@ -239,8 +242,10 @@ def test_invalid_bodies_get_the_error_format_of_the_api(
 
 
 def test_truncate_false_refuses_a_text_that_the_model_would_truncate(start: Start) -> None:
-    log = Log(client := start())
-    body = {"inputs": ["short", "word " * 300], "truncate": False}
+    client = start()
+    assert client.post("/predict", json={"inputs": TEXTS, "truncate": False}).status_code == 200
+    log = Log(client)
+    body = {"inputs": ["short", "word " * 1500], "truncate": False}
     reply = client.post("/predict", json=body)
     assert (reply.status_code, reply.json()["error_type"]) == (413, "validation")
     assert "inputs[1]" in reply.json()["error"]
@@ -256,7 +261,8 @@ def test_the_discovery_document_needs_no_key_and_has_the_requested_host(start: S
 
 def test_a_moderation_names_the_scored_categories(start: Start) -> None:
     reply = start().post("/v1/moderations", json={"input": "x"})
-    assert reply.headers["x-categories-judged"] == "hate, harassment"
+    categories = "harassment, harassment/threatening, hate, hate/threatening"
+    assert reply.headers["x-categories-judged"] == categories
 
 
 BODIES = {

@@ -29,7 +29,7 @@ def run(served: Served, name: str, *arguments: str) -> str:
 
 
 def test_predict(served: Served) -> None:
-    predictions = served.predict(*TEXTS).json()["predictions"]
+    predictions = served.predictions(*TEXTS)
     lines = run(served, "predict.py", *TEXTS).splitlines()
     for line, text, wanted in zip(lines, TEXTS, predictions, strict=True):
         label, score, action, shown = line.split(maxsplit=3)
@@ -55,16 +55,20 @@ def test_score_file_keeps_the_rows_and_adds_columns(served: Served, tmp_path: Pa
 
 def test_openai_client(served: Served) -> None:
     lines = run(served, "openai_client.py", *TEXTS).splitlines()
-    for line, text, scores in zip(lines, TEXTS, served.scores(*TEXTS), strict=True):
-        wanted = f"hate {scores['hate']:.3f}  harassment {scores['offensive']:.3f}  {text}"
+    for line, text, row in zip(lines, TEXTS, served.predictions(*TEXTS), strict=True):
+        harassment = max(row["attributes"]["INSULT"], row["attributes"]["THREAT"])
+        wanted = f"hate {row['scores']['hate']:.3f}  harassment {harassment:.3f}  {text}"
         assert line.endswith(wanted)
 
 
 def test_perspective_client(served: Served) -> None:
     lines = run(served, "perspective_client.py", *TEXTS).splitlines()
-    for line, text, scores in zip(lines, TEXTS, served.scores(*TEXTS), strict=True):
-        toxicity = scores["hate"] + scores["offensive"]
-        assert line == f"TOXICITY {toxicity:.3f}  IDENTITY_ATTACK {scores['hate']:.3f}  {text}"
+    for line, text, row in zip(lines, TEXTS, served.predictions(*TEXTS), strict=True):
+        shown = [
+            f"{name} {row['attributes'][name]:.3f}"
+            for name in ("TOXICITY", "IDENTITY_ATTACK", "THREAT")
+        ]
+        assert line == "  ".join([*shown, text])
 
 
 def test_own_data_joins_the_bundled_sample(checkout: Path) -> None:

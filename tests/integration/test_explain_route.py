@@ -1,3 +1,4 @@
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,6 +51,20 @@ def test_parameters_change_the_explanation(client: TestClient) -> None:
     assert len({row["word"] for row in body["words"]}) == 2
 
 
+def test_an_attribute_is_explained(client: TestClient) -> None:
+    text = "you absolute clown"
+    body = client.post("/v1/explain", json={"text": text, "label": "THREAT"}).json()
+    assert body["label"] == "THREAT"
+    assert {row["word"] for row in body["words"]} == set(text.split())
+    page = client.post(
+        "/v1/explain", json={"text": text, "label": "THREAT"}, headers={"accept": "text/html"}
+    )
+    (reply,) = client.post("/v1/predict", json={"texts": [text]}).json()["predictions"]
+    shown = re.search(r'\["not THREAT", "THREAT"\], \[[\d.]+, ([\d.e-]+)\]', page.text)
+    assert shown
+    assert float(shown[1]) == pytest.approx(reply["attributes"]["THREAT"], abs=1e-3)
+
+
 @pytest.mark.parametrize(
     ("change", "field"),
     [
@@ -57,6 +72,7 @@ def test_parameters_change_the_explanation(client: TestClient) -> None:
         ({"text": " \n"}, "text"),
         ({"text": 3}, "text"),
         ({"label": "rude"}, "label"),
+        ({"label": "threat"}, "label"),
         ({"label": 0}, "label"),
         ({"num_samples": 15}, "num_samples"),
         ({"num_samples": 5001}, "num_samples"),
@@ -115,8 +131,6 @@ def test_the_pages_files_have_a_csp_and_an_etag(client: TestClient, path: str) -
 def test_the_page_links_existing_files_and_has_no_inline_script(
     client: TestClient,
 ) -> None:
-    import re
-
     for path in ("/", "/card", "/ui/app.js", "/ui/batch.js", "/ui/card.js"):
         text = client.get(path).text
         for link in re.findall(r'(?:src|href)="(/[^"#]*)"', text):

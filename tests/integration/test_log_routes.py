@@ -57,7 +57,7 @@ def test_a_prediction_is_read_corrected_and_erased_without_mongodb(serve: Serve)
     assert stored["model_version"] == reply["model"]["version"]
     assert stored["policy_version"] == reply["policy"]
     assert (stored["client"], stored["api"]) == ("ops", "native")
-    for name in ("id", "label", "scores", "toxicity", "action"):
+    for name in ("id", "label", "scores", "attributes", "toxicity", "action"):
         assert stored[name] == first[name]
 
     once, twice = (
@@ -84,10 +84,11 @@ def test_a_prediction_of_version_0_1_is_returned_with_the_field_api(serve: Serve
     stored = service.http.get(path).json()
     with sqlite3.connect(folder(service) / "outbox.db") as db:
         db.execute("""UPDATE log SET body = json_remove(
-            json_insert(body, '$.door', json_extract(body, '$.api')), '$.api')""")
+            json_insert(body, '$.door', json_extract(body, '$.api')), '$.api', '$.attributes')""")
         (body,) = db.execute("SELECT body FROM log").fetchone()
     db.close()
-    assert {"door", "api"} & json.loads(body).keys() == {"door"}
+    assert {"door", "api", "attributes"} & json.loads(body).keys() == {"door"}
+    del stored["attributes"]
     assert service.http.get(path).json() == stored
 
 

@@ -68,7 +68,8 @@ def test_a_prediction_has_every_field_of_the_contract(served: Served) -> None:
     assert len(content["predictions"]) == len(TEXTS)
     for row in content["predictions"]:
         assert set(row) == {
-            "id", "label", "scores", "toxicity", "action", "truncated", "warnings",
+            "id", "label", "scores", "toxicity", "action", "language", "truncated",
+            "warnings",
         }  # fmt: skip
         assert set(row["scores"]) == set(LABELS)
         assert sum(row["scores"].values()) == pytest.approx(1, abs=1e-5)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -47,11 +48,15 @@ class Served:
         """POST /v1/predict."""
         return self.http.post("/v1/predict", json={"texts": texts, **more})
 
-    def scores(self, *texts: str) -> list[dict[str, float]]:
-        """The scores of each text by label."""
+    def predictions(self, *texts: str) -> list[dict[str, Any]]:
+        """The predictions of texts."""
         reply = self.predict(*texts)
         assert reply.status_code == 200, reply.text
-        return [row["scores"] for row in reply.json()["predictions"]]
+        return list(reply.json()["predictions"])
+
+    def scores(self, *texts: str) -> list[dict[str, float]]:
+        """The scores of each text by label."""
+        return [row["scores"] for row in self.predictions(*texts)]
 
     def raw(self, *parts: bytes) -> bytes:
         """Send raw bytes; return what is received until the connection closes or is silent."""

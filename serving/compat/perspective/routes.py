@@ -28,7 +28,7 @@ router = APIRouter(route_class=FastRoute, tags=["Perspective API"])
 
 
 def configure(app: FastAPI, settings: Settings) -> None:
-    """Load the table of attributes; SettingsError if the file cannot be used."""
+    """Load what is supported; SettingsError if the file cannot be used."""
     app.state.attributes = Attributes.load(settings.perspective)
 
 
@@ -42,17 +42,17 @@ def configure(app: FastAPI, settings: Settings) -> None:
 async def analyze(request: Request, body: AnalyzeCommentRequest) -> dict[str, Any]:
     """Score a comment as Perspective API does."""
     classifier = classifier_of(request)
-    analysis = Analysis(body, request.app.state.attributes)
+    engine = caller_of(request, "perspective").engine
+    analysis = Analysis(body, request.app.state.attributes, engine.policy.languages)
     store = not body.do_not_store
     result = await _classify(request, classifier, analysis.comment, store=store)
-    scores = result.predictions[0].scores
+    scores, language = result.predictions[0].attributes, result.predictions[0].language
     spans = analysis.spans(classifier.settings.max_texts)
     span_scores = [scores] * len(spans)
     if body.span_annotations:
         texts = [analysis.comment.text[begin:end] for begin, end in spans]
-        engine = caller_of(request, "perspective").engine
-        span_scores = [scored.scores for scored in await engine.score(texts)]
-    return analysis.reply(scores, spans, span_scores)
+        span_scores = [scored.attributes for scored in await engine.score(texts)]
+    return analysis.reply(scores, spans, span_scores, language)
 
 
 @router.post(
@@ -65,10 +65,13 @@ async def analyze(request: Request, body: AnalyzeCommentRequest) -> dict[str, An
 async def suggest(request: Request, body: SuggestCommentScoreRequest) -> dict[str, Any]:
     """Classify a comment, and store the suggested scores as feedback on that prediction."""
     classifier = classifier_of(request)
-    suggestion = Suggestion(body, request.app.state.attributes)
+    caller = caller_of(request, "perspective")
+    languages = caller.engine.policy.languages
+    suggestion = Suggestion(body, request.app.state.attributes, languages)
     result = await _classify(request, classifier, suggestion.comment, store=True)
-    client = caller_of(request, "perspective").client
-    await classifier.log.feedback(result.ids[0], suggestion.label, suggestion.note, client)
+    await classifier.log.feedback(
+        result.ids[0], suggestion.label, suggestion.note, caller.client, suggestion.attributes
+    )
     return suggestion.reply()
 
 

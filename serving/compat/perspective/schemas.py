@@ -103,6 +103,7 @@ class AnalyzeCommentResponse(Message):
 
     attribute_scores: dict[str, AttributeScores]
     languages: list[str]
+    detected_languages: list[str]
     client_token: str | None = None
 
 

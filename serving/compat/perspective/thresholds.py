@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import rankdata
 
-from serving.bundle import LABELS, Bundle
+from serving.bundle import ATTRIBUTES, Bundle
 from serving.compat.perspective.translate import Attributes
 
 Floats = npt.NDArray[np.float64]
@@ -160,19 +160,17 @@ def farthest_apart(theirs: Floats, ours: Floats) -> list[int]:
 
 def report_file(path: Path, bundle: Bundle, table: Attributes, thresholds: Sequence[float]) -> str:
     """Return the report on a file; ThresholdsError if it cannot be used."""
-    scored = read(path, table.attributes)
-    rounded = bundle.score(scored.texts).astype(float).round(6)  # as the service does
-    rows = [dict(zip(LABELS, row, strict=True)) for row in rounded.tolist()]
+    scored = read(path, table.names)
+    rounded = bundle.score(scored.texts).attributes.astype(float).round(6)  # as the service does
     parts = [f"{bundle.manifest.name} {bundle.manifest.version}; in brackets: 95 % intervals"]
     for name, column in scored.scores.items():
         known = np.flatnonzero(~np.isnan(column))
         if not len(known):
             raise ThresholdsError(f"{path}: {name}: no comment has a score")
         texts = [scored.texts[i] for i in known]
-        ours = np.array([table.score(name, rows[i]) for i in known])
-        labels = [label for label in LABELS if label in table.attributes[name]]
-        title = f"{name}: Perspective's against p({') + p('.join(labels)}) here"
-        parts += [f"{title}, {len(texts)} comments", report(texts, column[known], ours, thresholds)]
+        ours = rounded[known, ATTRIBUTES.index(table.resolve(name))]
+        title = f"{name}: Perspective's against ours, {len(texts)} comments"
+        parts += [title, report(texts, column[known], ours, thresholds)]
     return "\n\n".join(parts)
 
 

@@ -1,10 +1,10 @@
-"""Translates Perspective's requests to texts, and our scores to its replies.
+"""Translates Perspective's requests to texts, and our attributes to its replies.
 
     comments:analyze       comment, attributes → scores of the comment and of its parts
     comments:suggestscore  comment, the scores that it should have → feedback
 
-`configs/perspective.yaml` defines the attributes. Languages are not detected: a reply has no
-`detectedLanguages`. This module knows neither HTTP nor the engine.
+Its six production attributes are the model's own. `configs/perspective.yaml` says what happens to
+requests for others. This module knows neither HTTP nor the engine.
 """
 
 import math
@@ -16,8 +16,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from serving.api.schemas import Label
-from serving.bundle import LABELS
+from serving.api.schemas import Attribute
+from serving.bundle import ATTRIBUTES, LABELS
 from serving.compat.perspective.errors import PerspectiveError
 from serving.compat.perspective.schemas import (
     PROBABILITY,
@@ -34,6 +34,9 @@ from serving.compat.perspective.spans import PlainText, Span, plain_text, senten
 from serving.settings import load_config
 
 SUGGESTION_THRESHOLD = 0.5  # a suggested score from here on means: has the attribute
+# The labels that a comment with the attribute can have. It has one of the others without the
+# attribute. The other attributes go with any label.
+SUGGESTED_LABELS = {"TOXICITY": {"hate", "offensive"}, "IDENTITY_ATTACK": {"hate"}}
 
 
 class Attributes(BaseModel):
@@ -41,12 +44,8 @@ class Attributes(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    attributes: dict[
-        Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_@]{0,63}$")],
-        Annotated[frozenset[Label], Field(min_length=1)],
-    ]
     unsupported: Literal["refuse", "omit"]
-    languages: Annotated[tuple[str, ...], Field(min_length=1)]
+    aliases: dict[Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_@]{0,63}$")], Attribute] = {}
 
     @classmethod
     def load(cls, path: Path) -> "Attributes":
@@ -59,14 +58,19 @@ class Attributes(BaseModel):
         Raises:
             PerspectiveError: one has none, and the table says `unsupported: refuse`.
         """
-        unknown = [name for name in requested if name not in self.attributes]
+        unknown = [name for name in requested if name not in self.names]
         if unknown and self.unsupported == "refuse":
             raise PerspectiveError(f"Unknown requested attribute: {unknown[0]}", "INVALID_REQUEST")
-        return [name for name in requested if name in self.attributes]
+        return [name for name in requested if name in self.names]
 
-    def score(self, name: str, scores: Mapping[str, float]) -> float:
-        """Return an attribute's score: the sum of its labels' probabilities, to six decimals."""
-        return min(1.0, round(math.fsum(scores[label] for label in self.attributes[name]), 6))
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names that can be requested: the six attributes, and the aliases."""
+        return (*ATTRIBUTES, *self.aliases)
+
+    def resolve(self, name: str) -> str:
+        """Return the attribute that a requested name stands for."""
+        return self.aliases.get(name, name)
 
 
 class Comment:
@@ -109,8 +113,15 @@ class Comment:
 class Analysis:
     """A checked `comments:analyze` request, and how to reply to it."""
 
-    def __init__(self, body: AnalyzeCommentRequest, table: Attributes) -> None:
+    def __init__(
+        self, body: AnalyzeCommentRequest, table: Attributes, supported: Sequence[str]
+    ) -> None:
         """Check a request.
+
+        Args:
+            body: the request.
+            table: which attributes are supported.
+            supported: the languages of the model; the first is that of a request without one.
 
         Raises:
             PerspectiveError: Perspective would refuse it too.
@@ -120,14 +131,14 @@ class Analysis:
         requested = body.requested_attributes or {}
         if not requested:
             raise PerspectiveError("Missing requested_attributes", "NO_REQUESTED_ATTRIBUTES")
-        supported = table.supported([*requested])
-        self._parameters = {name: requested[name] or AttributeParameters() for name in supported}
+        names = table.supported([*requested])
+        self._parameters = {name: requested[name] or AttributeParameters() for name in names}
         for name, parameters in self._parameters.items():
             if parameters.score_type not in {None, *SCORE_TYPES}:
                 score_type = str(parameters.score_type)[:40]
                 message = f"Requested score type {score_type} is not supported by attribute {name}"
                 raise PerspectiveError(message, "INVALID_REQUEST")
-        self._languages = _languages(body, table, next(iter(requested)))
+        self._languages = _languages(body, supported, next(iter(requested)))
         self._body, self._table = body, table
 
     def spans(self, limit: int) -> list[Span]:
@@ -143,31 +154,37 @@ class Analysis:
         scores: Mapping[str, float],
         spans: Sequence[Span],
         span_scores: Sequence[Mapping[str, float]],
+        language: str,
     ) -> dict[str, Any]:
         """Return the reply.
 
         Args:
-            scores: the text's probabilities.
+            scores: the text's attributes.
             spans: of the text.
-            span_scores: the probabilities of each span.
+            span_scores: the attributes of each span.
+            language: that was detected.
         """
         offsets = self.comment.offsets(spans)
         attributes = {}
         for name, parameters in self._parameters.items():
+            attribute = self._table.resolve(name)
             threshold = parameters.score_threshold
             minimum = -math.inf if threshold is None else threshold
             parts = [
                 {"begin": begin, "end": end, "score": _score(value)}
                 for (begin, end), row in zip(offsets, span_scores, strict=True)
-                if (value := self._table.score(name, row)) >= minimum
+                if (value := row[attribute]) >= minimum
             ]
-            summary = self._table.score(name, scores)
-            attribute: dict[str, Any] = {"spanScores": parts} if parts else {}
-            if summary >= minimum:
-                attribute["summaryScore"] = _score(summary)
-            if attribute:
-                attributes[name] = attribute
-        reply = {"attributeScores": attributes, "languages": self._languages}
+            shown: dict[str, Any] = {"spanScores": parts} if parts else {}
+            if scores[attribute] >= minimum:
+                shown["summaryScore"] = _score(scores[attribute])
+            if shown:
+                attributes[name] = shown
+        reply = {
+            "attributeScores": attributes,
+            "languages": self._languages,
+            "detectedLanguages": [language],
+        }
         return reply | _client_token(self._body)
 
 
@@ -175,11 +192,14 @@ class Suggestion:
     """A checked `comments:suggestscore` request, as feedback.
 
     label: the labels that the suggested scores allow, joined by `+`.
+    attributes: the suggested scores of the six attributes.
     note: the comment that the feedback gets.
     """
 
-    def __init__(self, body: SuggestCommentScoreRequest, table: Attributes) -> None:
-        """Check a request.
+    def __init__(
+        self, body: SuggestCommentScoreRequest, table: Attributes, supported: Sequence[str]
+    ) -> None:
+        """Check a request; see `Analysis`.
 
         Raises:
             PerspectiveError: an attribute has no summary score, or no label fits the scores.
@@ -189,6 +209,7 @@ class Suggestion:
         suggested = body.attribute_scores or {}
         if not suggested:
             raise PerspectiveError("Missing attribute_scores", "INVALID_REQUEST")
+        self.attributes: dict[str, float] = {}
         allowed, notes = set(LABELS), []
         for name in table.supported([*suggested]):
             summary = (suggested[name] or AttributeScores()).summary_score
@@ -196,12 +217,14 @@ class Suggestion:
             if value is None or not 0 <= value <= 1:
                 message = f"Attribute {name} needs a summary score from 0 to 1"
                 raise PerspectiveError(message, "INVALID_REQUEST")
-            labels = table.attributes[name]
-            allowed &= labels if value >= SUGGESTION_THRESHOLD else set(LABELS) - labels
+            attribute = table.resolve(name)
+            self.attributes[attribute] = value
+            if labels := SUGGESTED_LABELS.get(attribute):
+                allowed &= labels if value >= SUGGESTION_THRESHOLD else set(LABELS) - labels
             notes.append(f"{name}={value:g}")
         if not allowed or not notes:
             raise PerspectiveError("No label fits the suggested scores", "INVALID_REQUEST")
-        self._languages = _languages(body, table, next(iter(suggested)))
+        self._languages = _languages(body, supported, next(iter(suggested)))
         self.label = "+".join(label for label in LABELS if label in allowed)
         community = f" in {body.community_id[:200]}" if body.community_id else ""
         self.note = f"suggestscore{community}: {', '.join(notes)}"
@@ -223,15 +246,17 @@ def _check_context(body: CommentRequest) -> None:
         )
 
 
-def _languages(body: CommentRequest, table: Attributes, attribute: str) -> list[str]:
+def _languages(body: CommentRequest, supported: Sequence[str], attribute: str) -> list[str]:
     """Return the reply's languages; PerspectiveError if the model supports none of the request's.
 
     Args:
+        body: the request.
+        supported: the languages of the model.
         attribute: that the error names.
     """
     if not body.languages:
-        return [table.languages[0]]
-    if not any(re.split("[-_]", tag.lower())[0] in table.languages for tag in body.languages):
+        return [supported[0]]
+    if not any(re.split("[-_]", tag.lower())[0] in supported for tag in body.languages):
         raise PerspectiveError.language(attribute, body.languages)
     return body.languages
 

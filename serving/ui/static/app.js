@@ -1,5 +1,7 @@
 // One text: its result, its explanation and feedback.
-import { $, LABELS, capital, el, percent, request, showError, showService, wellFormed } from "./common.js";
+import {
+  $, ATTRIBUTES, LABELS, capital, el, percent, request, showError, showService, title, wellFormed,
+} from "./common.js";
 
 const EXAMPLES = [
   "What a lovely morning, thank you all for the kind words!",
@@ -12,11 +14,12 @@ const BANDS = { none: "Not toxic", uncertain: "Toxicity uncertain", high: "Toxic
 const WARNINGS = {
   toxicity_near_boundary: "Close to another toxicity band; a small change of the text could change it.",
   action_near_boundary: "Close to another action; a small change of the text could change it.",
+  language_not_supported: "This does not look like English, the only language that the model has learned.",
   truncated: "Too long: the model did not read the end of the text.",
   no_words: "The text has no words.",
 };
 
-let current = null; // shown on the page: text, prediction, explanation by label
+let current = null; // shown on the page: text, prediction, explanation by label or attribute
 let controller = null; // AbortController of the running request
 
 tabs();
@@ -32,6 +35,11 @@ $("text").onkeydown = (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); classify(); }
 };
 $("form").onsubmit = (event) => { event.preventDefault(); classify(); };
+for (const [group, names] of [["Label", LABELS], ["Attribute", ATTRIBUTES]]) {
+  $("why-label").append(el("optgroup", { label: group },
+    ...names.map((name) => el("option", { value: name }, title(name)))));
+}
+$("why-label").onchange = () => explain($("why-label").value, controller.signal);
 $("feedback").onsubmit = (event) => { event.preventDefault(); feedback(); };
 count();
 
@@ -87,15 +95,10 @@ function show(milliseconds) {
   $("action").textContent = ACTIONS[prediction.action];
   $("action").dataset.action = prediction.action;
   $("band").textContent = BANDS[prediction.toxicity];
-  $("scores").replaceChildren(...LABELS.map((label) => {
-    const bar = el("span", { className: "bar-fill" });
-    bar.style.width = `${100 * prediction.scores[label]}%`;
-    bar.dataset.label = label;
-    return el("tr", { className: label === prediction.label ? "chosen" : "" },
-      el("th", { scope: "row" }, capital(label)),
-      el("td", { className: "bar-cell" }, el("span", { className: "bar-track" }, bar)),
-      el("td", { className: "number" }, percent(prediction.scores[label])));
-  }));
+  $("scores").replaceChildren(...LABELS.map((label) =>
+    barRow(label, prediction.scores[label], label === prediction.label)));
+  $("attributes").replaceChildren(...ATTRIBUTES.map((name) =>
+    barRow(name, prediction.attributes[name], prediction.attributes[name] >= 0.5)));
   $("warnings").replaceChildren(
     ...notes(prediction).map((note) => el("li", {}, note)));
   const time = new Date().toLocaleTimeString("en-GB");
@@ -107,6 +110,16 @@ function show(milliseconds) {
   offerFeedback();
 }
 
+function barRow(name, probability, emphasised) {
+  const bar = el("span", { className: "bar-fill" });
+  bar.style.width = `${100 * probability}%`;
+  bar.dataset.label = name;
+  return el("tr", { className: emphasised ? "chosen" : "" },
+    el("th", { scope: "row" }, title(name)),
+    el("td", { className: "bar-cell" }, el("span", { className: "bar-track" }, bar)),
+    el("td", { className: "number" }, percent(probability)));
+}
+
 function raw() {
   const explanations = Object.values(current.explained);
   const shown = { predict: current.reply, ...(explanations.length && { explain: explanations }) };
@@ -116,15 +129,7 @@ function raw() {
 async function explain(label, signal) {
   const shown = current;
   shown.chosen = label;
-  $("why-labels").replaceChildren(...LABELS.map((each) => {
-    const chosen = each === label;
-    const button = el("button", { type: "button", "aria-pressed": String(chosen) }, capital(each));
-    button.onclick = () => {
-      explain(each, signal);
-      $("why-labels").children[LABELS.indexOf(each)].focus();
-    };
-    return button;
-  }));
+  $("why-label").value = label;
   if (!shown.explained[label]) {
     $("why-status").textContent = "Computing the explanation…";
     $("why").classList.add("waiting");
@@ -180,7 +185,7 @@ function showWords(text, explanation) {
         el("span", { className: "sr" }, side(word))));
   }));
   const top = distinct[0];
-  $("why-status").textContent = `The word with the largest weight for “${explanation.label}” is ` +
+  $("why-status").textContent = `The word with the largest weight for “${title(explanation.label).toLowerCase()}” is ` +
     `“${top.word}” (${signed(top.weight)}).`;
   const how = explanation.exact ? "exactly" : "on a seeded sample";
   $("fit").textContent = `A weight is about how much the probability falls without the word. ` +

@@ -1,5 +1,7 @@
 // Many texts: sends them in batches, then shows a summary and a table, and offers a CSV file.
-import { $, LABELS, RequestError, capital, el, percent, request, showError, wellFormed } from "./common.js";
+import {
+  $, ATTRIBUTES, LABELS, RequestError, capital, el, percent, request, showError, wellFormed,
+} from "./common.js";
 import { guess, parse, write } from "./table.js";
 
 const MAX_TEXTS = 5000;
@@ -279,9 +281,10 @@ function heads() {
 }
 
 function download() {
-  const head = ["row", "text", "label", "hate", "offensive", "neither", "toxicity", "action", "truncated", "id", "model"];
+  const head = ["row", "text", "label", ...LABELS, ...ATTRIBUTES, "toxicity", "action", "truncated", "id", "model"];
   const rows = chosen().map((one) => [
-    one.row, one.text, one.label, one.scores.hate, one.scores.offensive, one.scores.neither,
+    one.row, one.text, one.label, ...LABELS.map((label) => one.scores[label]),
+    ...ATTRIBUTES.map((name) => one.attributes[name]),
     one.toxicity, one.action, one.truncated, one.id, one.model,
   ]);
   const link = el("a", {

@@ -1,6 +1,9 @@
 // Shared by both pages: requests to the service, error messages, and elements made without markup.
 
 export const LABELS = ["hate", "offensive", "neither"];
+export const ATTRIBUTES = [
+  "TOXICITY", "SEVERE_TOXICITY", "IDENTITY_ATTACK", "INSULT", "PROFANITY", "THREAT",
+];
 const STORAGE_KEY = "tweet-tagger-key"; // of the API key in sessionStorage
 
 export const $ = (id) => document.getElementById(id);
@@ -77,6 +80,8 @@ export const wellFormed = (text) =>
 
 export const percent = (share) => `${(100 * share).toFixed(share > 0 && share < 0.0995 ? 1 : 0)} %`;
 export const capital = (word) => word[0].toUpperCase() + word.slice(1);
+/** The name of a label or an attribute as the page shows it: SEVERE_TOXICITY is "Severe toxicity". */
+export const title = (name) => capital(name.toLowerCase().replaceAll("_", " "));
 
 /** Show in the banner whether the service is ready and serves the sample model; return its model. */
 export async function showService() {

@@ -30,7 +30,7 @@ def create_app(folder: str) -> FastAPI:
             while len(batch) < 32 and not queue.empty():
                 batch.append(queue.get_nowait())
             scores = await asyncio.to_thread(bundle.score, [text for text, _ in batch])
-            for (_, future), row in zip(batch, scores, strict=True):
+            for (_, future), row in zip(batch, scores.labels, strict=True):
                 future.set_result(scores_by_label(row))
 
     @asynccontextmanager

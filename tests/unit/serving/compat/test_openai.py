@@ -1,11 +1,15 @@
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from openai.types import Moderation, ModerationCreateResponse
 from pydantic import ValidationError
 
+from serving.bundle import LABELS
 from serving.compat.openai import (
     CATEGORIES,
+    SCORED,
     ModerationRequest,
     field_of,
     render_error,
@@ -14,9 +18,17 @@ from serving.compat.openai import (
 )
 from serving.errors import ErrorCode, MissingKeyError, ServiceError
 
-HATE = ("hate", {"hate": 0.7, "offensive": 0.2, "neither": 0.1})
-OFFENSIVE = ("offensive", {"hate": 0.1, "offensive": 0.8, "neither": 0.1})
-NEITHER = ("neither", {"hate": 0.0, "offensive": 0.1, "neither": 0.9})
+HATE = ("hate", {"hate": 0.7, "offensive": 0.2, "neither": 0.1}, {"INSULT": 0.4, "THREAT": 0.8})
+INSULT = (
+    "offensive",
+    {"hate": 0.1, "offensive": 0.8, "neither": 0.1},
+    {"INSULT": 0.9, "THREAT": 0.2},
+)
+SWEARING = (
+    "offensive",
+    {"hate": 0.1, "offensive": 0.8, "neither": 0.1},
+    {"INSULT": 0.3, "THREAT": 0.1},
+)
 
 
 def parsed(value: object) -> Any:
@@ -60,15 +72,28 @@ def test_other_inputs_are_refused(value: object) -> None:
 
 def test_openais_client_can_read_a_reply() -> None:
     moderation = ModerationCreateResponse.model_validate(
-        reply("q", "m-1", [HATE, OFFENSIVE, NEITHER])
+        reply("q", "m-1", [HATE, INSULT, SWEARING])
     )
     assert (moderation.id, moderation.model) == ("modr-q", "m-1")
-    hate, offensive, neither = moderation.results
+    hate, insult, swearing = moderation.results
     assert [result.flagged for result in moderation.results] == [True, True, False]
-    assert (hate.categories.hate, hate.categories.harassment) == (True, False)
-    assert (offensive.categories.hate, offensive.categories.harassment) == (False, True)
-    assert (offensive.category_scores.hate, offensive.category_scores.harassment) == (0.1, 0.8)
-    assert not any(neither.categories.model_dump().values())
+    assert hate.categories.hate
+    assert hate.categories.hate_threatening
+    assert (hate.category_scores.hate, hate.category_scores.hate_threatening) == (0.7, 0.7)
+    assert (insult.categories.harassment, insult.categories.harassment_threatening) == (True, False)
+    assert (insult.category_scores.hate, insult.category_scores.harassment) == (0.1, 0.9)
+    assert not any(swearing.categories.model_dump().values())
+
+
+@given(st.sampled_from(LABELS), *[st.floats(0, 1)] * 3)
+def test_a_threatening_category_is_never_above_its_own(
+    label: str, hate: float, insult: float, threat: float
+) -> None:
+    row = (label, {"hate": hate}, {"INSULT": insult, "THREAT": threat})
+    (result,) = reply("q", "m", [row])["results"]
+    for part in ("categories", "category_scores"):
+        for name in ("hate", "harassment"):
+            assert result[part][f"{name}/threatening"] <= result[part][name]
 
 
 def test_a_reply_has_every_category_and_marks_those_that_are_not_scored() -> None:
@@ -81,7 +106,8 @@ def test_a_reply_has_every_category_and_marks_those_that_are_not_scored() -> Non
     for part in ("categories", "category_scores", "category_applied_input_types"):
         assert set(row[part]) == expected
     scored = {name for name, types in row["category_applied_input_types"].items() if types}
-    assert scored == {"hate", "harassment"}
+    assert scored == set(SCORED)
+    assert scored == {"hate", "hate/threatening", "harassment", "harassment/threatening"}
     others = expected - scored
     assert all(row["category_scores"][name] == 0 for name in others)
 

@@ -10,9 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serving.bundle import LABELS, Bundle
+from serving.bundle import ATTRIBUTES, LABELS, MAX_WINDOWS, Bundle
 from serving.errors import ErrorCode, ServiceError
-from serving.explain.explainer import Explainer, ExplainParams, Explanation
+from serving.explain.explainer import (
+    NAMES,
+    Explainer,
+    ExplainParams,
+    Explanation,
+    visible_text,
+)
 from serving.explain.lime import TOTAL_WEIGHT
 from serving.inference.batcher import BatchReport, Capacity
 from serving.inference.engine import Engine
@@ -66,20 +72,25 @@ def explain(bundle: Bundle, *params: ExplainParams) -> list[Explanation]:
 
 
 @pytest.mark.parametrize("text", ["idiot", "you clown", "they are all liars and you know they are"])
-def test_a_short_text_has_the_weights_that_brute_force_finds(bundle: Bundle, text: str) -> None:
+@pytest.mark.parametrize("name", [None, "THREAT"])
+def test_a_short_text_has_the_weights_that_brute_force_finds(
+    bundle: Bundle, text: str, name: str | None
+) -> None:
     words = text.split()
     names = list(dict.fromkeys(words))
     masks = list(itertools.product([1, 0], repeat=len(names)))
     texts = [
         " ".join(word if mask[names.index(word)] else "[MASK]" for word in words) for mask in masks
     ]
-    scores = bundle.score(texts).astype(np.float64).round(6)  # rounding float32 is off by 1e-6
-    label = int(bundle.decide(bundle.score([text]))[0])
-    explanation = explain(bundle, ExplainParams(text, num_features=100))[0]
-    assert explanation.label == LABELS[label]
+    # Rounding float32 is off by 1e-6.
+    scores = np.concatenate(bundle.score(texts), axis=1).astype(np.float64).round(6)
+    label = LABELS[bundle.decide(bundle.score([text]).labels)[0]]
+    column = NAMES.index(name or label)
+    explanation = explain(bundle, ExplainParams(text, name, num_features=100))[0]
+    assert explanation.label == (name or label)
     assert explanation.exact
     assert explanation.scores_used == 2 ** len(names)
-    assert explanation.scores == pytest.approx(dict(zip(LABELS, scores[0], strict=True)))
+    assert explanation.scores == pytest.approx(dict(zip(NAMES, scores[0], strict=True)), abs=1e-6)
 
     share = np.array([
         math.sqrt(math.exp(-((100 * (1 - math.sqrt(sum(m) / len(m)))) ** 2) / 625))
@@ -90,7 +101,7 @@ def test_a_short_text_has_the_weights_that_brute_force_finds(bundle: Bundle, tex
     weights = share * TOTAL_WEIGHT / share.sum()
     ridge = np.diag([0.0] + [1.0] * len(names))
     gram = design.T @ (weights[:, None] * design) + ridge
-    want = np.linalg.solve(gram, design.T @ (weights * scores[:, label]))[1:]
+    want = np.linalg.solve(gram, design.T @ (weights * scores[:, column]))[1:]
     got = {row.word.text: row.weight for row in explanation.weights}
     assert [got[name] for name in names] == pytest.approx(want, abs=2e-6)
     assert len(explanation.weights) == len(words)
@@ -115,15 +126,17 @@ def test_another_label_needs_no_more_scores_and_masked_texts_evict_no_tweets_fro
             await engine.score(["a tweet to keep"])
             counter.rows = 0
             explanations = {}
-            for label in LABELS:
+            for label in NAMES:
                 explanations[label] = await explainer.explain(engine, ExplainParams(LONG, label))
             assert counter.rows <= 1000
             assert engine.cached_texts == 1
+        assert list(explanations) == [*LABELS, *ATTRIBUTES]
+        of_labels = [explanations[label] for label in LABELS]
         sums = {}
-        for explanation in explanations.values():
+        for explanation in of_labels:
             for row in explanation.weights:
                 sums[row.word] = sums.get(row.word, 0) + row.weight
-        words = [{row.word for row in one.weights} for one in explanations.values()]
+        words = [{row.word for row in one.weights} for one in of_labels]
         # Probabilities sum to 1, so a word's weights for all labels sum to 0.
         assert all(abs(sums[word]) < 1e-4 for word in set.intersection(*words))
 
@@ -153,12 +166,22 @@ def test_of_a_truncated_text_only_the_words_that_the_model_reads_have_weights(
     bundle: Bundle,
 ) -> None:
     text = " ".join(f"w{i}" for i in range(2000))
-    (explanation,) = explain(bundle, ExplainParams(text, num_features=500, num_samples=64))
+    (explanation,) = explain(bundle, ExplainParams(text, num_features=500, num_samples=16))
     ends = [row.word.end for row in explanation.weights]
-    assert 1 < len(ends) <= bundle.manifest.max_tokens
-    whole = bundle.score([text])[0]
+    assert 1 < len(ends) <= bundle.manifest.max_tokens * MAX_WINDOWS
+    whole = np.concatenate(bundle.score([text]), axis=1)[0]
     assert list(explanation.scores.values()) == pytest.approx(whole, abs=1e-4)
-    assert (bundle.score([text[: max(ends)]])[0] == whole).all()
+    assert (np.concatenate(bundle.score([text[: max(ends)]]), axis=1)[0] == whole).all()
+
+
+def test_all_words_of_a_text_of_several_windows_have_weights(bundle: Bundle) -> None:
+    text = " ".join(f"w{i}" for i in range(bundle.manifest.max_tokens))
+    (encoding,) = bundle.encode([text])
+    assert len(encoding.windows) > 1
+    assert not encoding.truncated
+    assert visible_text(bundle, text).tokens == len(encoding.ids)
+    (explanation,) = explain(bundle, ExplainParams(text, num_features=500, num_samples=16))
+    assert max(row.word.end for row in explanation.weights) == len(text)
 
 
 def test_too_many_at_one_time_are_refused_and_the_others_are_answered(bundle: Bundle) -> None:

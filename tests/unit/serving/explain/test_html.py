@@ -20,10 +20,10 @@ HOSTILE = (
 )
 
 
-def explanation(text: str) -> Explanation:
+def explanation(text: str, label: str = "offensive") -> Explanation:
     weights = tuple(WordWeight(word, 0.5 - i / 10) for i, word in enumerate(split(text)))
-    scores = {"hate": 0.1, "offensive": 0.7, "neither": 0.2}
-    return Explanation("offensive", weights, 0.9, 8, True, 0, scores, ("name", "1"))
+    scores = {"hate": 0.1, "offensive": 0.7, "neither": 0.2, "TOXICITY": 0.8, "THREAT": 0.04}
+    return Explanation(label, weights, 0.9, 8, True, 0, scores, ("name", "1"))
 
 
 @given(st.text())
@@ -56,3 +56,10 @@ def test_offsets_count_utf16_units_as_javascript_does() -> None:
         content = json.loads(f'"{word}"').encode("utf-16-le")
         assert units[2 * int(begin) :].startswith(content)
     assert len(places) == 4
+
+
+def test_the_page_of_an_attribute_shows_its_probability_and_that_of_its_absence() -> None:
+    page = render(explanation("you clown", "THREAT"), "you clown").html
+    assert '["not THREAT", "THREAT"], [0.96, 0.04]' in page
+    labels = render(explanation("you clown"), "you clown").html
+    assert '["hate", "offensive", "neither"], [0.1, 0.7, 0.2]' in labels

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serving.bundle import LABELS, Bundle, Encoding, Floats, Golden
+from serving.bundle import ATTRIBUTES, LABELS, Bundle, Encoding, Scores
 from serving.inference.batcher import BatcherDeadError, BatchReport, Capacity, QueueFullError
 from serving.inference.engine import INLINE_CHARS, Engine
 from serving.inference.policy import Policy
@@ -15,6 +15,7 @@ from serving.inference.scheduler import Priority
 
 ROOT = Path(__file__).parents[4]
 TEXTS = ["have a lovely day", "you absolute clown", "😂😂", "word " * 300, "привет", "ok"]
+TOO_LONG = "word " * 3000
 
 
 class Measurements:
@@ -38,7 +39,7 @@ class Measurements:
 class ThreadKillingBundle(Bundle):
     """A bundle that ends the inference thread when a batch holds a truncated text."""
 
-    def infer(self, batch: Sequence[Encoding], *, intra_op_parallel: bool = False) -> Floats:
+    def infer(self, batch: Sequence[Encoding], *, intra_op_parallel: bool = False) -> Scores:
         if any(row.truncated for row in batch):
             raise SystemExit
         return super().infer(batch, intra_op_parallel=intra_op_parallel)
@@ -79,8 +80,10 @@ def test_a_text_scores_the_same_alone_in_a_list_and_in_the_bundle(
         want = bundle.score(TEXTS)
         for rows in (together[: len(TEXTS)], together[-len(TEXTS) :], alone):
             got = np.array([[row.scores[label] for label in LABELS] for row in rows])
-            assert np.abs(got - want).max() < 1e-3
-            assert [row.label for row in rows] == [LABELS[i] for i in bundle.decide(want)]
+            assert np.abs(got - want.labels).max() < 1e-3
+            attributes = np.array([[row.attributes[name] for name in ATTRIBUTES] for row in rows])
+            assert np.abs(attributes - want.attributes).max() < 1e-3
+            assert [row.label for row in rows] == [LABELS[i] for i in bundle.decide(want.labels)]
 
     asyncio.run(body())
 
@@ -88,8 +91,10 @@ def test_a_text_scores_the_same_alone_in_a_list_and_in_the_bundle(
 def test_a_prediction_has_decision_truncation_and_warnings(folder: Path, policy: Policy) -> None:
     async def body() -> None:
         async with running(Bundle.load(folder), policy) as (engine, _):
-            short, long, nothing = await engine.predict(["ok", "word " * 300, "\u200b"])
+            texts = ["ok", "word " * 300, TOO_LONG, "\u200b"]
+            short, windows, long, nothing = await engine.predict(texts)
         assert not short.truncated
+        assert not windows.truncated
         assert long.truncated
         assert "truncated" in long.warnings
         assert "no_words" in nothing.warnings
@@ -98,6 +103,24 @@ def test_a_prediction_has_decision_truncation_and_warnings(folder: Path, policy:
         decision = policy.apply(short.scores)
         assert (short.toxicity, short.action) == (decision.toxicity, decision.action)
         assert sum(short.scores.values()) == pytest.approx(1, abs=1e-5)
+        assert tuple(short.attributes) == ATTRIBUTES
+        toxic = short.scores["hate"] + short.scores["offensive"]
+        assert short.attributes["TOXICITY"] == pytest.approx(toxic, abs=2e-6)
+        assert short.as_dict()["attributes"] == short.attributes
+
+    asyncio.run(body())
+
+
+def test_a_prediction_has_the_language_of_its_text(folder: Path, policy: Policy) -> None:
+    async def body() -> None:
+        texts = ["das Buch ist dick", "you absolute clown", "das Buch"]
+        async with running(Bundle.load(folder), policy) as (engine, _):
+            few, many = await engine.predict(texts), await engine.predict(texts * INLINE_CHARS)
+        assert [row.language for row in few] == ["de", "en", "en"]
+        assert many[: len(texts)] == few
+        unsupported = ["language_not_supported" in row.warnings for row in few]
+        assert unsupported == [True, False, False]
+        assert few[0].as_dict()["language"] == "de"
 
     asyncio.run(body())
 
@@ -162,13 +185,14 @@ def test_a_machine_that_computes_other_golden_scores_is_not_ready(
         bundle = Bundle.load(folder)
         async with running(bundle, policy) as (engine, _):
             assert engine.not_ready is None
-        golden = list(bundle.manifest.golden)
-        wrong = {**golden[-1].scores, "hate": golden[-1].scores["hate"] + 0.1}
-        golden[-1] = Golden(text=golden[-1].text, scores=wrong)
-        bundle.manifest = bundle.manifest.model_copy(update={"golden": golden})
-        async with running(bundle, policy) as (engine, _):
-            assert engine.not_ready is not None
-            assert "differs by 0.1" in engine.not_ready
+        manifest, (*others, last) = bundle.manifest, bundle.manifest.golden
+        for field, name in (("scores", "hate"), ("attributes", "THREAT")):
+            right = getattr(last, field)
+            wrong = last.model_copy(update={field: {**right, name: right[name] + 0.1}})
+            bundle.manifest = manifest.model_copy(update={"golden": [*others, wrong]})
+            async with running(bundle, policy) as (engine, _):
+                assert engine.not_ready is not None
+                assert "differs by 0.1" in engine.not_ready
 
     asyncio.run(body())
 
@@ -178,7 +202,7 @@ def test_an_engine_with_a_dead_thread_is_not_alive(folder: Path, policy: Policy)
         async with running(ThreadKillingBundle.load(folder), policy) as (engine, _):
             assert engine.alive
             with pytest.raises(BatcherDeadError):
-                await engine.predict(["word " * 300])
+                await engine.predict([TOO_LONG])
             for _ in range(100):
                 if not engine.alive:
                     break

@@ -97,3 +97,19 @@ def test_a_missing_or_broken_file_is_refused(tmp_path: Path) -> None:
     path.write_text("a: [")
     with pytest.raises(SettingsError, match="not YAML"):
         Policy.load(path)
+
+
+def test_another_language_gets_a_warning_and_is_not_blocked(policy: Policy) -> None:
+    for hate, action in ((0.0, "allow"), (0.5, "review"), (0.9, "review")):
+        decision = policy.apply({"hate": hate, "offensive": 0.0, "neither": 1 - hate})
+        assert policy.for_language(decision, "en") == decision
+        german = policy.for_language(decision, "de")
+        assert (german.toxicity, german.action) == (decision.toxicity, action)
+        assert german.warnings == (*decision.warnings, "language_not_supported")
+
+
+def test_the_languages_without_a_warning_are_configured() -> None:
+    policy = Policy.model_validate(CONTENT | {"languages": ["de", "en"]})
+    decision = policy.apply({"hate": 0.9, "offensive": 0.0, "neither": 0.1})
+    assert policy.for_language(decision, "de") == decision
+    assert policy.for_language(decision, "fr").action == "review"

@@ -23,7 +23,7 @@ def value(metrics: Metrics, name: str, **labels: str) -> float | None:
 
 
 def test_predictions_are_counted_by_label_action_and_api(metrics: Metrics) -> None:
-    prediction = Prediction("hate", {}, "high", "review", truncated=False, warnings=())
+    prediction = Prediction("hate", {}, {}, "high", "review", "en", truncated=False, warnings=())
     metrics.predicted([prediction, prediction], "openai")
     labels = {"label": "hate", "action": "review", "api": "openai"}
     assert value(metrics, "tagger_predictions_total", **labels) == 2

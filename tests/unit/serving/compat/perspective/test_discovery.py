@@ -33,6 +33,7 @@ def test_types_have_googles_form() -> None:
     assert generated["AnalyzeCommentResponse"] == {
         "attributeScores": {"type": "object", "additionalProperties": {"$ref": "AttributeScores"}},
         "languages": {"type": "array", "items": {"type": "string"}},
+        "detectedLanguages": {"type": "array", "items": {"type": "string"}},
         "clientToken": {"type": "string"},
     }
     assert "null" not in str(generated)

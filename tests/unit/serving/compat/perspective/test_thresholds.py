@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from serving.bundle import Bundle
+from serving.bundle import ATTRIBUTES, Bundle
 from serving.compat.perspective.commands import map_thresholds
 from serving.compat.perspective.thresholds import (
     Floats,
@@ -98,7 +98,7 @@ def write(path: Path, rows: list[list[object]]) -> Path:
 
 def test_a_file_is_read(tmp_path: Path) -> None:
     rows = [["id", "Comment_Text", "toxicity", "INSULT"], [1, "a\nb", 0.5, ""], [2, " ", 1, 1]]
-    scored = read(write(tmp_path / "f.csv", [*rows, [3, "ü,", "", 1]]), TABLE.attributes)
+    scored = read(write(tmp_path / "f.csv", [*rows, [3, "ü,", "", 1]]), TABLE.names)
     assert scored.texts == ["a\nb", "ü,"]
     assert set(scored.scores) == {"TOXICITY", "INSULT"}
     assert np.array_equal(scored.scores["TOXICITY"], [0.5, np.nan], equal_nan=True)
@@ -108,7 +108,7 @@ def test_a_file_is_read(tmp_path: Path) -> None:
     ("rows", "message"),
     [
         ([["words", "TOXICITY"], ["a", 1]], "text or comment"),
-        ([["text", "THREAT"], ["a", 1]], "TOXICITY or IDENTITY_ATTACK"),
+        ([["text", "FLIRTATION"], ["a", 1]], "TOXICITY or SEVERE_TOXICITY"),
         ([["text", "TOXICITY"]], "no comments"),
         ([["text", "TOXICITY"], ["a", 0.1], ["b", "high"]], "f.csv:3: TOXICITY: got 'high'"),
         ([["text", "TOXICITY"], ["a", 1.5]], "f.csv:2: TOXICITY: got '1.5'"),
@@ -123,24 +123,25 @@ def test_an_invalid_file_is_an_error_that_names_the_place(
     with pytest.raises(ThresholdsError, match=message):
         report_file(write(tmp_path / "f.csv", rows), bundle, TABLE, (0.5,))
     with pytest.raises(ThresholdsError, match="absent: No such file or directory"):
-        read(tmp_path / "absent", TABLE.attributes)
+        read(tmp_path / "absent", TABLE.names)
 
 
+@pytest.mark.parametrize("attribute", ["TOXICITY", "THREAT"])
 def test_the_command_finds_a_known_threshold(
-    tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch, attribute: str
 ) -> None:
     """Perspective's scores are the squares of ours, and its threshold the square of our median."""
     folder = trained / "models" / "candidate"
     with (trained / "data" / "sample" / "tweets.csv").open(encoding="utf-8", newline="") as file:
         texts = [row[0] for row in list(csv.reader(file))[1:]]
-    scores = Bundle.load(folder).score(texts).astype(float)
-    ours = scores[:, 0] + scores[:, 1]
-    path = write(tmp_path / "f.csv", [["text", "TOXICITY"], *zip(texts, ours**2, strict=True)])
+    scores = Bundle.load(folder).score(texts).attributes.astype(float)
+    ours = scores[:, ATTRIBUTES.index(attribute)]
+    path = write(tmp_path / "f.csv", [["text", attribute], *zip(texts, ours**2, strict=True)])
     truth = float(np.median(ours))
     monkeypatch.chdir(ROOT)
     arguments = [str(path), "--bundle", str(folder), "--threshold", str(truth**2)]
     printed = CliRunner().invoke(map_thresholds, arguments, catch_exceptions=False).stdout
-    assert f"TOXICITY: Perspective's against p(hate) + p(offensive) here, {len(texts)}" in printed
+    assert f"{attribute}: Perspective's against ours, {len(texts)} comments" in printed
     value, low, high = map(float, re.findall(r"([\d.]+) \(([\d.]+) to ([\d.]+)\)", printed)[0])
     assert low - 0.001 <= truth <= high + 0.001
     assert value == pytest.approx(truth, abs=0.01)

@@ -9,9 +9,18 @@ from serving.compat.perspective.schemas import AnalyzeCommentRequest, SuggestCom
 from serving.compat.perspective.translate import Analysis, Attributes, Suggestion
 from serving.settings import SettingsError
 
-SCORES = {"hate": 0.1, "offensive": 0.2, "neither": 0.7}
+SCORES = {
+    "TOXICITY": 0.3,
+    "SEVERE_TOXICITY": 0.01,
+    "IDENTITY_ATTACK": 0.1,
+    "INSULT": 0.2,
+    "PROFANITY": 0.2,
+    "THREAT": 0.04,
+}
 TABLE = Attributes.load(Path(__file__).parents[5] / "configs" / "perspective.yaml")
+LANGUAGES = ("en", "nl")
 OMITTING = TABLE.model_copy(update={"unsupported": "omit"})
+ALIASING = TABLE.model_copy(update={"aliases": {"TOXICITY@6": "TOXICITY", "THREAT@2": "THREAT"}})
 
 
 def request(text: str = "hi", **fields: Any) -> AnalyzeCommentRequest:
@@ -20,9 +29,9 @@ def request(text: str = "hi", **fields: Any) -> AnalyzeCommentRequest:
 
 
 def reply(body: AnalyzeCommentRequest, table: Attributes = TABLE) -> dict[str, Any]:
-    analysis = Analysis(body, table)
+    analysis = Analysis(body, table, LANGUAGES)
     spans = analysis.spans(99)
-    return analysis.reply(SCORES, spans, [SCORES] * len(spans))
+    return analysis.reply(SCORES, spans, [SCORES] * len(spans), "de")
 
 
 def error_detail(body: AnalyzeCommentRequest) -> dict[str, Any]:
@@ -37,12 +46,20 @@ def error_detail(body: AnalyzeCommentRequest) -> dict[str, Any]:
     return {"message": content["error"]["message"], **detail}
 
 
-def test_attributes_are_sums_of_our_probabilities() -> None:
-    expected = {"TOXICITY": 0.3, "IDENTITY_ATTACK": 0.1, "INSULT": 0.3, "PROFANITY": 0.2}
-    rows = reply(request(requestedAttributes=dict.fromkeys(expected)))["attributeScores"]
+def test_each_attribute_has_its_own_score() -> None:
+    rows = reply(request(requestedAttributes=dict.fromkeys(SCORES)))["attributeScores"]
     assert {name: row["summaryScore"] for name, row in rows.items()} == {
-        name: {"value": v, "type": "PROBABILITY"} for name, v in expected.items()
+        name: {"value": v, "type": "PROBABILITY"} for name, v in SCORES.items()
     }
+
+
+def test_an_alias_has_the_score_of_its_attribute() -> None:
+    body = request(requestedAttributes={"TOXICITY@6": {}, "THREAT": {}})
+    rows = reply(body, ALIASING)["attributeScores"]
+    values = {name: row["summaryScore"]["value"] for name, row in rows.items()}
+    assert values == {"TOXICITY@6": 0.3, "THREAT": 0.04}
+    suggested = suggestion({"TOXICITY@6": 0, "THREAT@2": 0.1}, ALIASING)
+    assert (suggested.label, suggested.attributes) == ("neither", {"TOXICITY": 0, "THREAT": 0.1})
 
 
 def test_a_reply_has_perspectives_format() -> None:
@@ -55,6 +72,7 @@ def test_a_reply_has_perspectives_format() -> None:
             }
         },
         "languages": ["en-GB"],
+        "detectedLanguages": ["de"],
         "clientToken": "t",
     }
 
@@ -70,7 +88,7 @@ def test_span_annotations_score_sentences_and_count_in_utf16() -> None:
 
 def test_markup_is_not_scored_and_offsets_point_into_the_source() -> None:
     body = request(comment={"text": "<p>😀 i<b>di</b>ot.</p> Bye&#33;", "type": "HTML"})
-    analysis = Analysis(body, TABLE)
+    analysis = Analysis(body, TABLE, LANGUAGES)
     assert analysis.comment.text == "\n😀 idiot.\n Bye!"
     spans = analysis.comment.offsets(analysis.spans(9))
     assert spans == [(0, len("<p>😀 i<b>di</b>ot.</p> Bye&#33;") + 1)]
@@ -80,10 +98,10 @@ def test_scores_below_the_score_threshold_are_left_out() -> None:
     parameters = {"TOXICITY": {"scoreThreshold": 0.3}, "PROFANITY": {"scoreThreshold": 0.21}}
     assert list(reply(request(requestedAttributes=parameters))["attributeScores"]) == ["TOXICITY"]
     analysis = Analysis(
-        request("a. b", spanAnnotations=True, requestedAttributes=parameters), TABLE
+        request("a. b", spanAnnotations=True, requestedAttributes=parameters), TABLE, LANGUAGES
     )
-    low = {"hate": 0.0, "offensive": 0.1, "neither": 0.9}
-    rows = analysis.reply(low, analysis.spans(9), [low, SCORES])["attributeScores"]
+    low = SCORES | {"TOXICITY": 0.1}
+    rows = analysis.reply(low, analysis.spans(9), [low, SCORES], "en")["attributeScores"]
     assert [span["begin"] for span in rows["TOXICITY"]["spanScores"]] == [3]
     assert "summaryScore" not in rows["TOXICITY"]
 
@@ -113,9 +131,9 @@ def test_both_spellings_and_null_are_accepted_and_unknown_fields_refused() -> No
             "Missing requested_attributes",
         ),
         (
-            {"requestedAttributes": {"THREAT": {}}},
+            {"requestedAttributes": {"FLIRTATION": {}}},
             "INVALID_REQUEST",
-            "Unknown requested attribute: THREAT",
+            "Unknown requested attribute: FLIRTATION",
         ),
         (
             {"requestedAttributes": {"TOXICITY": {"scoreType": "STD_DEV_SCORE"}}},
@@ -145,13 +163,14 @@ def test_a_request_needs_one_language_that_the_model_supports() -> None:
         "requestedLanguages": ["de", "fr"],
         "attribute": "TOXICITY",
     }
-    assert reply(request(languages=["de", "en"]))["languages"] == ["de", "en"]
+    assert reply(request(languages=["de", "nl-BE"]))["languages"] == ["de", "nl-BE"]
+    assert reply(request())["languages"] == ["en"]
 
 
 def test_unsupported_attributes_can_be_omitted() -> None:
-    both = request(requestedAttributes={"THREAT": {}, "TOXICITY": {}})
+    both = request(requestedAttributes={"FLIRTATION": {}, "TOXICITY": {}})
     assert list(reply(both, OMITTING)["attributeScores"]) == ["TOXICITY"]
-    only = request(requestedAttributes={"THREAT": {}})
+    only = request(requestedAttributes={"FLIRTATION": {}})
     assert reply(only, OMITTING)["attributeScores"] == {}
 
 
@@ -160,7 +179,7 @@ def suggestion(
 ) -> Suggestion:
     suggested = {name: {"summaryScore": {"value": value}} for name, value in scores.items()}
     body = {"comment": {"text": "x"}, "attributeScores": suggested}
-    return Suggestion(SuggestCommentScoreRequest.model_validate(body | fields), table)
+    return Suggestion(SuggestCommentScoreRequest.model_validate(body | fields), table, LANGUAGES)
 
 
 @pytest.mark.parametrize(
@@ -171,6 +190,8 @@ def suggestion(
         ({"TOXICITY": 1, "IDENTITY_ATTACK": 0.5}, "hate"),
         ({"TOXICITY": 0.9, "IDENTITY_ATTACK": 0.1}, "offensive"),
         ({"IDENTITY_ATTACK": 0}, "offensive+neither"),
+        ({"TOXICITY": 0.1, "PROFANITY": 1}, "neither"),
+        ({"THREAT": 1, "INSULT": 0}, "hate+offensive+neither"),
     ],
 )
 def test_a_suggestion_has_every_label_that_it_allows(
@@ -188,7 +209,13 @@ def test_a_suggestion_keeps_its_scores_and_returns_the_token_and_the_languages()
 
 @pytest.mark.parametrize(
     "scores",
-    [{}, {"TOXICITY": None}, {"TOXICITY": 2}, {"TOXICITY": 0, "PROFANITY": 1}, {"THREAT": 1}],
+    [
+        {},
+        {"TOXICITY": None},
+        {"TOXICITY": 2},
+        {"TOXICITY": 0, "IDENTITY_ATTACK": 1},
+        {"FLIRTATION": 1},
+    ],
 )
 def test_suggestions_without_a_usable_score_are_refused(scores: dict[str, float | None]) -> None:
     with pytest.raises(PerspectiveError):
@@ -200,11 +227,11 @@ def test_suggestions_without_a_usable_score_are_refused(scores: dict[str, float 
 @pytest.mark.parametrize(
     ("content", "key"),
     [
-        ("attributes: {TOXICITY: [rude]}", "attributes.TOXICITY"),
-        ("attributes: {TOXICITY: []}", "attributes.TOXICITY"),
-        ("attributes: {toxicity: [hate]}", "attributes.toxicity"),
-        ("attributes: {}\nunsupported: ignore", "unsupported"),
-        ("attributes: {}\nunsupported: omit\nlanguages: []", "languages"),
+        ("unsupported: omit\naliases: {TOXICITY@6: RUDE}", "aliases.TOXICITY@6"),
+        ("unsupported: omit\naliases: {toxicity: TOXICITY}", "aliases.toxicity"),
+        ("attributes: {TOXICITY: [hate]}\nunsupported: omit", "attributes"),
+        ("unsupported: ignore", "unsupported"),
+        ("unsupported: omit\nlanguages: [en]", "languages"),
         ("{", "not YAML"),
     ],
 )
