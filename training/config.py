@@ -19,6 +19,8 @@ Label = Literal["hate", "offensive", "neither"]
 # GitHub serves a file of a repository at raw.githubusercontent.com/OWNER/NAME/COMMIT/PATH.
 Url = Annotated[str, Field(pattern=r"^https?://[^/]+/.*\.(csv|jsonl|parquet|txt)$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Attribute = Literal["SEVERE_TOXICITY", "IDENTITY_ATTACK", "INSULT", "PROFANITY", "THREAT"]
+Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Section(BaseModel):
@@ -58,6 +60,7 @@ class TrainParams(_Section):
     max_grad_norm: Annotated[float, Field(gt=0)]
     dropout: Annotated[float, Field(ge=0, lt=1)]
     encoder_dropout: Annotated[float, Field(ge=0, lt=1)]
+    attribute_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     class_weights: Annotated[
         tuple[float, ...], Field(min_length=len(LABELS), max_length=len(LABELS))
     ]
@@ -132,8 +135,18 @@ class Public(_Section):
         return Path(self.url).suffix
 
 
+class LabelRule(_Section):
+    """The partial label of rows where a column reaches a value; without a column: of all rows."""
+
+    column: str | None = None
+    at_least: Annotated[float, Field(gt=0)] = 1.0
+    labels: list[Label]
+
+
 class Source(_Section):
-    """One entry of sources.yaml: where a dataset is, and which of our labels its labels allow."""
+    """One entry of sources.yaml: where a dataset is, and what its columns say of labels and
+    attributes.
+    """
 
     use: Literal["split", "train", "external"] = "split"
     path: str | None = None
@@ -144,7 +157,13 @@ class Source(_Section):
     label: str = "label"
     votes: dict[Label, list[str]] = {}
     weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
-    labels: dict[str | int, Annotated[list[Label], Field(min_length=1)]]
+    max_rows: Annotated[int, Field(ge=0)] = 0
+    twins: bool = False
+    labels: dict[str | int, list[Label]] | list[LabelRule]
+    attributes: dict[Attribute, str | dict[str | int, Probability]] = {}
+    raters: str | None = None
+    groups: str | None = None
+    fillings: Count = 8
 
     @model_validator(mode="after")
     def _has_an_origin(self) -> "Source":
@@ -153,9 +172,16 @@ class Source(_Section):
         return self
 
     @property
+    def partial_labels(self) -> list[list[Label]]:
+        """The partial labels that its rows can have."""
+        if isinstance(self.labels, dict):
+            return [allowed for allowed in self.labels.values() if allowed]
+        return [rule.labels for rule in self.labels if rule.labels]
+
+    @property
     def has_single_labels(self) -> bool:
         """Whether every row has exactly one label, as a test of all three labels needs."""
-        return all(len(allowed) == 1 for allowed in self.labels.values())
+        return all(len(allowed) == 1 for allowed in self.partial_labels)
 
 
 class Profile(_Section):

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 LABELS = ("hate", "offensive", "neither")
 HATE, OFFENSIVE, NEITHER = range(len(LABELS))
+# What the model learns beside the labels; the order of the classifier's last columns.
+LEARNED_ATTRIBUTES = ("SEVERE_TOXICITY", "IDENTITY_ATTACK", "INSULT", "PROFANITY", "THREAT")
 
 
 def label_mask(partial_labels: Iterable[Sequence[str]]) -> npt.NDArray[np.bool_]:
@@ -42,7 +44,7 @@ def classes_by_source(
     """Return `label_classes` of the present sources that have classes, in their order."""
     names = set(present)
     classes = {
-        name: label_classes(source.labels.values())
+        name: label_classes(source.partial_labels)
         for name, source in sources.items()
         if name in names
     }

@@ -1,6 +1,6 @@
 """A loaded bundle: texts in, calibrated probabilities out.
 
-    texts -> encode -> infer -> probabilities [rows, labels] -> decide -> label indices [rows]
+    texts -> encode -> infer -> Scores -> decide -> label indices [rows]
 
 The service and the pipeline's gates score with this same code. It knows nothing of HTTP, queues or
 policies, and no more of training than the manifest says.
@@ -12,19 +12,44 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime as ort
 from tokenizers import Tokenizer
 
-from serving.bundle.decision import Floats, Ints, decide
-from serving.bundle.manifest import LABELS, MANIFEST, SEALED, BundleError, Manifest, read_manifest
+from serving.bundle.decision import Floats, Ints, Scores, combine_windows, decide
+from serving.bundle.manifest import (
+    ATTRIBUTES,
+    LABELS,
+    MANIFEST,
+    SEALED,
+    BundleError,
+    Manifest,
+    read_manifest,
+)
+
+MAX_WINDOWS = 8  # of a text; what a longer one has beyond them is not read
+MAX_ROWS = 32  # windows that one run of the model gets: attention's memory grows with them
+OUTPUTS = ["logits", "attribute_logits"]
 
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """A text as the model reads it: its token ids, and whether they were cut at `max_tokens`."""
+    """A text as the model reads it.
 
-    ids: list[int]
+    windows: token ids, at most `max_tokens` in each window. A text that needs more has several,
+        which overlap.
+    truncated: whether the text goes on after its last window.
+    """
+
+    windows: tuple[list[int], ...]
     truncated: bool
+
+    @property
+    def ids(self) -> list[int]:
+        """All windows' token ids, one after another."""
+        if len(self.windows) == 1:
+            return self.windows[0]
+        return [token for window in self.windows for token in window]
 
 
 class Bundle:
@@ -46,6 +71,9 @@ class Bundle:
             self._session if parallel_threads in {0, threads} else _session(model, parallel_threads)
         )
         self._pad = tokenizer.token_to_id("[PAD]")
+        calibrations = manifest.attributes.values()
+        self._scale = np.array([row.scale for row in calibrations], dtype=np.float32)
+        self._bias = np.array([row.bias for row in calibrations], dtype=np.float32)
 
     @classmethod
     def load(cls, folder: Path, *, threads: int = 0, parallel_threads: int = 0) -> "Bundle":
@@ -58,7 +86,8 @@ class Bundle:
             parallel_threads: threads of an inference with `intra_op_parallel`; 0: as `threads`.
 
         Raises:
-            BundleError: it is incomplete, altered, of a newer schema, or has other labels.
+            BundleError: it is incomplete, altered, of another schema, or has other labels or
+                attributes.
         """
         manifest = read_manifest(folder)
         contents = {}
@@ -88,48 +117,68 @@ class Bundle:
             raise BundleError(f"{folder}: its files cannot be loaded: {error}") from None
 
     def encode(self, texts: Sequence[str]) -> list[Encoding]:
-        """Return the encoding of each text: at most `max_tokens` token ids."""
-        return [
-            Encoding(row.ids, bool(row.overflowing))
-            for row in self.tokenizer.encode_batch_fast(texts)  # without offsets
-        ]
+        """Return the encoding of each text."""
+        encodings = []
+        for row in self.tokenizer.encode_batch_fast(texts):  # without offsets
+            more = row.overflowing
+            windows = (row.ids, *(window.ids for window in more[: MAX_WINDOWS - 1]))
+            encodings.append(Encoding(windows, len(more) >= MAX_WINDOWS))
+        return encodings
 
-    def infer(self, batch: Sequence[Encoding], *, intra_op_parallel: bool = False) -> Floats:
-        """Return calibrated probabilities [rows, labels] of one padded batch.
+    def infer(self, batch: Sequence[Encoding], *, intra_op_parallel: bool = False) -> Scores:
+        """Return the scores of one batch.
 
         `intra_op_parallel` computes the same in `parallel_threads` threads.
         """
-        ids = np.full((len(batch), max(len(row.ids) for row in batch)), self._pad, dtype=np.int64)
-        mask = np.zeros_like(ids)
-        for i, row in enumerate(batch):
-            ids[i, : len(row.ids)] = row.ids
-            mask[i, : len(row.ids)] = 1
         session = self._parallel_session if intra_op_parallel else self._session
-        (logits,) = session.run(["logits"], {"input_ids": ids, "attention_mask": mask})
+        windows = [window for row in batch for window in row.windows]
+        outputs = [
+            session.run(OUTPUTS, self._padded(windows[start : start + MAX_ROWS]))
+            for start in range(0, len(windows), MAX_ROWS)
+        ]
+        logits, attribute_logits = (np.concatenate(part) for part in zip(*outputs, strict=True))
         scaled = logits / self.manifest.temperature
         exponentials = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-        return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True), dtype=np.float32)
+        labels = exponentials / exponentials.sum(axis=1, keepdims=True)
+        learned = 1 / (1 + np.exp(-(attribute_logits * self._scale + self._bias)))
+        toxicity = labels[:, :2].sum(axis=1, keepdims=True)
+        attributes = np.concatenate([toxicity, learned], axis=1)
+        scores = Scores(labels.astype(np.float32), attributes.astype(np.float32))
+        return combine_windows(scores, [len(row.windows) for row in batch])
 
-    def score(self, texts: Sequence[str], *, batch_size: int = 32) -> Floats:
-        """Return calibrated probabilities [texts, labels], in batches of similar length."""
+    def _padded(self, windows: Sequence[list[int]]) -> dict[str, npt.NDArray[np.int64]]:
+        """Return the model's inputs [windows, tokens]."""
+        ids = np.full((len(windows), max(map(len, windows))), self._pad, dtype=np.int64)
+        mask = np.zeros_like(ids)
+        for i, window in enumerate(windows):
+            ids[i, : len(window)] = window
+            mask[i, : len(window)] = 1
+        return {"input_ids": ids, "attention_mask": mask}
+
+    def score(self, texts: Sequence[str], *, batch_size: int = 32) -> Scores:
+        """Return the scores of texts, in batches of similar length."""
         encodings = self.encode(texts)
         order = sorted(range(len(texts)), key=lambda i: len(encodings[i].ids))
-        scores = np.empty((len(texts), len(LABELS)), dtype=np.float32)
+        labels = np.empty((len(texts), len(LABELS)), dtype=np.float32)
+        attributes = np.empty((len(texts), len(ATTRIBUTES)), dtype=np.float32)
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
-            scores[rows] = self.infer([encodings[i] for i in rows])
-        return scores
+            labels[rows], attributes[rows] = self.infer([encodings[i] for i in rows])
+        return Scores(labels, attributes)
 
     def decide(self, scores: Floats) -> Ints:
-        """Return the label indices [rows] of probabilities [rows, labels]."""
+        """Return the label indices [rows] of probabilities by label [rows, labels]."""
         return decide(scores, self.manifest.thresholds)
 
     def golden_error(self) -> float:
         """Return the largest |Δp| between the golden scores and this machine's."""
         golden = self.manifest.golden
-        want = np.array([[row.scores[label] for label in LABELS] for row in golden])
-        got = np.concatenate([self.score([row.text]) for row in golden])
-        return float(np.abs(got - want).max())
+        want = [
+            [row.scores[label] for label in LABELS] + [row.attributes[name] for name in ATTRIBUTES]
+            for row in golden
+        ]
+        got = [np.concatenate(self.score([row.text]), axis=1)[0] for row in golden]
+        return float(np.abs(np.array(got) - np.array(want)).max())
 
 
 def _session(model: bytes, threads: int) -> ort.InferenceSession:

@@ -1,17 +1,30 @@
 """From probabilities to a label: one rule for the service and for the pipeline's gates.
 
 scores [rows, labels] + thresholds -> decide -> label indices [rows]
+scores of windows -> combine_windows -> scores of texts
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from serving.bundle.manifest import LABELS, Thresholds
+from serving.bundle.manifest import ATTRIBUTES, LABELS, Thresholds
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
+
+
+class Scores(NamedTuple):
+    """Calibrated probabilities of rows of texts.
+
+    labels: [rows, LABELS], each row sums to 1.
+    attributes: [rows, ATTRIBUTES], each independent.
+    """
+
+    labels: Floats
+    attributes: Floats
 
 
 def decide(scores: Floats, thresholds: Thresholds) -> Ints:
@@ -33,3 +46,29 @@ def decide(scores: Floats, thresholds: Thresholds) -> Ints:
 def scores_by_label(scores: Iterable[float]) -> dict[str, float]:
     """Return a row of probabilities [labels] as a mapping from label names."""
     return {label: float(score) for label, score in zip(LABELS, scores, strict=True)}
+
+
+def scores_by_attribute(scores: Iterable[float]) -> dict[str, float]:
+    """Return a row of probabilities [attributes] as a mapping from attribute names."""
+    return {name: float(score) for name, score in zip(ATTRIBUTES, scores, strict=True)}
+
+
+def combine_windows(scores: Scores, windows: Sequence[int]) -> Scores:
+    """Return the scores of texts from those of their windows.
+
+    A text's labels are those of its most toxic window; an attribute is the largest of all windows:
+    a text is as toxic as its worst part.
+
+    Args:
+        scores: of all windows, those of one text one after another.
+        windows: the number of windows of each text.
+    """
+    if all(count == 1 for count in windows):
+        return scores
+    starts = np.concatenate([[0], np.cumsum(windows)[:-1]]).astype(np.int64)
+    toxicity = scores.attributes[:, 0]
+    worst = [
+        start + int(toxicity[start : start + count].argmax())
+        for start, count in zip(starts.tolist(), windows, strict=True)
+    ]
+    return Scores(scores.labels[worst], np.maximum.reduceat(scores.attributes, starts, axis=0))

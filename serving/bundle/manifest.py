@@ -13,8 +13,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 LABELS = ("hate", "offensive", "neither")
+# Of the model's second output, in the order of its columns.
+LEARNED_ATTRIBUTES = ("SEVERE_TOXICITY", "IDENTITY_ATTACK", "INSULT", "PROFANITY", "THREAT")
+# TOXICITY is p(hate) + p(offensive): it cannot contradict the label.
+ATTRIBUTES = ("TOXICITY", *LEARNED_ATTRIBUTES)
 MANIFEST = "bundle.json"
 SEALED = ("model.onnx", "tokenizer.json")
 
@@ -32,13 +36,25 @@ class Thresholds(BaseModel):
     toxic: float = Field(gt=0, le=1)
 
 
+class Calibration(BaseModel):
+    """An attribute's probability is sigmoid(scale · logit + bias) (Platt 1999)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    scale: float = Field(gt=0)
+    bias: float
+
+
 class Golden(BaseModel):
-    """A text, and its probabilities by label as computed on the machine that made the bundle."""
+    """A text, and its probabilities by label and by attribute as computed on the machine that made
+    the bundle.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     text: str
     scores: dict[str, float]
+    attributes: dict[str, float]
 
 
 class Manifest(BaseModel):
@@ -49,8 +65,9 @@ class Manifest(BaseModel):
     data: "sources" if trained on labelled corpora, "sample" if on the bundled sample.
     data_sha: digest of the prepared data that it was trained on.
     base: the pretrained model.
-    max_tokens: longest input; longer texts are truncated.
-    temperature: by which logits are divided before the softmax.
+    max_tokens: longest input of the model; longer texts are read in windows.
+    temperature: by which the labels' logits are divided before the softmax.
+    attributes: by LEARNED_ATTRIBUTES, in their order, how a logit becomes a probability.
     files: SHA-256 of each sealed file, in hex.
     golden: texts whose scores a machine must reproduce within golden_tolerance (largest |Δp|).
     """
@@ -69,6 +86,7 @@ class Manifest(BaseModel):
     max_tokens: int
     temperature: float = Field(gt=0)
     thresholds: Thresholds
+    attributes: dict[str, Calibration]
     files: dict[str, str]
     golden: list[Golden]
     golden_tolerance: float = Field(gt=0)
@@ -89,7 +107,7 @@ def read_manifest(folder: Path) -> Manifest:
     """Read and check a bundle's manifest.
 
     Raises:
-        BundleError: it is missing, altered, of a newer schema, or has other labels.
+        BundleError: it is missing, altered, of another schema, or has other labels or attributes.
     """
     path = folder / MANIFEST
     try:
@@ -107,6 +125,10 @@ def read_manifest(folder: Path) -> Manifest:
         raise BundleError(
             f"{path}: schema {schema} is newer than {SCHEMA_VERSION}, the newest known"
         )
+    if isinstance(schema, int) and schema < SCHEMA_VERSION:
+        raise BundleError(
+            f"{path}: schema {schema} has no attributes; wanted {SCHEMA_VERSION}: train it again"
+        )
     try:
         manifest = Manifest.model_validate(content)
     except ValidationError as error:
@@ -117,4 +139,6 @@ def read_manifest(folder: Path) -> Manifest:
         raise BundleError(f"{path}: its version does not match its content: altered")
     if manifest.labels != LABELS:
         raise BundleError(f"{path}: labels: got {manifest.labels}, wanted {LABELS}")
+    if (got := tuple(manifest.attributes)) != LEARNED_ATTRIBUTES:
+        raise BundleError(f"{path}: attributes: got {got}, wanted {LEARNED_ATTRIBUTES}")
     return manifest

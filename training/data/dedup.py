@@ -7,6 +7,7 @@ import hashlib
 from collections import Counter
 
 import numpy as np
+import numpy.typing as npt
 from scipy import sparse
 
 from training.partial_labels import LABELS
@@ -34,8 +35,27 @@ def keep_if_agreeing(votes: list[float], labels: list[str]) -> list[float]:
     return votes if agree else [0.0] * len(LABELS)
 
 
-def near_duplicates(word_sets: list[set[str]], threshold: float) -> list[int]:
-    """Return the positions of sets whose Jaccard similarity to an earlier, kept one is ≥ threshold.
+def combine_attributes(known: list[list[float]]) -> list[float]:
+    """Return the mean of the known shares of rows with one text; NaN where none knows."""
+    shares = np.array(known)
+    count = (~np.isnan(shares)).sum(axis=0)
+    total = np.nansum(shares, axis=0)
+    return [float(t / c) if c else float("nan") for t, c in zip(total, count, strict=True)]
+
+
+def near_duplicates(
+    word_sets: list[set[str]], threshold: float, twins: npt.NDArray[np.bool_]
+) -> tuple[list[int], npt.NDArray[np.int64]]:
+    """Find sets whose Jaccard similarity to an earlier, kept one is ≥ threshold.
+
+    Args:
+        word_sets: the words of each row.
+        threshold: the similarity.
+        twins: [rows] whether a row may stay beside its near-duplicates of which that is true too.
+
+    Returns:
+        The positions of rows to drop, and [rows] the position of the first row of each one's
+        family: rows that are kept although they are nearly the same.
 
     Candidates come from prefix filtering (Bayardo, Ma and Srikant 2007, "Scaling up all pairs
     similarity search"): two sets with that similarity share one of their
@@ -55,10 +75,19 @@ def near_duplicates(word_sets: list[set[str]], threshold: float) -> list[int]:
     pairs = sparse.triu(index @ index.T, k=1).tocoo()
     order = np.lexsort((pairs.col, pairs.row))
     dropped: set[int] = set()
+    kept: list[tuple[int, int]] = []
     for first, second in zip(pairs.row[order].tolist(), pairs.col[order].tolist(), strict=True):
         if first in dropped or second in dropped:
             continue
         one, other = word_sets[first], word_sets[second]
         if len(one & other) >= threshold * len(one | other):
-            dropped.add(second)
-    return sorted(dropped)
+            if twins[first] and twins[second]:
+                kept.append((first, second))
+            else:
+                dropped.add(second)
+    edges = np.array(kept, dtype=np.int64).reshape(-1, 2).T
+    size = len(word_sets)
+    graph = sparse.coo_matrix((np.ones(len(kept)), (edges[0], edges[1])), shape=(size, size))
+    _, family = sparse.csgraph.connected_components(graph, directed=False)
+    _, first_of_family = np.unique(family, return_index=True)
+    return sorted(dropped), first_of_family[family]

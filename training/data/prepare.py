@@ -3,16 +3,21 @@
     data/raw -> data/processed/{train,val,test,external}.parquet, reports/prepare.json
 
 Columns: `id` (hash of the normalised text), `text` (as the source has it), `labels` (a list of
-names: the partial label), `votes` (how many annotators gave each of LABELS; zeros if unknown) and
-`source`. The report has what was read, dropped and kept.
+names: the partial label), `votes` (how many annotators gave each of LABELS; zeros if unknown),
+`attributes` (the share of raters who saw each of LEARNED_ATTRIBUTES; NaN if unknown) and `source`.
+The report has what was read, dropped and kept.
 
 The rules, in this order:
+0. A text that equals one of the benchmarks by which models are judged (data/benchmarks.sha256) is
+   dropped, so that a model is judged fairly whatever copies of a corpus it learned from.
 1. Two rows have the same text if their words are equal after normalisation, without mentions, URLs
    and retweet marks.
 2. Rows of one text become one row. Its partial label is what all of their partial labels share; if
    they share nothing, the one that most rows have; on a tie the text is dropped. Its votes are the
-   first row's, if no other label has more of them than the row's own.
-3. A row whose words are nearly those of an earlier one (Jaccard similarity) is dropped. Rows for
+   first row's, if no other label has more of them than the row's own; its attributes are the mean
+   of the known ones.
+3. A row whose words are nearly those of an earlier one (Jaccard similarity) is dropped. Between
+   sources with `twins`, whose texts differ by a word on purpose, both stay, in one split. Rows for
    external validation come first, then the sources in the order of sources.yaml: a test text is
    never dropped in favour of a training text.
 4. The split depends on the text's hash alone, so that a new source moves no row from one split to
@@ -20,10 +25,20 @@ The rules, in this order:
    to val, never to train. With `use` a source is in train only, or in none of the three.
 """
 
+import hashlib
+import math
+from pathlib import Path
+
 import pandas as pd
 
 from training.config import PrepareParams, Source, load_params, load_profile, load_sources
-from training.data.dedup import keep_if_agreeing, near_duplicates, resolve_labels, text_id
+from training.data.dedup import (
+    combine_attributes,
+    keep_if_agreeing,
+    near_duplicates,
+    resolve_labels,
+    text_id,
+)
 from training.data.ingest import raw_files
 from training.data.normalize import build_normalizer, words
 from training.data.sources import read_source
@@ -32,16 +47,28 @@ from training.files import atomic_write, write_json
 from training.paths import REPORTS, split_file
 
 SPLITS = ("train", "val", "test", "external")
+COLUMNS = ["id", "text", "labels", "votes", "attributes", "source"]
+BENCHMARKS = Path("data/benchmarks.sha256")
 
 
 def assign_split(row_id: str, source: Source, params: PrepareParams) -> str:
-    """Return the split of a row (rule 4)."""
+    """Return the split of a row by the id of the first row of its family (rules 3 and 4)."""
     if source.use != "split":
         return source.use
     place = int(row_id, 16) / 16 ** len(row_id)
     if place < params.test_fraction:
         return "test" if source.has_single_labels else "val"
     return "val" if place < params.test_fraction + params.val_fraction else "train"
+
+
+def _max_rows(source: Source, params: PrepareParams) -> float:
+    limits = [limit for limit in (source.max_rows, params.max_rows) if limit]
+    return min(limits, default=math.inf)
+
+
+def benchmark_hash(text: str) -> str:
+    """Return a text's line in BENCHMARKS: SHA-256 of it in lower case, with single spaces."""
+    return hashlib.sha256(" ".join(text.lower().split()).encode("utf-8", "replace")).hexdigest()
 
 
 def prepare(
@@ -53,18 +80,23 @@ def prepare(
     rows = pd.concat(frames, ignore_index=True)
     counts: dict[str, object] = {"read": _by_source(rows)}
 
+    benchmarks = set(BENCHMARKS.read_text(encoding="ascii").split())
+    is_benchmark = rows["text"].map(benchmark_hash).isin(benchmarks)
+    counts["benchmarks"] = _by_source(rows[is_benchmark])
+    rows = rows[~is_benchmark]
+
     normalizer = build_normalizer()
     rows["words"] = [words(normalizer.normalize_str(text)) for text in rows["text"]]
     counts["without_words"] = int((rows["words"].str.len() == 0).sum())
     rows = rows[rows["words"].str.len() > 0]
     rows["id"] = rows["words"].map(text_id)
 
-    resolved = rows.groupby("id", sort=False)["labels"].agg(
-        lambda labels: resolve_labels(list(labels))
-    )
+    by_text = rows.groupby("id", sort=False)
+    resolved = by_text["labels"].agg(lambda labels: resolve_labels(list(labels)))
+    attributes = by_text["attributes"].agg(lambda known: combine_attributes(list(known)))
     counts["duplicates"] = len(rows) - len(resolved)
     rows = rows.drop_duplicates("id")
-    rows["labels"] = rows["id"].map(resolved)
+    rows["labels"], rows["attributes"] = rows["id"].map(resolved), rows["id"].map(attributes)
     counts["conflicts"] = int(rows["labels"].isna().sum())
     rows = rows[rows["labels"].notna()].reset_index(drop=True)
     rows["votes"] = [
@@ -72,24 +104,26 @@ def prepare(
         for votes, labels in zip(rows["votes"], rows["labels"], strict=True)
     ]
 
-    near = near_duplicates([set(row) for row in rows["words"]], params.near_duplicate)
+    near, family = near_duplicates(
+        [set(row) for row in rows["words"]],
+        params.near_duplicate,
+        rows["source"].map(lambda name: sources[name].twins).to_numpy(dtype=bool),
+    )
     counts["near_duplicates"] = len(near)
+    rows["family"] = rows["id"].to_numpy()[family]
     rows = rows.drop(index=near)
 
-    if params.max_rows:
-        # By the id's last digits, because its first ones decide the split.
-        rows = rows.sort_values("id", key=lambda ids: ids.str[::-1])
-        rows = rows.groupby("source", sort=False).head(params.max_rows)
+    # By the id's last digits, because its first ones decide the split.
+    rows = rows.sort_values("id", key=lambda ids: ids.str[::-1])
+    limits = rows["source"].map(lambda name: _max_rows(sources[name], params))
+    rows = rows[rows.groupby("source", sort=False).cumcount() < limits]
     rows["split"] = [
         assign_split(row_id, sources[name], params)
-        for row_id, name in zip(rows["id"], rows["source"], strict=True)
+        for row_id, name in zip(rows["family"], rows["source"], strict=True)
     ]
     # Sorted by id, the files do not depend on the order of reading.
     rows = rows.sort_values("id")
-    splits = {
-        split: rows.loc[rows["split"] == split, ["id", "text", "labels", "votes", "source"]]
-        for split in SPLITS
-    }
+    splits = {split: rows.loc[rows["split"] == split, COLUMNS] for split in SPLITS}
     counts["kept"] = {split: _by_source(frame) for split, frame in splits.items()}
     return splits, counts
 

@@ -1,6 +1,7 @@
-"""Reading a source: a file of any supported kind becomes rows with partial labels and votes.
+"""Reading a source: a file of any supported kind becomes rows with partial labels, votes and
+attributes.
 
-data/raw/NAME.{csv,parquet,jsonl,txt} -> text, labels, votes, source
+data/raw/NAME.{csv,parquet,jsonl,txt} -> text, labels, votes, attributes, source
 """
 
 from pathlib import Path
@@ -12,50 +13,146 @@ import pandas as pd
 from training.config import Source
 from training.data.ingest import RawFiles, raw_files
 from training.errors import DataError
-from training.partial_labels import LABELS
+from training.partial_labels import LABELS, LEARNED_ATTRIBUTES
 
 
 def read_source(name: str, source: Source) -> pd.DataFrame:
-    """Return a source's rows: `text`, `labels`, `votes`, `source`.
+    """Return a source's rows: `text`, `labels`, `votes`, `attributes`, `source`.
 
     Raises:
-        DataError: the file is unreadable, or a row has no text or an unknown label.
+        DataError: the file is unreadable, or a row has no text, or a value that sources.yaml does
+            not know.
     """
     files = raw_files(name)
     if files is None:
         raise DataError(f"data/raw/{name}: missing; run `make train`")
     path = files.text
     frame = _read_file(files, source)
-    for column in (source.text, source.label):
+    for column in _columns(source):
         if column not in frame.columns:
             raise DataError(
                 f"{path}: no column {column!r}; it has {sorted(map(str, frame.columns))}"
             )
     if frame.empty:
         raise DataError(f"{path}: no rows; wanted at least one")
-    allowed = {str(label): names for label, names in source.labels.items()}
-    labels = frame[source.label].map(lambda value: allowed.get(_label_key(value)))
-    texts = frame[source.text]
+    # Some corpora have the words of a text in a list.
+    texts = frame[source.text].map(lambda v: " ".join(v) if isinstance(v, list) else v)
     is_text = texts.map(lambda value: isinstance(value, str))
     if not is_text.all():
         row = int(np.argmin(is_text))
         raise DataError(
             f"{path}: row {row + 1}: {source.text}: got {texts.iloc[row]!r}, wanted a text"
         )
-    if labels.isna().any():
-        row = int(np.argmax(labels.isna()))
-        raise DataError(
-            f"{path}: row {row + 1}: got label {frame[source.label].iloc[row]!r}, "
-            f"wanted one of sources.yaml: {', '.join(allowed)}"
-        )
-    return pd.DataFrame(
+    rows = pd.DataFrame(
         {
             "text": texts.to_numpy(),
-            "labels": labels.to_numpy(),
+            "labels": _labels(path, frame, source),
             "votes": _votes(path, frame, source).tolist(),
+            "attributes": _attributes(path, frame, source).tolist(),
             "source": name,
         }
     )
+    # A label that allows none of ours says nothing: the row is left out.
+    rows = rows[rows["labels"].str.len() > 0].reset_index(drop=True)
+    return fill_groups(rows, _read_groups(source), source.fillings) if source.groups else rows
+
+
+def fill_groups(rows: pd.DataFrame, groups: pd.DataFrame, fillings: int) -> pd.DataFrame:
+    """Return rows with each template filled with `fillings` groups.
+
+    A template has placeholders: `{group}` and the other columns of `groups`, and `{GROUP}` for
+    upper case. Which groups it gets depends on its text alone. Other rows stay as they are.
+    """
+    filled = []
+    for row in rows.itertuples(index=False):
+        if "{" not in row.text:
+            filled.append(row)
+            continue
+        rng = np.random.default_rng(list(row.text.encode()))
+        for i in rng.permutation(len(groups))[:fillings]:
+            forms = {str(name): str(value) for name, value in groups.iloc[i].items()}
+            forms |= {name.upper(): value.upper() for name, value in forms.items()}
+            filled.append(row._replace(text=row.text.format(**forms)))
+    return pd.DataFrame(filled, columns=rows.columns)
+
+
+def _read_groups(source: Source) -> pd.DataFrame:
+    try:
+        return pd.read_csv(str(source.groups), dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{source.groups}: unreadable: {error}") from None
+
+
+def _columns(source: Source) -> list[str]:
+    """Return the columns that a source must have."""
+    columns = [source.text]
+    by_value = isinstance(source.labels, dict)
+    if by_value or any(isinstance(known, dict) for known in source.attributes.values()):
+        columns.append(source.label)
+    if not isinstance(source.labels, dict):
+        columns += [rule.column for rule in source.labels if rule.column]
+    columns += [known for known in source.attributes.values() if isinstance(known, str)]
+    return columns + ([source.raters] if source.raters else [])
+
+
+def _labels(path: Path, frame: pd.DataFrame, source: Source) -> list[list[str]]:
+    """Return the partial label of each row; an empty one leaves the row out."""
+    if isinstance(source.labels, dict):
+        allowed = {str(label): names for label, names in source.labels.items()}
+        labels = frame[source.label].map(lambda value: allowed.get(_label_key(value)))
+        if labels.isna().any():
+            row = int(np.argmax(labels.isna()))
+            raise DataError(
+                f"{path}: row {row + 1}: got label {frame[source.label].iloc[row]!r}, "
+                f"wanted one of sources.yaml: {', '.join(allowed)}"
+            )
+        return [list(names) for names in labels]
+    undecided = np.ones(len(frame), dtype=bool)
+    chosen: list[list[str]] = [[] for _ in range(len(frame))]
+    for rule in source.labels:
+        reaches = undecided.copy()
+        if rule.column:
+            reaches &= _numbers(path, frame, rule.column, source) >= rule.at_least
+        for i in np.flatnonzero(reaches):
+            chosen[i] = list(rule.labels)
+        undecided &= ~reaches
+    return chosen
+
+
+def _numbers(
+    path: Path, frame: pd.DataFrame, column: str, source: Source
+) -> npt.NDArray[np.float64]:
+    """Return a column of counts as shares of the raters, or of shares as they are; NaN: empty."""
+    values = pd.to_numeric(frame[column].replace("", np.nan), errors="coerce")
+    wrong = values.isna() & (frame[column].astype(str).str.strip() != "")
+    most = 1.0
+    if source.raters and column != source.raters:
+        raters = _numbers(path, frame, source.raters, source)
+        values, most = values / raters, 1.0
+    elif column == source.raters:
+        most = np.inf
+    wrong |= (values < 0) | (values > most)
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        wanted = "a count" if column == source.raters else "a share from 0 to 1"
+        wanted = "a count of the raters" if source.raters else wanted
+        raise DataError(
+            f"{path}: row {row + 1}: {column}: got {frame[column].iloc[row]!r}, wanted {wanted}"
+        )
+    return np.asarray(values, dtype=np.float64)
+
+
+def _attributes(path: Path, frame: pd.DataFrame, source: Source) -> npt.NDArray[np.float64]:
+    """Return raters' shares for each attribute, [rows, LEARNED_ATTRIBUTES]; NaN: unknown."""
+    shares = np.full((len(frame), len(LEARNED_ATTRIBUTES)), np.nan)
+    for name, known in source.attributes.items():
+        if isinstance(known, str):
+            values = _numbers(path, frame, known, source)
+        else:
+            by_label = {str(label): share for label, share in known.items()}
+            values = np.array([by_label.get(_label_key(v), np.nan) for v in frame[source.label]])
+        shares[:, LEARNED_ATTRIBUTES.index(name)] = values
+    return shares
 
 
 def _read_file(files: RawFiles, source: Source) -> pd.DataFrame:
@@ -105,6 +202,8 @@ def _read_parallel(path: Path, label_path: Path | None, source: Source) -> pd.Da
 
 
 def _label_key(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
     # A column of whole numbers with a gap arrives as floats.
     return (
         str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()

@@ -1,12 +1,14 @@
-"""What is fitted on validation data after training: the temperature and the thresholds."""
+"""What is fitted on validation data after training: temperature, thresholds and the attributes'
+calibrations.
+"""
 
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize, minimize_scalar
 
-from serving.bundle import Thresholds, decide
+from serving.bundle import Calibration, Thresholds, decide
 from training.partial_labels import balanced_macro_f1, macro_f1_by_source
 
 # Of the softmax over the grid in `choose_thresholds`, in macro-F1: a smaller difference on
@@ -29,6 +31,28 @@ def fit_temperature(probabilities: npt.NDArray[Any], allowed: npt.NDArray[np.boo
         return float((np.logaddexp.reduce(scaled, axis=1) - scaled[truth]).mean())
 
     return float(np.exp(minimize_scalar(loss, bounds=(-2, 2), method="bounded").x))
+
+
+def fit_calibration(logits: npt.NDArray[Any], shares: npt.NDArray[Any]) -> Calibration:
+    """Return the calibration of an attribute that maximises its likelihood (Platt 1999).
+
+    Without rows of both kinds there is nothing to fit, and the logit stays as it is.
+
+    Args:
+        logits: [rows].
+        shares: [rows], the share of raters who saw the attribute; NaN: unknown.
+    """
+    known = ~np.isnan(shares)
+    x, target = logits[known].astype(np.float64), shares[known]
+    if not (target >= 0.5).any() or (target >= 0.5).all():
+        return Calibration(scale=1.0, bias=0.0)
+
+    def loss(parameters: npt.NDArray[np.float64]) -> float:
+        z = np.exp(parameters[0]) * x + parameters[1]
+        return float((np.logaddexp(0, z) - target * z).mean())
+
+    log_scale, bias = minimize(loss, np.zeros(2), bounds=[(-2, 2), (-10, 10)]).x
+    return Calibration(scale=float(np.exp(log_scale)), bias=float(bias))
 
 
 def choose_thresholds(

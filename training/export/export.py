@@ -1,7 +1,7 @@
 """Stage 4: the fine-tuned checkpoint becomes a sealed int8 bundle in models/candidate/.
 
     checkpoint -> ONNX (optimum) -> activation ranges -> int8 graph -> temperature, thresholds
-               -> golden examples -> manifest, written last
+               -> calibrations of the attributes -> golden examples -> manifest, written last
 
 models/fp32.onnx, the unquantised export, is kept beside it for `evaluate` and the benchmark.
 """
@@ -11,10 +11,12 @@ import json
 import logging
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import pandas as pd
 from safetensors.numpy import load_file
@@ -22,17 +24,26 @@ from tokenizers import Tokenizer
 
 from serving.bundle import (
     LABELS,
+    LEARNED_ATTRIBUTES,
     SCHEMA_VERSION,
     Bundle,
     BundleError,
     Manifest,
     content_version,
+    scores_by_attribute,
     scores_by_label,
 )
-from training.config import ExportParams, TrainParams, load_params, load_profile, load_sources
+from training.config import (
+    ExportParams,
+    Source,
+    TrainParams,
+    load_params,
+    load_profile,
+    load_sources,
+)
 from training.errors import ArtifactError, run_stage
-from training.export.calibration import choose_thresholds, fit_temperature
-from training.export.int8_graph import activation_ranges, int8_graph
+from training.export.calibration import choose_thresholds, fit_calibration, fit_temperature
+from training.export.int8_graph import activation_ranges, int8_graph, split_outputs
 from training.files import read_json, sha256, write_json
 from training.partial_labels import classes_by_source, label_mask
 from training.paths import CANDIDATE, FINETUNED, FP32, split_file
@@ -54,8 +65,42 @@ def export_onnx(checkpoint: Path, folder: Path, opset: int) -> Path:
 
 def _golden(bundle: Bundle, sample: Path, count: int) -> list[dict[str, Any]]:
     # The bundled sample's texts may be published, whatever the model learned from.
-    texts = pd.read_csv(sample)["text"].head(count)
-    return [{"text": text, "scores": scores_by_label(bundle.score([text])[0])} for text in texts]
+    rows = []
+    for text in pd.read_csv(sample)["text"].head(count):
+        labels, attributes = (part[0] for part in bundle.score([text]))
+        scores = {
+            "scores": scores_by_label(labels),
+            "attributes": scores_by_attribute(attributes),
+        }
+        rows.append({"text": text} | scores)
+    return rows
+
+
+def calibrate_attributes(
+    probabilities: npt.NDArray[Any],
+    shares: npt.NDArray[np.float64],
+    source: npt.NDArray[Any],
+    sources: Mapping[str, Source],
+) -> dict[str, Any]:
+    """Return each attribute's calibration, fitted to the sources of the first one's kind.
+
+    The scores keep the prior of the first source that teaches an attribute (see
+    training/modeling/trainer.py), so they are calibrated to that source.
+
+    Args:
+        probabilities: [rows, LEARNED_ATTRIBUTES] at scale 1.
+        shares: [rows, LEARNED_ATTRIBUTES] the raters' shares; NaN: unknown.
+        source: [rows] names.
+        sources: as configured.
+    """
+    p = np.clip(probabilities.astype(np.float64), 1e-7, 1 - 1e-7)
+    logits = np.log(p / (1 - p))
+    calibrations = {}
+    for i, attribute in enumerate(LEARNED_ATTRIBUTES):
+        teaches = [n for n in sources if attribute in sources[n].attributes and (source == n).any()]
+        rows = source == next(iter(teaches), "")
+        calibrations[attribute] = fit_calibration(logits[rows, i], shares[rows, i]).model_dump()
+    return calibrations
 
 
 def export(
@@ -72,7 +117,9 @@ def export(
     shutil.copyfile(FINETUNED / "tokenizer.json", folder / "tokenizer.json")
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        shutil.copyfile(export_onnx(FINETUNED, Path(scratch), params.opset), FP32)
+        onnx.save(
+            split_outputs(onnx.load(export_onnx(FINETUNED, Path(scratch), params.opset))), FP32
+        )
     texts = splits["train"]["text"].head(params.calibration_rows).tolist()
     rows = [encoding.ids for encoding in tokenizer.encode_batch(texts)]
     ranges = activation_ranges(onnx.load(FP32), rows)
@@ -88,6 +135,7 @@ def export(
         "labels": LABELS,
         "temperature": 1.0,
         "thresholds": {"hate": 0.5, "toxic": 0.5},
+        "attributes": {name: {"scale": 1.0, "bias": 0.0} for name in LEARNED_ATTRIBUTES},
         "files": {name: sha256(folder / name) for name in ("model.onnx", "tokenizer.json")},
         "golden": [],
         "golden_tolerance": params.golden_tolerance,
@@ -101,13 +149,16 @@ def export(
 
     val = splits["val"]
     allowed, source = label_mask(val["labels"]), val["source"].to_numpy()
-    scores = bundle().score(val["text"].tolist())  # at temperature 1
-    classes = classes_by_source(load_sources(), source)
+    scores, attributes = bundle().score(val["text"].tolist())  # at temperature 1, scale 1
+    sources = load_sources()
+    classes = classes_by_source(sources, source)
     reference = source == next(iter(classes))
     content["temperature"] = fit_temperature(scores[reference], allowed[reference])
     scores = scores ** np.float32(1 / content["temperature"])
     scores /= scores.sum(axis=1, keepdims=True)
     content["thresholds"] = choose_thresholds(scores, allowed, source, classes).model_dump()
+    shares = np.array(val["attributes"].tolist(), dtype=np.float64)
+    content["attributes"] = calibrate_attributes(attributes[:, 1:], shares, source, sources)
     content["golden"] = _golden(bundle(), SAMPLE, params.golden_rows)
     content["version"] = content_version(json.loads(json.dumps(content)))
     write_json(folder / "bundle.json", content)

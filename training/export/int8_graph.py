@@ -26,8 +26,10 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from training.errors import ArtifactError
+from training.partial_labels import LABELS, LEARNED_ATTRIBUTES
 
 Floats = npt.NDArray[np.float32]
+OUTPUTS = {"logits": len(LABELS), "attribute_logits": len(LEARNED_ATTRIBUTES)}  # and their columns
 FUSED = "com.microsoft"
 LAYER = "distilbert.transformer.layer."
 LINEAR = ("q_lin", "out_lin", "lin1", "lin2")  # k_lin and v_lin have the input of q_lin
@@ -90,7 +92,8 @@ def int8_graph(
     ranges: Mapping[str, Range],
     opset: int,
 ) -> onnx.ModelProto:
-    """Return the model: input_ids, attention_mask [rows, tokens] int64 → logits [rows, labels].
+    """Return the model: input_ids, attention_mask [rows, tokens] int64 → logits [rows, labels],
+    attribute_logits [rows, attributes].
 
     Args:
         config: DistilBertForSequenceClassification's.
@@ -112,15 +115,13 @@ def int8_graph(
         last, prefix = layer == config["n_layers"] - 1, f"{LAYER}{layer}."
         hidden = graph.attention(prefix, hidden, inputs, config["n_heads"], only_cls=last)
         hidden = graph.feed_forward(prefix, hidden, inputs, config["activation"])
-    logits = graph.head(hidden)
+    graph.head(hidden)
     tokens = [
         helper.make_tensor_value_info(name, TensorProto.INT64, ["rows", "tokens"])
         for name in ("input_ids", "attention_mask")
     ]
-    labels = len(weights["classifier.bias"])
-    out = helper.make_tensor_value_info(logits, TensorProto.FLOAT, ["rows", labels])
     model = helper.make_model(
-        helper.make_graph(graph.nodes, "distilbert-int8", tokens, [out], graph.constants),
+        helper.make_graph(graph.nodes, "distilbert-int8", tokens, _outputs(), graph.constants),
         opset_imports=[helper.make_opsetid("", opset), helper.make_opsetid(FUSED, 1)],
         ir_version=10,
     )
@@ -307,13 +308,47 @@ class _Graph:
         out = self.node("Add", [out, exact], f"{outer}/sum")
         return self.norm(f"{prefix}output_layer_norm", out, x)
 
-    def head(self, x: str) -> str:
-        for name, output in (("pre_classifier", "inner"), ("classifier", "logits")):
+    def head(self, x: str) -> None:
+        for name, output in (("pre_classifier", "inner"), ("classifier", "all_logits")):
             parts = [x, self.weight(f"{name}.weight"), self.weight(f"{name}.bias")]
             x = self.node("Gemm", parts, output, transB=1)
             if name == "pre_classifier":
                 x = self.node("Relu", [x], "inner/relu")
-        return x
+        node, sizes = _split(x)
+        self.nodes.append(node)
+        self.constants.append(sizes)
+
+
+def split_outputs(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return an export of the checkpoint with the outputs of `int8_graph`.
+
+    Args:
+        model: its one output, `logits`, has the columns of labels and attributes.
+    """
+    split = onnx.ModelProto()
+    split.CopyFrom(model)
+    for node in split.graph.node:
+        node.output[:] = ["all_logits" if name == "logits" else name for name in node.output]
+    node, sizes = _split("all_logits")
+    split.graph.node.append(node)
+    split.graph.initializer.append(sizes)
+    del split.graph.output[:]
+    split.graph.output.extend(_outputs())
+    onnx.checker.check_model(split)
+    return split
+
+
+def _split(x: str) -> tuple[onnx.NodeProto, onnx.TensorProto]:
+    """Return a node that splits the classifier's columns, and the constant that it needs."""
+    sizes = numpy_helper.from_array(np.array([*OUTPUTS.values()]), "sizes")
+    return helper.make_node("Split", [x, "sizes"], [*OUTPUTS], name="split", axis=1), sizes
+
+
+def _outputs() -> list[onnx.ValueInfoProto]:
+    return [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", columns])
+        for name, columns in OUTPUTS.items()
+    ]
 
 
 def _rounded(weight: Floats, axis: int) -> tuple[npt.NDArray[np.int8], Floats]:

