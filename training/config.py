@@ -109,6 +109,7 @@ class Public(_Section):
     """A file of a public repository at a fixed commit, and perhaps a parallel file of its labels.
 
     header: the names of the columns of a .csv without a header line.
+    separator: of the columns of a .csv.
     columns: new names of its columns, by their names in the public file.
     """
 
@@ -117,6 +118,7 @@ class Public(_Section):
     label_url: Url | None = None
     label_sha256: Sha256 | None = None
     header: list[str] = []
+    separator: Annotated[str, Field(min_length=1, max_length=1)] = ","
     columns: dict[str, str] = {}
 
     @model_validator(mode="after")
@@ -125,8 +127,8 @@ class Public(_Section):
             raise ValueError("got one of label_url and label_sha256, wanted both or neither")
         if self.suffix == ".txt" and (self.label_url is None or self.header or self.columns):
             raise ValueError("a .txt file needs label_url and has no columns")
-        if self.header and self.suffix != ".csv":
-            raise ValueError("only a .csv file can have a header")
+        if (self.header or self.separator != ",") and self.suffix != ".csv":
+            raise ValueError("only a .csv file can have a header or a separator")
         return self
 
     @property

@@ -185,7 +185,7 @@ def _from_public(name: str, public: Public, label: str) -> dict[Path, Path]:
         labels = _fetch(public.label_url, public.label_sha256, where)
     if public.suffix == ".txt" and labels:
         return {RAW / f"{name}.txt": text, RAW / f"{name}.labels": labels}
-    if not (labels or public.header or public.columns):
+    if not (labels or public.header or public.columns or public.separator != ","):
         return {RAW / f"{name}{public.suffix}": text}
     frame = _with_our_columns(text, labels, public, label)
     with atomic_write(RAW / f"{name}.parquet") as scratch:
@@ -229,7 +229,13 @@ def _with_our_columns(
     """Return a public file's rows, its labels beside them, with the columns renamed."""
     try:
         if public.suffix == ".csv":
-            frame = pd.read_csv(path, dtype=str, keep_default_na=False, names=public.header or None)
+            frame = pd.read_csv(
+                path,
+                sep=public.separator,
+                names=public.header or None,
+                dtype=str,
+                keep_default_na=False,
+            )
         elif public.suffix == ".jsonl":
             frame = pd.read_json(path, lines=True, dtype=False)
         else:

@@ -115,12 +115,12 @@ def test_columns_are_renamed(checkout: Path, host: PublicHost) -> None:
 def test_a_file_without_a_header_is_read_beside_its_labels(
     checkout: Path, host: PublicHost
 ) -> None:
-    text = host.put("Train.csv", b'"a, lovely day"\nNA\n')
+    text = host.put("Train.csv", b'"a ""lovely"" day"\nNA, or not\n') | {"separator": "\t"}
     labels = host.put("Train_label.csv", b"0\n1\n")
     parallel = {"label_url": labels["url"], "label_sha256": labels["sha256"]}
     sources = set_sources(mine=text | parallel | {"header": ["text"]})
     ingest("full", sources)
-    assert read_source("mine", sources["mine"])["text"].tolist() == ["a, lovely day", "NA"]
+    assert read_source("mine", sources["mine"])["text"].tolist() == ['a "lovely" day', "NA, or not"]
 
     text = host.put("Short.csv", b"one\n")
     with pytest.raises(DataError, match=r"Train_label\.csv: got 2 labels, wanted 1, one for each"):
@@ -203,6 +203,7 @@ def test_a_missing_column_is_reported(checkout: Path, host: PublicHost) -> None:
         ({"label_url": "http://host/labels.csv"}, "wanted both or neither"),
         ({"url": "http://host/train.txt"}, "a .txt file needs label_url"),
         ({"url": "http://host/train.parquet", "header": ["text"]}, "only a .csv file"),
+        ({"url": "http://host/train.jsonl", "separator": "|"}, "only a .csv file"),
     ],
 )
 def test_a_wrong_public_file_is_reported(
