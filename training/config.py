@@ -96,12 +96,15 @@ class RegisterParams(_Section):
 class Hub(_Section):
     """A split of a dataset on the Hugging Face Hub, or in a local folder of the same layout.
 
+    split: may be a part of one, such as train[:20000].
+    revision: the commit; default: the newest.
     columns: new names of its columns, by their names on the Hub.
     """
 
     name: str
     config: str | None = None
     split: str
+    revision: str | None = None
     columns: dict[str, str] = {}
 
 

@@ -275,7 +275,7 @@ def _from_hub(name: str, hub: Hub) -> dict[Path, Path]:
 
     if not Path(hub.name).is_dir():
         try:
-            HfApi().dataset_info(hub.name, timeout=TIMEOUT_S)
+            HfApi().dataset_info(hub.name, revision=hub.revision, timeout=TIMEOUT_S)
         except HfHubHTTPError as error:
             status = error.response.status_code
             raise FileNotFoundError(f"{hub.name} on the Hub: HTTP {status}") from None
@@ -286,7 +286,7 @@ def _from_hub(name: str, hub: Hub) -> dict[Path, Path]:
     target = RAW / f"{name}.parquet"
     with atomic_write(target) as scratch:
         try:
-            dataset = load_dataset(hub.name, hub.config, split=hub.split)
+            dataset = load_dataset(hub.name, hub.config, split=hub.split, revision=hub.revision)
         except (OSError, RuntimeError, ValueError) as error:
             problem = " ".join(str(error).split())
             if not isinstance(error, ValueError):
