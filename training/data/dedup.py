@@ -4,6 +4,7 @@ The rules are those of `prepare`.
 """
 
 import hashlib
+import math
 from collections import Counter
 
 import numpy as np
@@ -11,6 +12,8 @@ import numpy.typing as npt
 from scipy import sparse
 
 from training.partial_labels import LABELS
+
+PAIRS_AT_ONCE = 200_000  # bounds the memory of comparing pairs of rows
 
 
 def text_id(text_words: list[str]) -> str:
@@ -36,11 +39,13 @@ def keep_if_agreeing(votes: list[float], labels: list[str]) -> list[float]:
 
 
 def combine_attributes(known: list[list[float]]) -> list[float]:
-    """Return the mean of the known shares of rows with one text; NaN where none knows."""
-    shares = np.array(known)
-    count = (~np.isnan(shares)).sum(axis=0)
-    total = np.nansum(shares, axis=0)
-    return [float(t / c) if c else float("nan") for t, c in zip(total, count, strict=True)]
+    """Return the mean of the known shares of rows with one text (rule 2); NaN where none knows."""
+    if len(known) == 1:
+        return known[0]
+    columns = [
+        [share for share in column if not math.isnan(share)] for column in zip(*known, strict=True)
+    ]
+    return [sum(column) / len(column) if column else math.nan for column in columns]
 
 
 def near_duplicates(
@@ -62,32 +67,49 @@ def near_duplicates(
     |s| − ⌈t·|s|⌉ + 1 rarest words.
     """
     frequency = Counter(word for word_set in word_sets for word in word_set)
-    column = {word: i for i, word in enumerate(frequency)}
-    rows: list[int] = []
-    columns: list[int] = []
-    for i, word_set in enumerate(word_sets):
-        keep = len(word_set) - int(np.ceil(threshold * len(word_set))) + 1
-        prefix = sorted(word_set, key=lambda word: (frequency[word], word))[:keep]
-        rows += [i] * len(prefix)
-        columns += [column[word] for word in prefix]
-    shape = (len(word_sets), len(column))
-    index = sparse.csr_matrix((np.ones(len(rows), dtype=np.int32), (rows, columns)), shape=shape)
-    pairs = sparse.triu(index @ index.T, k=1).tocoo()
-    order = np.lexsort((pairs.col, pairs.row))
+    # The rarest words come first.
+    column = {word: i for i, word in enumerate(sorted(frequency, key=lambda w: (frequency[w], w)))}
+    sizes = np.array([len(word_set) for word_set in word_sets])
+    ranked = [sorted(column[word] for word in word_set) for word_set in word_sets]
+    words = _rows_of_columns(ranked, len(column))
+    prefixes = sizes - np.ceil(threshold * sizes).astype(int) + 1
+    rarest = _rows_of_columns(
+        [row[:keep] for row, keep in zip(ranked, prefixes.tolist(), strict=True)], len(column)
+    )
+    pairs = sparse.triu(rarest @ rarest.T, k=1).tocoo()
+    first, second = pairs.row, pairs.col
+    # Sets of very different sizes cannot be similar; most pairs end here.
+    small, large = np.minimum(sizes[first], sizes[second]), np.maximum(sizes[first], sizes[second])
+    near = small >= threshold * large
+    first, second = first[near], second[near]
+    shared = np.empty(len(first), dtype=np.int64)
+    for start in range(0, len(first), PAIRS_AT_ONCE):
+        chunk = slice(start, start + PAIRS_AT_ONCE)
+        shared[chunk] = words[first[chunk]].multiply(words[second[chunk]]).sum(axis=1).A1
+    near = shared >= threshold * (sizes[first] + sizes[second] - shared)
+    first, second = first[near], second[near]
+
     dropped: set[int] = set()
     kept: list[tuple[int, int]] = []
-    for first, second in zip(pairs.row[order].tolist(), pairs.col[order].tolist(), strict=True):
-        if first in dropped or second in dropped:
+    order = np.lexsort((second, first))
+    for one, other in zip(first[order].tolist(), second[order].tolist(), strict=True):
+        if one in dropped or other in dropped:
             continue
-        one, other = word_sets[first], word_sets[second]
-        if len(one & other) >= threshold * len(one | other):
-            if twins[first] and twins[second]:
-                kept.append((first, second))
-            else:
-                dropped.add(second)
+        if twins[one] and twins[other]:
+            kept.append((one, other))
+        else:
+            dropped.add(other)
     edges = np.array(kept, dtype=np.int64).reshape(-1, 2).T
-    size = len(word_sets)
-    graph = sparse.coo_matrix((np.ones(len(kept)), (edges[0], edges[1])), shape=(size, size))
+    shape = (len(word_sets), len(word_sets))
+    graph = sparse.coo_matrix((np.ones(len(kept)), (edges[0], edges[1])), shape=shape)
     _, family = sparse.csgraph.connected_components(graph, directed=False)
     _, first_of_family = np.unique(family, return_index=True)
     return sorted(dropped), first_of_family[family]
+
+
+def _rows_of_columns(rows: list[list[int]], columns: int) -> sparse.csr_matrix:
+    """Return a matrix [rows, columns] with ones in the given columns of each row."""
+    indices = np.concatenate([np.array(row, dtype=np.int64) for row in rows])
+    starts = np.concatenate([[0], np.cumsum([len(row) for row in rows])])
+    ones = np.ones(len(indices), dtype=np.int32)
+    return sparse.csr_matrix((ones, indices, starts), shape=(len(rows), columns))

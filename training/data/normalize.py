@@ -1,15 +1,22 @@
 """The only text normalisation: a `tokenizers` normalizer that is stored in tokenizer.json.
 
+    text ─> entities ─> hashtags ─> table of characters ─> NFKD, lower case ─> links, mentions,
+            `&#105;`    `#YouFool`  emoji, quotes, Cf      accents             disguised words
+
 `prepare` compares texts by it, and `train` puts it into the tokenizer that training and serving
 share. Nothing else cleans text.
 """
 
 import re
+import sys
+import unicodedata
 
 from tokenizers import Regex, normalizers
 
-# The base vocabulary has no emoji, so a group of them becomes a word. Davidson's file spells the
-# same characters as numeric references.
+from training.data.charsmap import build_charsmap
+
+# The base vocabulary has no emoji, so each becomes words. These read better than their Unicode
+# names, or are written so often that one word for several is enough.
 EMOJI = {
     "laughing": "😂🤣😆😹💀",
     "crying": "😭😢😩😫",
@@ -19,18 +26,90 @@ EMOJI = {
     "fire": "🔥💯",
     "clap": "👏🙌",
     "middle finger": "🖕",
-    "happy": "😊😀😁😃😄🙂😉😎",
+    "happy": "😊😀😁😃😄🙂😉😎☺",
+    "sad": "😔😞😟🙁☹😕",
+    "sleeping": "😴😪💤",
+    "smirk": "😏😌",
+    "embarrassed": "😳🙈",
+    "tongue out": "😜😝😛",
+    "devil": "😈",
     "thinking": "🤔",
-    "monkey": "🐒🐵🙈🙊🙉",
+    "monkey": "🐒🐵🙊🙉",
     "gun": "🔫",
-    "shrug": "🤷🤦",
+    "shrug": "🤷",
+    "facepalm": "🤦",
     "thumbs up": "👍👌",
+    "thumbs down": "👎",
+    "peace": "✌",
+    "fist": "👊✊",
+    "raised hand": "✋👐👋",
+    "no": "🙅",
+    "hair flip": "💁💅",
+    "looking": "👀",
     "pray": "🙏",
     "sex": "💦🍆🍑",
     "pig": "🐷🐖",
+    "dog": "🐶🐕",
     "clown": "🤡",
     "poop": "💩",
-    "knife": "🔪",
+    "knife": "🔪🗡",
+    "vomit": "🤮",
+    "money": "💰💸💵",
+    "man": "👨♂",
+    "woman": "👩♀",
+    "person": "🧑👤",
+    "people": "👥",
+    "old person": "🧓",
+    "transgender": "⚧",
+    "man with turban": "👳",
+    "woman with headscarf": "🧕",
+    "man with chinese cap": "👲",
+    "mosque": "🕌",
+    "swastika": "卐卍",
+    "flag": "🏳",
+    "down": "👇",
+    "left": "👈",
+    "up": "👆☝",
+    "right": "👉",
+    "you": "🫵",
+}
+# Words of a Unicode name that say how the sign is drawn.
+_DRAWN = set(
+    "with face sign symbol mark of and the shaped ornament emoji heavy black white".split()
+)
+_DRAWN_IN_COLOUR = _DRAWN - {"black", "white"}  # 🖤 is black, ★ ("black star") is filled
+_EMOJI_BLOCKS = (
+    range(0x2600, 0x27C0),
+    range(0x1F300, 0x1F700),
+    range(0x1F7E0, 0x1F7F0),
+    range(0x1F90C, 0x1FA00),
+    range(0x1FA70, 0x1FB00),
+)
+# A skin tone is read after a person only. With hands it would teach the model who claps.
+_PERSON = re.compile(
+    r"\b(man|men|woman|women|person|people|boy|girl|baby|child|adult|princess|prince|bride|family"
+    r"|police|worker|guardsman|dancer|santa|father|mother|elf|fairy|couple|runner|swimmer)\b"
+)
+_SKIN_TONES = {"light skin": "🏻🏼", "brown skin": "🏽", "dark skin": "🏾🏿"}
+# Private characters, between the table of characters and the rules behind it.
+_DELETED, _AFTER_PERSON, _FLAG = "\ue000", "\ue001", "\ue002"
+_TONES = dict(zip(_SKIN_TONES, "\ue003\ue004\ue005", strict=True))
+
+FLAGS = {
+    "us": "american", "gb": "british", "ca": "canadian", "mx": "mexican", "fr": "french",
+    "de": "german", "it": "italian", "es": "spanish", "ie": "irish", "pl": "polish",
+    "ru": "russian", "ua": "ukraine", "cn": "chinese", "jp": "japanese", "kr": "korean",
+    "in": "indian", "pk": "pakistan", "il": "israel", "ps": "palestine", "ir": "iran",
+    "iq": "iraq", "sy": "syrian", "sa": "saudi", "tr": "turkish", "ng": "nigerian",
+}  # fmt: skip
+
+# Latin letters that NFKD does not fold, in alphabetical order where a letter is skipped by a space.
+_LETTERS = {
+    "abcdefghijklm nop  rstu vw  yz": "ᴀʙᴄᴅᴇꜰɢʜɪᴊᴋʟᴍ ɴᴏᴘ  ʀꜱᴛᴜ ᴠᴡ  ʏᴢ",
+    "abcdefghijklmnopqrstuvwxyz": "🅐🅑🅒🅓🅔🅕🅖🅗🅘🅙🅚🅛🅜🅝🅞🅟🅠🅡🅢🅣🅤🅥🅦🅧🅨🅩",
+    "abcdefghijklmnopqrstuvwxyz ": "🅰🅱🅲🅳🅴🅵🅶🅷🅸🅹🅺🅻🅼🅽🅾🅿🆀🆁🆂🆃🆄🆅🆆🆇🆈🆉 ",
+    "aegijlov": "ɑɛɡıȷɭøʋ",
+    "0123456789": "⓿➊➋➌➍➎➏➐➑➒",
 }
 
 # Cyrillic, Greek and Armenian letters that look Latin, beside a Latin letter.
@@ -39,54 +118,183 @@ LOOK_ALIKES = {
     "n": "ո", "o": "оο", "p": "рρ", "s": "ѕ", "t": "тτ", "u": "υ", "x": "хχ", "y": "у",
 }  # fmt: skip
 
-# Digits and signs that replace a letter between two Latin letters.
-LEET = {"a": "@4", "e": "3", "i": "1!", "o": "0", "s": r"$5"}
 
-_GAP = r"[ .\-_*]"
+def _emoji_words(code: int) -> str:
+    astral = code > 0xFFFF
+    name = unicodedata.name(chr(code)).lower().replace("-", " ")
+    words = [word for word in name.split() if word not in (_DRAWN_IN_COLOUR if astral else _DRAWN)]
+    return " ".join(words) or name
+
+
+def _characters() -> dict[str, str]:
+    """Return what each single character becomes, before lower case and NFKD."""
+    table: dict[str, str] = {}
+    for code in range(1, sys.maxunicode + 1):
+        # All invisible format characters: zero-width and direction marks, joiners, tags of flags.
+        category = unicodedata.category(chr(code))
+        if category == "Cf":
+            table[chr(code)] = _DELETED
+        elif category == "Cc":
+            table[chr(code)] = " "
+    # Variation selectors, Hangul fillers and the enclosing keycap are invisible too.
+    for code in (*range(0xFE00, 0xFE10), 0x34F, 0x115F, 0x1160, 0x3164, 0xFFA0, 0x20E3):
+        table[chr(code)] = _DELETED
+    names = {
+        chr(code): _emoji_words(code)
+        for block in _EMOJI_BLOCKS
+        for code in block
+        if unicodedata.category(chr(code)) == "So"
+    }
+    names |= {sign: words for words, signs in EMOJI.items() for sign in signs}
+    for sign, words in names.items():
+        table[sign] = f" {words}{_AFTER_PERSON if _PERSON.search(words) else ' '}"
+    for tone, signs in _SKIN_TONES.items():
+        table |= dict.fromkeys(signs, _TONES[tone])
+    for letters, signs in _LETTERS.items():
+        table |= {sign: letter for letter, sign in zip(letters, signs, strict=True) if sign != " "}
+    table |= {chr(0x1F1E6 + i): f"{_FLAG}{chr(ord('a') + i)}" for i in range(26)}
+    table |= dict.fromkeys("‘’‚‛ʼ`´′ꞌ", "'") | dict.fromkeys("“”„‟«»″❝❞", '"')
+    table |= dict.fromkeys("\u2028\u2029\u2800\ufffd", " ")
+    # A text's own private characters must not be taken for ours.
+    table |= {chr(0xE000 + i): " " for i in range(6)}
+    return table
+
+
+def _entity(text: str) -> str:
+    """Return a pattern for the numeric references to any character of `text`."""
+    decimal = "|".join(str(ord(character)) for character in text)
+    # Hexadecimal digits in either case; the group is only tried behind "&#x".
+    hexadecimal = "|".join(f"{ord(character):x}" for character in text)
+    return f"&#(?:0*(?:{decimal})|[xX]0*(?i:{hexadecimal}));"
+
 
 # Oniguruma patterns, in order. Most of their cost is the scan for a first character, so each begins
-# with what is rarest in a tweet, not with a look-behind. Characters beyond ASCII are alternatives,
-# not a class: for alternatives the scan looks for a first byte, for a class it stops everywhere.
-_BEFORE_FOLDING = [
+# with what is rarest in a tweet, not with a look-behind: one that begins with "&#" costs a quarter
+# of one that begins with alternatives.
+_ENTITIES = [
     (r"&amp;", "&"),
-    (r"&(lt|gt|quot|nbsp|[lr]dquo|hellip|[mn]dash);", " "),
-    (r"&(#8217|#8216|#0?39|[lr]squo|apos);", "'"),
-    *(
-        (f"{'|'.join(signs)}|&#({'|'.join(str(ord(sign)) for sign in signs)});", f" {word} ")
-        for word, signs in EMOJI.items()
-    ),
-    (r"🇺🇸|&#127482;&#127480;", " american flag "),
-    (r"&#[0-9]+;", " "),
-    # Zero-width and direction marks, soft hyphens, variation selectors, skin tones; then controls.
-    ("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufe00-\ufe0f\ufeff\U0001f3fb-\U0001f3ff]", ""),
-    (r"[\x00-\x1f\x7f-\x9f\ufffd]", " "),
+    (rf"&(?:quot|[lr]dquo);|{_entity(chr(34) + '“”')}", '"'),
+    (rf"&(?:apos|[lr]squo);|{_entity(chr(39) + '‘’')}", "'"),
+    (r"&lt;", "<"),
+    (r"&gt;", ">"),
+    (r"&(?:nbsp|hellip|[mn]dash|bull);", " "),
+    (_entity("\u200b\u200c\u200d\u00ad\u2060\ufe0f\ufeff🏻🏼🏽🏾🏿"), ""),
+    *((_entity(letter + letter.upper()), letter) for letter in "abcdefghijklmnopqrstuvwxyz"),
+    *((_entity(sign), sign) for sign in "0123456789@$!#*_."),
+    # Davidson's file spells emoji as references.
+    *((_entity(signs), f" {words} ") for words, signs in EMOJI.items()),
+    (_entity("🇺") + _entity("🇸"), " american flag "),
+    (r"&#(?:[0-9]+|[xX][0-9a-fA-F]+);", " "),
 ]
+_BEFORE_TABLE = [
+    # "#YouFool" → "#You Fool": a match begins at "#" or, by \G, where the last one ended.
+    (r"(?:#|\G(?!\A))[A-Za-z]*?(?:[a-z]\K(?=[A-Z])|[A-Z]\K(?=[A-Z][a-z]))", " "),
+    # "$hit", not "$TSLA".
+    (r"\$(?<![\w$].)(?=[a-z]{2})", "s"),
+]
+_AFTER_TABLE = [
+    (_DELETED, ""),
+    *((_AFTER_PERSON + mark, f" {tone} ") for tone, mark in _TONES.items()),
+    ("|".join((_AFTER_PERSON, *_TONES.values())), " "),
+    *((_FLAG + _FLAG.join(code), f" {name} flag ") for code, name in FLAGS.items()),
+    # Two regional indicators are a flag, more of them spell a word.
+    (f"(?<!{_FLAG}.){_FLAG}(?=.{_FLAG}.(?!{_FLAG}))", " flag "),
+    (_FLAG, ""),
+]
+
+_VOWEL, _CONSONANT = "[aeiouy]", "[b-df-hj-np-tv-xz]"
+_START, _END = "[^a-z0-9]", "(?![a-z0-9])"
+# Digits and signs that replace a letter between two Latin letters, and the words that begin so.
+LEET = {
+    "a": ("@4", "ss|rse(?:hole|s?\\b)|nal\\b|nus\\b"),
+    "e": ("3", ""),
+    "i": ("1", "diot|mbecile|nbred"),
+    "o": ("0", ""),
+    "s": ("5$", "hit|lut|kank|cum|uck|tup[i1!]d|tfu\\b|pastic"),
+    "t": ("7", "wat\\b|ranny"),
+}
+_SIGNS = "".join(signs for signs, _ in LEET.values())
+# What follows a sign inside a word: no digit at the end, as a code has ("xf4gt7").
+_REST = rf"[a-z](?:[a-z']|[{_SIGNS}!]{{1,2}}+(?=[a-z]))*+(?![0-9])"
+
+
+def _leet(signs: str, begins: str) -> str:
+    inside = rf"(?<=[a-z].|[a-z][{signs}].)(?=[{signs}]?{_REST})"
+    if signs == "@4":  # the @ of an e-mail address
+        inside += r"(?!(?<=@)[a-z0-9.-]*\.[a-z]{2})"
+    if signs == "3":
+        inside += r"|(?<=hor.|hol.)(?=s?\b)"
+    if signs == "5$":  # "a$$", "bitche$", but "us$ 5"
+        inside += r"|(?<=\$)(?<=[a-z].|[a-z]\$.)(?=\$?(?![\w$]| ?[0-9]))"
+    return f"[{signs}](?:{inside}{rf'|(?<![a-z0-9$@.].)(?={begins})' if begins else ''})"
+
+
+def _gaps(gap: str, width: int) -> str:
+    """Return a pattern for a gap between single letters, three of them or more."""
+    any_gap = "." * width
+    before = "|".join(f"{start}[a-z]{any_gap}" for start in (_START, r"\A"))
+    longer = "|".join(f"{start}[a-z]{any_gap}[a-z]{any_gap}" for start in (_START, r"\A"))
+    return (
+        f"{gap}(?:(?<={before})(?=[a-z]{gap}[a-z]{_END})"
+        f"|(?<={longer})(?<={gap}[a-z]{any_gap})(?=[a-z]{_END}))"
+    )
+
+
+_GAP_SIGN = r"[._\-*~|/+]"
+_LETTER_END = r"(?![a-z0-9'])"
 _AFTER_FOLDING = [
-    ("‘|’|ʼ|`|´", "'"),
-    (r"(https?://|www\.)\S+|\bt\.co/\S+", " url "),
+    # A link ends at a bracket, a quote or a comma, and t.co's after ten characters: what follows is
+    # a word of the text.
+    (
+        r"(?:https?://(?!t\.co/)|www\.)(?:[^\s()\[\]{}<>\"',;!|*]|\([^\s()]*\))*"
+        r"|(?:https?://|\b)t\.co/[a-z0-9]{0,10}",
+        " url ",
+    ),
     (r"\brt\b(?=\W*@)", " "),
+    *((_leet(*LEET[letter]), letter) for letter in "a"),
     # A run of mentions becomes one: names carry no meaning, and more of them only add tokens.
     (r"(?<!\w)(\.?@\w+[:,]?\s*)+", " @user "),
     *(
         (rf"(?:{'|'.join(signs)})(?:(?<=[a-z].)|(?=[a-z]))", letter)
         for letter, signs in LOOK_ALIKES.items()
     ),
-    *((rf"[{signs}](?<=[a-z].)(?=[a-z])", letter) for letter, signs in LEET.items()),
+    *((_leet(*LEET[letter]), letter) for letter in "eiost"),
+    # "sh!t", "stup!d", but "shut up!idiot".
+    (
+        rf"!(?:(?<=\b{_CONSONANT}.|\b{_CONSONANT}{{2}}.|\b{_CONSONANT}{{3}}.|bullsh.)(?=[a-z])"
+        r"|(?<=[a-z].)(?=(?:[dt]|st|ng|ck|c|tch)s?\b)|(?<=\bid.)(?=ots?\b))",
+        "i",
+    ),
     # "sooooo" → "soo"
     (r"(.)(?=\1\1)", ""),
-    # "i d i o t", "f.u.c.k": three or more single letters are one word.
-    (rf"{_GAP}(?<=\b[a-z].)(?=[a-z]{_GAP}[a-z]\b)|{_GAP}(?<=\b[a-z]{_GAP}[a-z].)(?=[a-z]\b)", ""),
+    # "i . d . i . o . t", "f.u.c.k", "b_a_s_t_a_r_d".
+    (_gaps(f" {_GAP_SIGN} ", 3), ""),
+    (_gaps(_GAP_SIGN, 1), ""),
+    # "i d i o t", but not "A S S B C", a list: four letters or more with a vowel behind the first.
+    # The look-ahead judges the whole run at its first gap, and \G goes on from gap to gap.
+    (
+        rf" (?<={_START}[b-z].|\A[b-z].)(?<!{_START}[a-z] [b-z].)"
+        rf"(?=(?:[a-z] ){{2,}}[a-z]{_LETTER_END})(?=(?:[a-z] )*{_VOWEL}{_LETTER_END})"
+        rf"|\G(?!\A)[a-z]\K (?=[a-z]{_LETTER_END})"
+        rf"| (?<={_START}a.|\Aa.)(?=(?:s s(?: h o l e)?|r s e(?: h o l e)?)s?(?! ?[a-z]{_LETTER_END}))",
+        "",
+    ),
 ]
 
 
 def build_normalizer() -> normalizers.Sequence:
     """Return the normalizer: lower case, accents folded (NFKD), links and mentions as words."""
-    folding = [normalizers.NFKD(), normalizers.StripAccents(), normalizers.Lowercase()]
+
+    def replace(rules: list[tuple[str, str]]) -> list[normalizers.Replace]:
+        return [normalizers.Replace(Regex(pattern), to) for pattern, to in rules]
+
     return normalizers.Sequence(
         [
-            *(normalizers.Replace(Regex(pattern), to) for pattern, to in _BEFORE_FOLDING),
-            *folding,
-            *(normalizers.Replace(Regex(pattern), to) for pattern, to in _AFTER_FOLDING),
+            *replace(_ENTITIES + _BEFORE_TABLE),
+            normalizers.Precompiled(build_charsmap(_characters())),
+            *replace(_AFTER_TABLE),
+            *(normalizers.NFKD(), normalizers.StripAccents(), normalizers.Lowercase()),
+            *replace(_AFTER_FOLDING),
         ]
     )
 

@@ -27,6 +27,7 @@ The rules, in this order:
 
 import hashlib
 import math
+from collections import defaultdict
 from pathlib import Path
 
 import pandas as pd
@@ -87,15 +88,17 @@ def prepare(
     normalizer = build_normalizer()
     rows["words"] = [words(normalizer.normalize_str(text)) for text in rows["text"]]
     counts["without_words"] = int((rows["words"].str.len() == 0).sum())
-    rows = rows[rows["words"].str.len() > 0]
+    rows = rows[rows["words"].str.len() > 0].copy()
     rows["id"] = rows["words"].map(text_id)
 
-    by_text = rows.groupby("id", sort=False)
-    resolved = by_text["labels"].agg(lambda labels: resolve_labels(list(labels)))
-    attributes = by_text["attributes"].agg(lambda known: combine_attributes(list(known)))
-    counts["duplicates"] = len(rows) - len(resolved)
-    rows = rows.drop_duplicates("id")
-    rows["labels"], rows["attributes"] = rows["id"].map(resolved), rows["id"].map(attributes)
+    labels, attributes = defaultdict(list), defaultdict(list)
+    for row_id, allowed, shares in zip(rows["id"], rows["labels"], rows["attributes"], strict=True):
+        labels[row_id].append(allowed)
+        attributes[row_id].append(shares)
+    counts["duplicates"] = len(rows) - len(labels)
+    rows = rows.drop_duplicates("id").copy()
+    rows["labels"] = [resolve_labels(labels[row_id]) for row_id in rows["id"]]
+    rows["attributes"] = [combine_attributes(attributes[row_id]) for row_id in rows["id"]]
     counts["conflicts"] = int(rows["labels"].isna().sum())
     rows = rows[rows["labels"].notna()].reset_index(drop=True)
     rows["votes"] = [

@@ -4,6 +4,7 @@ attributes.
 data/raw/NAME.{csv,parquet,jsonl,txt} -> text, labels, votes, attributes, source
 """
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -58,21 +59,25 @@ def read_source(name: str, source: Source) -> pd.DataFrame:
 
 
 def fill_groups(rows: pd.DataFrame, groups: pd.DataFrame, fillings: int) -> pd.DataFrame:
-    """Return rows with each template filled with `fillings` groups.
+    """Return rows with each template filled with `fillings` groups; other rows stay as they are.
 
     A template has placeholders: `{group}` and the other columns of `groups`, and `{GROUP}` for
-    upper case. Which groups it gets depends on its text alone. Other rows stay as they are.
+    upper case. The templates of a label are dealt to all groups in turn, so that no group has a
+    larger share of a label than another.
     """
+    order = np.random.default_rng(0).permutation(len(groups))
+    forms = [{str(name): str(value) for name, value in row.items()} for _, row in groups.iterrows()]
+    forms = [form | {name.upper(): text.upper() for name, text in form.items()} for form in forms]
+    dealt: Counter[tuple[str, ...]] = Counter()
     filled = []
     for row in rows.itertuples(index=False):
         if "{" not in row.text:
             filled.append(row)
             continue
-        rng = np.random.default_rng(list(row.text.encode()))
-        for i in rng.permutation(len(groups))[:fillings]:
-            forms = {str(name): str(value) for name, value in groups.iloc[i].items()}
-            forms |= {name.upper(): value.upper() for name, value in forms.items()}
-            filled.append(row._replace(text=row.text.format(**forms)))
+        start = dealt[tuple(row.labels)]
+        dealt[tuple(row.labels)] += fillings
+        for i in range(start, start + min(fillings, len(groups))):
+            filled.append(row._replace(text=row.text.format(**forms[order[i % len(order)]])))
     return pd.DataFrame(filled, columns=rows.columns)
 
 
