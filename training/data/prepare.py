@@ -40,7 +40,6 @@ from training.data.dedup import (
     resolve_labels,
     text_id,
 )
-from training.data.ingest import raw_files
 from training.data.normalize import build_normalizer, words
 from training.data.sources import read_source
 from training.errors import run_stage
@@ -137,9 +136,8 @@ def _by_source(rows: pd.DataFrame) -> dict[str, int]:
 
 def main() -> None:
     """Write the splits and the counts."""
-    sources = load_sources()
-    if load_profile().data == "sample":
-        sources = {name: source for name, source in sources.items() if raw_files(name)}
+    missing = load_profile().missing
+    sources = {name: source for name, source in load_sources().items() if name not in missing}
     splits, counts = prepare(load_params("prepare", PrepareParams), sources)
     for split, frame in splits.items():
         with atomic_write(split_file(split)) as scratch:

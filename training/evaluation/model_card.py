@@ -92,13 +92,16 @@ def _technical_results(metrics: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "size", f"{metrics['megabytes']:.1f} MB"
 
 
-def model_card(manifest: dict[str, Any], metrics: dict[str, Any], counts: dict[str, Any]) -> str:
+def model_card(
+    manifest: dict[str, Any], metrics: dict[str, Any], counts: dict[str, Any], missing: list[str]
+) -> str:
     """Return MODEL_CARD.md.
 
     Args:
         manifest: bundle.json.
         metrics: metrics.json.
         counts: reports/prepare.json.
+        missing: sources of sources.yaml that were not used.
     """
     environment = jinja2.Environment(  # noqa: S701 - Markdown, no HTML
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -109,6 +112,7 @@ def model_card(manifest: dict[str, Any], metrics: dict[str, Any], counts: dict[s
         manifest=manifest,
         metrics=metrics,
         counts=counts,
+        missing=missing,
         reference=metrics["sources"][metrics["reference"]],
         attributes=ATTRIBUTES,
         with_interval=with_interval,
