@@ -169,6 +169,7 @@ class Source(_Section):
     raters: str | None = None
     groups: str | None = None
     fillings: Count = 8
+    swaps: Probability = 0.0
 
     @model_validator(mode="after")
     def _has_an_origin(self) -> "Source":

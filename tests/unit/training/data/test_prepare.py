@@ -10,8 +10,9 @@ from training.config import PrepareParams, Source, load_sources
 from training.data.dedup import combine_attributes, near_duplicates, resolve_labels
 from training.data.ingest import ingest
 from training.data.prepare import prepare
-from training.data.sources import fill_groups, read_source
+from training.data.sources import read_source
 from training.errors import DataError
+from training.groups import fill_groups, swap_groups
 
 PARAMS = PrepareParams(val_fraction=0.2, test_fraction=0.2, near_duplicate=0.8, max_rows=0)
 LABELS = {name: [name] for name in ("hate", "offensive", "neither")}
@@ -207,6 +208,28 @@ def test_templates_are_dealt_to_all_groups_alike() -> None:
         counts = named[filled["labels"].str[0][:-1] == label].value_counts()
         assert len(counts) == 7
         assert counts.nunique() == 1
+
+
+def test_groups_are_swapped_in_a_share_of_the_texts_that_name_one() -> None:
+    groups = pd.DataFrame({"group": ["Jews", "women", "Black women", "old people"]})
+    texts = ["all women!", "ALL JEWS", "Black women here", "women and jews", "womenfolk", "none"]
+    ids = [f"{text} {i}" for i in range(40) for text in texts]
+    before = pd.Series([row_id.rsplit(maxsplit=1)[0] for row_id in ids], index=ids)
+    after = swap_groups(before, groups, 0.5)
+    by_text = {text: set(after[before == text]) for text in texts}
+    assert by_text["all women!"] == {
+        "all women!",
+        "all jews!",
+        "all black women!",
+        "all old people!",
+    }
+    assert by_text["ALL JEWS"] == {f"ALL {name.upper()}" for name in names}
+    assert "Jews here" in by_text["Black women here"]
+    for text in texts[3:]:
+        assert by_text[text] == {text}
+    assert 0.4 < (after == before)[before == texts[0]].mean() < 0.8  # some get their own back
+    assert swap_groups(before[::-1], groups, 0.5)[::-1].equals(after)
+    assert swap_groups(before, groups, 0.0).equals(before)
 
 
 @pytest.mark.parametrize(
