@@ -215,7 +215,7 @@ _AFTER_TABLE = [
             rf"{_FLAG}{a}(?<!{_FLAG}[^{b}]{_FLAG}{a}){_FLAG}{b}(?!{_FLAG}.(?!{_FLAG}))",
             f" {name} flag ",
         )
-        for (a, b), name in FLAGS.items()
+        for a, b, name in ((code[0], code[1], name) for code, name in FLAGS.items())
     ),
     (f"(?<!{_FLAG}.){_FLAG}(?=.{_FLAG}.(?!{_FLAG}))", " flag "),
     (_FLAG, ""),
