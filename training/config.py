@@ -16,6 +16,9 @@ PROFILE = Path("data/profile.yaml")
 Share = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Label = Literal["hate", "offensive", "neither"]
+# GitHub serves a file of a repository at raw.githubusercontent.com/OWNER/NAME/COMMIT/PATH.
+Url = Annotated[str, Field(pattern=r"^https?://[^/]+/.*\.(csv|jsonl|parquet|txt)$")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Attribute = Literal["SEVERE_TOXICITY", "IDENTITY_ATTACK", "INSULT", "PROFANITY", "THREAT"]
 Probability = Annotated[float, Field(ge=0, le=1)]
 
@@ -40,6 +43,7 @@ class ValidateParams(_Section):
     min_class_share: Share
     max_length: Count
     drift_share: Share
+    surface_auc: Annotated[float, Field(gt=0.5, lt=1)]
 
 
 class TrainParams(_Section):
@@ -90,11 +94,50 @@ class RegisterParams(_Section):
 
 
 class Hub(_Section):
-    """A split of a dataset on the Hugging Face Hub, or in a local folder of the same layout."""
+    """A split of a dataset on the Hugging Face Hub, or in a local folder of the same layout.
+
+    split: may be a part of one, such as train[:20000].
+    revision: the commit; default: the newest.
+    columns: new names of its columns, by their names on the Hub.
+    """
 
     name: str
     config: str | None = None
     split: str
+    revision: str | None = None
+    columns: dict[str, str] = {}
+
+
+class Public(_Section):
+    """A file of a public repository at a fixed commit, and perhaps a parallel file of its labels.
+
+    header: the names of the columns of a .csv without a header line.
+    separator: of the columns of a .csv.
+    columns: new names of its columns, by their names in the public file.
+    """
+
+    url: Url
+    sha256: Sha256
+    label_url: Url | None = None
+    label_sha256: Sha256 | None = None
+    header: list[str] = []
+    separator: Annotated[str, Field(min_length=1, max_length=1)] = ","
+    columns: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> "Public":
+        if (self.label_url is None) != (self.label_sha256 is None):
+            raise ValueError("got one of label_url and label_sha256, wanted both or neither")
+        if self.suffix == ".txt" and (self.label_url is None or self.header or self.columns):
+            raise ValueError("a .txt file needs label_url and has no columns")
+        if (self.header or self.separator != ",") and self.suffix != ".csv":
+            raise ValueError("only a .csv file can have a header or a separator")
+        return self
+
+    @property
+    def suffix(self) -> str:
+        """The kind of file: .csv, .jsonl, .parquet or .txt."""
+        return Path(self.url).suffix
 
 
 class LabelRule(_Section):
@@ -113,6 +156,7 @@ class Source(_Section):
     use: Literal["split", "train", "external"] = "split"
     path: str | None = None
     label_path: str | None = None
+    public: Public | None = None
     hub: Hub | None = None
     text: str = "text"
     label: str = "label"
@@ -125,11 +169,12 @@ class Source(_Section):
     raters: str | None = None
     groups: str | None = None
     fillings: Count = 8
+    swaps: Probability = 0.0
 
     @model_validator(mode="after")
     def _has_an_origin(self) -> "Source":
-        if self.path is None and self.hub is None:
-            raise ValueError("got neither path nor hub, wanted one of them")
+        if self.path is None and self.public is None and self.hub is None:
+            raise ValueError("got neither path, public nor hub, wanted one of them")
         return self
 
     @property
@@ -146,10 +191,16 @@ class Source(_Section):
 
 
 class Profile(_Section):
-    """What `ingest` decided: which overrides apply, and whether the data is only the sample."""
+    """What `ingest` decided.
+
+    profile: which overrides of params.yaml apply.
+    data: whether the data is only the bundled sample.
+    missing: the sources that are not used, because they could not be had.
+    """
 
     profile: Literal["full", "quick", "sample"]
     data: Literal["sources", "sample"]
+    missing: list[str] = []
 
 
 Params = TypeVar("Params", bound=BaseModel)

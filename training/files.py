@@ -28,9 +28,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, content: object) -> None:
-    """Write `content` with sorted keys, so that equal content gives an equal digest."""
+    """Write `content`; its keys keep their order, which in bundle.json is that of the columns."""
     with atomic_write(path) as scratch:
-        scratch.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        scratch.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:

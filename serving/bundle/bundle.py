@@ -20,7 +20,6 @@ from serving.bundle.decision import Floats, Ints, Scores, combine_windows, decid
 from serving.bundle.manifest import (
     ATTRIBUTES,
     LABELS,
-    LEARNED_ATTRIBUTES,
     MANIFEST,
     SEALED,
     BundleError,
@@ -72,7 +71,7 @@ class Bundle:
             self._session if parallel_threads in {0, threads} else _session(model, parallel_threads)
         )
         self._pad = tokenizer.token_to_id("[PAD]")
-        calibrations = [manifest.attributes[name] for name in LEARNED_ATTRIBUTES]
+        calibrations = manifest.attributes.values()
         self._scale = np.array([row.scale for row in calibrations], dtype=np.float32)
         self._bias = np.array([row.bias for row in calibrations], dtype=np.float32)
 

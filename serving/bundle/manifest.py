@@ -67,7 +67,7 @@ class Manifest(BaseModel):
     base: the pretrained model.
     max_tokens: longest input of the model; longer texts are read in windows.
     temperature: by which the labels' logits are divided before the softmax.
-    attributes: how each of LEARNED_ATTRIBUTES' logits becomes a probability.
+    attributes: by LEARNED_ATTRIBUTES, in their order, how a logit becomes a probability.
     files: SHA-256 of each sealed file, in hex.
     golden: texts whose scores a machine must reproduce within golden_tolerance (largest |Δp|).
     """
@@ -139,8 +139,6 @@ def read_manifest(folder: Path) -> Manifest:
         raise BundleError(f"{path}: its version does not match its content: altered")
     if manifest.labels != LABELS:
         raise BundleError(f"{path}: labels: got {manifest.labels}, wanted {LABELS}")
-    # The order is free: JSON may be written with sorted keys.
-    if set(manifest.attributes) != set(LEARNED_ATTRIBUTES):
-        got = tuple(manifest.attributes)
+    if (got := tuple(manifest.attributes)) != LEARNED_ATTRIBUTES:
         raise BundleError(f"{path}: attributes: got {got}, wanted {LEARNED_ATTRIBUTES}")
     return manifest

@@ -46,6 +46,7 @@ def test_metrics_and_card_are_written(trained: Path) -> None:
     assert metrics["version"] in card
     assert f"{figures['macro_f1']:.3f}" in card
     assert "trained on the bundled sample only" in card
+    assert "Not used, because this machine could not get them: davidson, " in card
     pictures = {path.name for path in (trained / "reports/plots").iterdir()}
     assert pictures == {
         "confusion_matrix.png",

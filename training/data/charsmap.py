@@ -3,7 +3,7 @@
 `normalizers.Precompiled` looks every character up in one pass, however long the table is. A
 `normalizers.Replace` for each row would scan the text once a row.
 
-    uint32 size of the trie in bytes | Darts double-array trie, uint32 a unit | texts, each ended by 0
+    uint32 size of the trie | Darts double-array trie, uint32 a unit | texts, each ended by NUL
 """
 
 import struct
@@ -17,18 +17,19 @@ _HAS_LEAF = 1 << 8
 def build_charsmap(table: Mapping[str, str]) -> bytes:
     """Return the charsmap that replaces each key of `table` by its value.
 
-    `Precompiled` reads one character at a time, so a key is one character. An empty value would
-    shift the offsets of a text that begins with the key (tokenizers 0.22).
+    A key is a character, or a grapheme of at most five bytes in UTF-8, as `Precompiled` reads
+    them. An empty value would shift the offsets of a text that begins with the key
+    (tokenizers 0.22).
 
     Raises:
-        ValueError: a key is not one character, or is NUL; a value is empty or holds NUL.
+        ValueError: a key or a value is empty or holds NUL, or a key is too long.
     """
     texts = bytearray()
     positions: dict[str, int] = {}
     root: dict[int, dict] = {}  # type: ignore[type-arg]
     for key, value in sorted(table.items()):
-        if len(key) != 1 or key == "\0" or not value or "\0" in value:
-            raise ValueError(f"charsmap: got {key!r}: {value!r}, wanted one character and a text")
+        if not key or not value or "\0" in key + value or len(key.encode()) > 5:
+            raise ValueError(f"charsmap: got {key!r}: {value!r}, wanted a character and a text")
         if value not in positions:
             positions[value] = len(texts)
             texts += value.encode() + b"\0"

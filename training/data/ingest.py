@@ -1,30 +1,42 @@
 """Before the pipeline: copy each source's file to data/raw/ and choose the profile.
 
-    $DATA_DIR, else ../shared/data; this checkout; the Hub -> data/raw/, data/profile.yaml
+    $DATA_DIR, else ../shared/data; this checkout; a public file; the Hub
+        -> data/raw/, data/profile.yaml
 
 `make train` runs it first, so that the first stage depends on files that exist. A source is looked
-for in that order. If nothing but the bundled sample (data/sample/) is there, the profile becomes
-`sample`.
+for in that order. One that cannot be had is named, and the others are used; only the reference, the
+first source with `use: split`, must be there. If nothing but the bundled sample (data/sample/) is
+there, the profile becomes `sample`.
+
+A public file is checked against its SHA-256 and kept in the user's cache folder.
 """
 
 import argparse
 import filecmp
 import os
+import re
 import shutil
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
+import pandas as pd
 import yaml
 
-from training.config import PROFILE, Hub, Source, load_sources
+from training.config import PROFILE, Hub, Public, Source, load_sources
 from training.errors import DataError, run_stage
 from training.files import atomic_write
 from training.paths import MODELS, RAW, REFERENCE
 
 SAMPLE = "sample"
 BUNDLED = "data/sample/"
-HUB_TIMEOUT_S = 10
+HUB = "huggingface.co"
+TIMEOUT_S = 10  # without an answer
+# For each of a host's addresses, of which GitHub has four.
+CONNECT_TIMEOUT_S = 2.5
 SUFFIXES = (".csv", ".parquet", ".jsonl", ".txt")
 # `promote` stores there the training data of the model in production, for `validate` to compare.
 PRODUCTION_REFERENCE = MODELS / "production" / "reference.parquet"
@@ -56,7 +68,8 @@ def ingest(profile: str, sources: dict[str, Source]) -> None:
     """Fill data/raw/ and write data/profile.yaml.
 
     Raises:
-        DataError: a source cannot be found; the text names the first one.
+        DataError: the reference source cannot be had, or a source's file is not what sources.yaml
+            says.
     """
     folder = _data_folder()
     bundled = {
@@ -64,11 +77,17 @@ def ingest(profile: str, sources: dict[str, Source]) -> None:
     }
     wanted = bundled if profile == SAMPLE and bundled else sources
     files, missing = _locate(wanted, folder)
-    has_own_data = bool(set(wanted) - set(missing) - set(bundled))
-    if missing and (folder or has_own_data or not bundled):
-        name, reason = next(iter(missing.items()))
-        place = folder or "this checkout"
-        raise DataError(f"configs/sources.yaml: {name}: {reason} (looked in {place})")
+    used = [name for name in wanted if name not in missing]
+    has_own_data = bool(set(used) - set(bundled))
+    if has_own_data:
+        reference = next(name for name, source in sources.items() if source.use == "split")
+        needed = [name for name in missing if name == reference]
+    else:
+        # Only a machine without any data folder falls back on the sample.
+        needed = list(missing) if folder or not used else []
+    if needed:
+        place, reason = folder or "this checkout", missing[needed[0]]
+        raise DataError(f"configs/sources.yaml: {needed[0]}: {reason} (looked in {place})")
     if PRODUCTION_REFERENCE.is_file():
         files[REFERENCE] = PRODUCTION_REFERENCE
     _fill_raw(files)
@@ -76,9 +95,13 @@ def ingest(profile: str, sources: dict[str, Source]) -> None:
     if data == SAMPLE:
         profile = SAMPLE
         print(BANNER, file=sys.stderr)
+    for name, reason in missing.items():
+        print(f"not used: {name}: {reason}", file=sys.stderr)
+    left_out = [name for name in sources if name not in used]
+    content = {"profile": profile, "data": data, "missing": left_out}
     with atomic_write(PROFILE) as scratch:
-        scratch.write_text(yaml.safe_dump({"profile": profile, "data": data}), encoding="utf-8")
-    print(f"profile {profile}; data/raw has {', '.join(sorted(set(wanted) - set(missing)))}")
+        scratch.write_text(yaml.safe_dump(content), encoding="utf-8")
+    print(f"profile {profile}; data/raw has {', '.join(sorted(used))}")
 
 
 def _locate(
@@ -87,20 +110,38 @@ def _locate(
     """Return where each file of data/raw/ is now, and why which source is missing."""
     files: dict[Path, Path] = {}
     missing: dict[str, str] = {}
-    hub_error = ""
+    # A host is asked once: a machine without internet waits ten seconds, not ten for each source.
+    silent: dict[str, str] = {}
     for name, source in sources.items():
         located = _local(name, source, folder)
-        # Asked once: a machine that cannot reach the Hub waits ten seconds, not fifty.
-        if not located and source.hub and not hub_error:
+        reasons = [f"{source.path} not found"] if source.path else []
+        for host, download in [] if located else _downloads(name, source):
             try:
-                from_hub = _download(name, source.hub)
-                located = {from_hub: from_hub}
+                if host not in silent:
+                    located = download()
+                    break
+            except FileNotFoundError as error:
+                reasons.append(str(error))
             except ConnectionError as error:
-                hub_error = f", and the Hub does not answer ({error})"
+                silent[host] = f"{host} does not answer ({error})"
+            if host in silent:
+                reasons.append(silent[host])
         files |= located
         if not located:
-            missing[name] = f"{source.path or source.hub} not found{hub_error}"
+            missing[name] = ", ".join(reasons)
     return files, missing
+
+
+def _downloads(name: str, source: Source) -> list[tuple[str, Callable[[], dict[Path, Path]]]]:
+    """Return the hosts that have a source, and how to get it from each."""
+    downloads: list[tuple[str, Callable[[], dict[Path, Path]]]] = []
+    if source.public:
+        host = urlsplit(source.public.url).netloc
+        downloads.append((host, partial(_from_public, name, source.public, source.label)))
+    if source.hub:
+        host = source.hub.name if Path(source.hub.name).is_dir() else HUB
+        downloads.append((host, partial(_from_hub, name, source.hub)))
+    return downloads
 
 
 def _data_folder() -> Path | None:
@@ -135,25 +176,125 @@ def _local(name: str, source: Source, folder: Path | None) -> dict[Path, Path]:
     return {}
 
 
-def _download(name: str, hub: Hub) -> Path:
-    """Write a Hub split to data/raw/ as Parquet; ConnectionError if the Hub does not answer."""
+def _from_public(name: str, public: Public, label: str) -> dict[Path, Path]:
+    """Return where the files for data/raw/ are; `_fetch` has the errors."""
+    where = f"configs/sources.yaml: {name}: public: "
+    text = _fetch(public.url, public.sha256, where)
+    labels = None
+    if public.label_url and public.label_sha256:
+        labels = _fetch(public.label_url, public.label_sha256, where)
+    if public.suffix == ".txt" and labels:
+        return {RAW / f"{name}.txt": text, RAW / f"{name}.labels": labels}
+    if not (labels or public.header or public.columns or public.separator != ","):
+        return {RAW / f"{name}{public.suffix}": text}
+    frame = _with_our_columns(text, labels, public, label)
+    with atomic_write(RAW / f"{name}.parquet") as scratch:
+        frame.to_parquet(scratch, index=False)
+    return {RAW / f"{name}.parquet": RAW / f"{name}.parquet"}
+
+
+def _fetch(url: str, sha256: str, where: str) -> Path:
+    """Return a file from the user's cache, downloaded if it is not there.
+
+    Nothing reaches the cache that was cut off or has another SHA-256.
+
+    Raises:
+        ConnectionError: the host does not answer.
+        FileNotFoundError: the host does not have the file, or sent only a part of it.
+        DataError: the file has another SHA-256.
+    """
+    import pooch
+    import requests
+
+    pooch.get_logger().setLevel("WARNING")
+    downloader = pooch.HTTPDownloader(timeout=(CONNECT_TIMEOUT_S, TIMEOUT_S))
+    cache = pooch.os_cache("tweet-tagger")
+    try:
+        return Path(pooch.retrieve(url, f"sha256:{sha256}", path=cache, downloader=downloader))
+    except requests.HTTPError as error:
+        raise FileNotFoundError(f"{url}: HTTP {error.response.status_code}") from None
+    except requests.exceptions.ChunkedEncodingError:
+        raise FileNotFoundError(f"{url}: cut off while it was downloaded") from None
+    except requests.RequestException as error:
+        raise ConnectionError(type(error).__name__) from None
+    except ValueError as error:
+        # pooch's text ends with both digests.
+        got = re.findall(r"[0-9a-f]{64}", str(error))[-1]
+        raise DataError(f"{where}{url}: got SHA-256 {got}, wanted {sha256}") from None
+
+
+def _with_our_columns(
+    path: Path, label_path: Path | None, public: Public, label: str
+) -> pd.DataFrame:
+    """Return a public file's rows, its labels beside them, with the columns renamed."""
+    try:
+        if public.suffix == ".csv":
+            frame = pd.read_csv(
+                path,
+                sep=public.separator,
+                names=public.header or None,
+                dtype=str,
+                keep_default_na=False,
+            )
+        elif public.suffix == ".jsonl":
+            frame = pd.read_json(path, lines=True, dtype=False)
+        else:
+            frame = pd.read_parquet(path)
+    except (ValueError, OSError) as error:
+        problem = " ".join(str(error).split())
+        raise DataError(f"{public.url}: unreadable as {public.suffix}: {problem}") from None
+    if label_path:
+        labels = label_path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+        if len(labels) != len(frame):
+            raise DataError(
+                f"{public.label_url}: got {len(labels)} labels, wanted {len(frame)}, one for each "
+                f"row of {public.url}"
+            )
+        frame[label] = labels
+    _check_columns(public.url, public.columns, frame.columns.tolist())
+    return frame.rename(columns=public.columns)
+
+
+def _check_columns(where: str, renamed: dict[str, str], columns: list[str]) -> None:
+    for column in renamed:
+        if column not in columns:
+            raise DataError(f"{where}: got columns {', '.join(columns)}; wanted {column!r}")
+
+
+def _from_hub(name: str, hub: Hub) -> dict[Path, Path]:
+    """Write a Hub split to data/raw/ as Parquet.
+
+    Raises:
+        ConnectionError: the Hub does not answer.
+        FileNotFoundError: the dataset is gone, private, asks for an agreement or needs a script.
+        DataError: the dataset has no such config, split or column.
+    """
     from datasets import disable_progress_bars, load_dataset
     from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
 
     if not Path(hub.name).is_dir():
         try:
-            HfApi().dataset_info(hub.name, timeout=HUB_TIMEOUT_S)
+            HfApi().dataset_info(hub.name, revision=hub.revision, timeout=TIMEOUT_S)
+        except HfHubHTTPError as error:
+            status = error.response.status_code
+            raise FileNotFoundError(f"{hub.name} on the Hub: HTTP {status}") from None
         except Exception as error:
-            # Whatever the transport raised: the dataset is not available here.
+            # Whatever the transport raised: the Hub is not available here.
             raise ConnectionError(type(error).__name__) from None
     disable_progress_bars()
-    with atomic_write(RAW / f"{name}.parquet") as scratch:
+    target = RAW / f"{name}.parquet"
+    with atomic_write(target) as scratch:
         try:
-            load_dataset(hub.name, hub.config, split=hub.split).to_parquet(scratch)
-        except (OSError, ValueError) as error:
+            dataset = load_dataset(hub.name, hub.config, split=hub.split, revision=hub.revision)
+        except (OSError, RuntimeError, ValueError) as error:
             problem = " ".join(str(error).split())
+            if not isinstance(error, ValueError):
+                raise FileNotFoundError(f"{hub.name} on the Hub: {problem}") from None
             raise DataError(f"configs/sources.yaml: {name}: hub: {problem}") from None
-    return RAW / f"{name}.parquet"
+        _check_columns(f"{hub.name} on the Hub", hub.columns, dataset.column_names)
+        dataset.rename_columns(hub.columns).to_parquet(scratch)
+    return {target: target}
 
 
 def _fill_raw(files: dict[Path, Path]) -> None:

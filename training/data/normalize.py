@@ -74,8 +74,9 @@ EMOJI = {
     "you": "🫵",
 }
 # Words of a Unicode name that say how the sign is drawn.
-_DRAWN = set(
-    "with face sign symbol mark of and the shaped ornament emoji heavy black white".split()
+_DRAWN = frozenset(
+    {"with", "face", "sign", "symbol", "mark", "of", "and", "the", "shaped", "ornament", "emoji"}
+    | {"component", "heavy", "black", "white"}
 )
 _DRAWN_IN_COLOUR = _DRAWN - {"black", "white"}  # 🖤 is black, ★ ("black star") is filled
 _EMOJI_BLOCKS = (
@@ -112,11 +113,14 @@ _LETTERS = {
     "0123456789": "⓿➊➋➌➍➎➏➐➑➒",
 }
 
-# Cyrillic, Greek and Armenian letters that look Latin, beside a Latin letter.
+# Cyrillic, Greek and Armenian letters that look Latin, in a word with a Latin letter.
 LOOK_ALIKES = {
-    "a": "аα", "b": "вβ", "c": "с", "e": "еε", "h": "н", "i": "іι", "j": "ј", "k": "кκ", "m": "м",
-    "n": "ո", "o": "оο", "p": "рρ", "s": "ѕ", "t": "тτ", "u": "υ", "x": "хχ", "y": "у",
+    "a": "аα", "b": "вβ", "c": "сϲ", "d": "ԁ", "e": "еε", "g": "ց", "h": "нһհ", "i": "іι",
+    "j": "јϳ", "k": "кκ", "l": "ӏ", "m": "м", "n": "ոηп", "o": "оοօσ", "p": "рρ", "q": "ԛ",
+    "r": "г", "s": "ѕ", "t": "тτ", "u": "υս", "v": "ν", "w": "ԝω", "x": "хχ", "y": "уγ",
 }  # fmt: skip
+# Digits and signs that replace a letter in a word; its regular expression is in `_leet`.
+LEET = {"a": "@4", "e": "3", "i": "1!", "o": "0", "s": "5$", "t": "7"}
 
 
 def _emoji_words(code: int) -> str:
@@ -168,6 +172,12 @@ def _entity(text: str) -> str:
     return f"&#(?:0*(?:{decimal})|[xX]0*(?i:{hexadecimal}));"
 
 
+_IN_REFERENCES = (
+    "laughing", "crying", "love", "angry", "disgust", "fire", "clap", "middle finger", "happy",
+    "sad", "sleeping", "smirk", "embarrassed", "tongue out", "devil", "monkey", "gun", "thumbs up",
+    "thumbs down", "peace", "fist", "raised hand", "no", "hair flip", "looking", "pray", "sex",
+)  # fmt: skip
+
 # Oniguruma patterns, in order. Most of their cost is the scan for a first character, so each begins
 # with what is rarest in a tweet, not with a look-behind: one that begins with "&#" costs a quarter
 # of one that begins with alternatives.
@@ -180,15 +190,17 @@ _ENTITIES = [
     (r"&(?:nbsp|hellip|[mn]dash|bull);", " "),
     (_entity("\u200b\u200c\u200d\u00ad\u2060\ufe0f\ufeff🏻🏼🏽🏾🏿"), ""),
     *((_entity(letter + letter.upper()), letter) for letter in "abcdefghijklmnopqrstuvwxyz"),
-    *((_entity(sign), sign) for sign in "0123456789@$!#*_."),
+    *((_entity(sign), sign) for sign in "0123456789@$!"),
     # Davidson's file spells emoji as references.
-    *((_entity(signs), f" {words} ") for words, signs in EMOJI.items()),
+    *((_entity(EMOJI[words]), f" {words} ") for words in _IN_REFERENCES),
     (_entity("🇺") + _entity("🇸"), " american flag "),
     (r"&#(?:[0-9]+|[xX][0-9a-fA-F]+);", " "),
 ]
 _BEFORE_TABLE = [
     # "#YouFool" → "#You Fool": a match begins at "#" or, by \G, where the last one ended.
     (r"(?:#|\G(?!\A))[A-Za-z]*?(?:[a-z]\K(?=[A-Z])|[A-Z]\K(?=[A-Z][a-z]))", " "),
+    # Format characters that form a grapheme with the next letter: the table would take both.
+    ("[\u0600-\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd]", ""),
     # "$hit", not "$TSLA".
     (r"\$(?<![\w$].)(?=[a-z]{2})", "s"),
 ]
@@ -196,44 +208,76 @@ _AFTER_TABLE = [
     (_DELETED, ""),
     *((_AFTER_PERSON + mark, f" {tone} ") for tone, mark in _TONES.items()),
     ("|".join((_AFTER_PERSON, *_TONES.values())), " "),
-    *((_FLAG + _FLAG.join(code), f" {name} flag ") for code, name in FLAGS.items()),
-    # Two regional indicators are a flag, more of them spell a word.
+    # Two regional indicators are a flag, more of them may spell a word: a flag begins a run, or
+    # follows itself, and no single one is left behind it.
+    *(
+        (
+            rf"{_FLAG}{a}(?<!{_FLAG}[^{b}]{_FLAG}{a}){_FLAG}{b}(?!{_FLAG}.(?!{_FLAG}))",
+            f" {name} flag ",
+        )
+        for a, b, name in ((code[0], code[1], name) for code, name in FLAGS.items())
+    ),
     (f"(?<!{_FLAG}.){_FLAG}(?=.{_FLAG}.(?!{_FLAG}))", " flag "),
     (_FLAG, ""),
 ]
 
 _VOWEL, _CONSONANT = "[aeiouy]", "[b-df-hj-np-tv-xz]"
 _START, _END = "[^a-z0-9]", "(?![a-z0-9])"
-# Digits and signs that replace a letter between two Latin letters, and the words that begin so.
-LEET = {
-    "a": ("@4", "ss|rse(?:hole|s?\\b)|nal\\b|nus\\b"),
-    "e": ("3", ""),
-    "i": ("1", "diot|mbecile|nbred"),
-    "o": ("0", ""),
-    "s": ("5$", "hit|lut|kank|cum|uck|tup[i1!]d|tfu\\b|pastic"),
-    "t": ("7", "wat\\b|ranny"),
-}
-_SIGNS = "".join(signs for signs, _ in LEET.values())
+_SIGNS = "".join(LEET.values())
 # What follows a sign inside a word: no digit at the end, as a code has ("xf4gt7").
-_REST = rf"[a-z](?:[a-z']|[{_SIGNS}!]{{1,2}}+(?=[a-z]))*+(?![0-9])"
+_REST = rf"[a-z](?:[a-z']|[{_SIGNS}]{{1,2}}+(?=[a-z]))*+(?:(?<=[rl])3s?\b|(?![0-9]))"
+_NO_WORD = r"(?![\w-])"
 
 
-def _leet(signs: str, begins: str) -> str:
-    inside = rf"(?<=[a-z].|[a-z][{signs}].)(?=[{signs}]?{_REST})"
-    if signs == "@4":  # the @ of an e-mail address
-        inside += r"(?!(?<=@)[a-z0-9.-]*\.[a-z]{2})"
-    if signs == "3":
-        inside += r"|(?<=hor.|hol.)(?=s?\b)"
-    if signs == "5$":  # "a$$", "bitche$", but "us$ 5"
-        inside += r"|(?<=\$)(?<=[a-z].|[a-z]\$.)(?=\$?(?![\w$]| ?[0-9]))"
-    return f"[{signs}](?:{inside}{rf'|(?<![a-z0-9$@.].)(?={begins})' if begins else ''})"
+def _leet() -> str:
+    """Return a pattern for the place before a sign that is read as a letter."""
+
+    def inside(sign: str, others: str) -> str:  # one or two signs
+        return rf"{sign}(?<=[a-z@].|[a-z@][{others}].)(?=[{others}]?{_REST})"
+
+    def begins(signs: str, word: str) -> str:
+        return rf"[{signs}](?<![a-z0-9$@.].)(?={word})"
+
+    parts = [
+        inside("[013457]", "013457@"),
+        inside(r"\$", "$"),  # not beside a digit: "us$5m"
+        # Not the @ of an e-mail address.
+        inside("@", "013457") + r"(?![a-z0-9.-]*\.[a-z]{2})",
+        # "@sshole" is written as a mention is: a short list.
+        begins(
+            "@4",
+            r"[s5$]{2}(?:es\b|hole|hat|wipe|face|clown|lick|kiss|fuck|bag|(?![\w-]))"
+            rf"|rse(?:hole|s?{_NO_WORD})|(?:nal|nus){_NO_WORD}",
+        ),
+        begins("1", "diot|mbecile|nbred"),
+        begins("5$", r"h[i1!]t|lut|kank|cum|uck|tup[i1!]d|tfu\b|pastic"),
+        begins("7", r"wat\b|ranny"),
+        r"3(?<=[o0][rl].)(?=s?\b)",  # "wh0r3"
+        r"\$(?<=[a-z@].|[a-z@]\$.)(?=\$?(?![\w$]| ?[0-9]))",  # "a$$", "bitche$", but "us$ 5"
+        # "sh!t", "stup!d", but "shut up!idiot".
+        rf"!(?<=\b{_CONSONANT}.|\b[stcpbdfgkw][hlrwtkp].|\bstr.|\bthr.|bullsh.)(?=[a-z])",
+        r"!(?<=[a-z].)(?=(?:[dt]|st|ng|ck|c|tch|le)s?\b)|!(?<=\bid.)(?=ots?\b)",
+    ]
+    return f"(?={'|'.join(parts)})"
+
+
+_ALIKE = "[" + "".join(LOOK_ALIKES.values()) + "]"
+# A prepended mark forms one grapheme with the character behind it, so the table of disguises sees
+# both: one pattern says where a disguise is, and one pass undoes all of them.
+_DISGUISED = "\u0600"
+_DISGUISES = {
+    f"{_DISGUISED}{sign}": letter
+    for table in (LOOK_ALIKES, LEET)
+    for letter, signs in table.items()
+    for sign in signs
+}
 
 
 def _gaps(gap: str, width: int) -> str:
     """Return a pattern for a gap between single letters, three of them or more."""
     any_gap = "." * width
-    before = "|".join(f"{start}[a-z]{any_gap}" for start in (_START, r"\A"))
-    longer = "|".join(f"{start}[a-z]{any_gap}[a-z]{any_gap}" for start in (_START, r"\A"))
+    before = f"{_START}[a-z]{any_gap}"
+    longer = f"{_START}[a-z]{any_gap}[a-z]{any_gap}"
     return (
         f"{gap}(?:(?<={before})(?=[a-z]{gap}[a-z]{_END})"
         f"|(?<={longer})(?<={gap}[a-z]{any_gap})(?=[a-z]{_END}))"
@@ -251,32 +295,30 @@ _AFTER_FOLDING = [
         " url ",
     ),
     (r"\brt\b(?=\W*@)", " "),
-    *((_leet(*LEET[letter]), letter) for letter in "a"),
+    (
+        rf"(?={_ALIKE}(?:(?<=[a-z].|[a-z]{_ALIKE}.|[a-z]{_ALIKE}{{2}}.)|{_ALIKE}*[a-z]))",
+        _DISGUISED,
+    ),
+    (_leet(), _DISGUISED),
+]
+_AFTER_DISGUISES = [
     # A run of mentions becomes one: names carry no meaning, and more of them only add tokens.
     (r"(?<!\w)(\.?@\w+[:,]?\s*)+", " @user "),
-    *(
-        (rf"(?:{'|'.join(signs)})(?:(?<=[a-z].)|(?=[a-z]))", letter)
-        for letter, signs in LOOK_ALIKES.items()
-    ),
-    *((_leet(*LEET[letter]), letter) for letter in "eiost"),
-    # "sh!t", "stup!d", but "shut up!idiot".
-    (
-        rf"!(?:(?<=\b{_CONSONANT}.|\b{_CONSONANT}{{2}}.|\b{_CONSONANT}{{3}}.|bullsh.)(?=[a-z])"
-        r"|(?<=[a-z].)(?=(?:[dt]|st|ng|ck|c|tch)s?\b)|(?<=\bid.)(?=ots?\b))",
-        "i",
-    ),
     # "sooooo" → "soo"
-    (r"(.)(?=\1\1)", ""),
+    (r"([^0-9])(?=\1\1)", ""),
     # "i . d . i . o . t", "f.u.c.k", "b_a_s_t_a_r_d".
     (_gaps(f" {_GAP_SIGN} ", 3), ""),
     (_gaps(_GAP_SIGN, 1), ""),
     # "i d i o t", but not "A S S B C", a list: four letters or more with a vowel behind the first.
     # The look-ahead judges the whole run at its first gap, and \G goes on from gap to gap.
+    # "a", "i" and "u" are words of their own, but for a few that begin with them.
     (
-        rf" (?<={_START}[b-z].|\A[b-z].)(?<!{_START}[a-z] [b-z].)"
+        rf" (?<={_START}[b-hj-tv-z].)(?<!{_START}[b-hj-tv-z] [a-z].)"
+        rf"(?:(?<=[cpst].)|(?!{_CONSONANT} {_CONSONANT} ))"
         rf"(?=(?:[a-z] ){{2,}}[a-z]{_LETTER_END})(?=(?:[a-z] )*{_VOWEL}{_LETTER_END})"
-        rf"|\G(?!\A)[a-z]\K (?=[a-z]{_LETTER_END})"
-        rf"| (?<={_START}a.|\Aa.)(?=(?:s s(?: h o l e)?|r s e(?: h o l e)?)s?(?! ?[a-z]{_LETTER_END}))",
+        rf"|\G(?!\A)[a-z]\K (?=[a-z]{_LETTER_END})(?!i [a-z]{{2}})"
+        rf"| (?<={_START}a.)(?=(?:s s|r s e)(?: h o l e)?(?: e?s)?(?! ?[a-z]{_LETTER_END}))"
+        rf"| (?<={_START}i.)(?=d i o t|m b e c i l e|n b r e d|n c e l)| (?<={_START}u.)(?=g l y)",
         "",
     ),
 ]
@@ -290,11 +332,15 @@ def build_normalizer() -> normalizers.Sequence:
 
     return normalizers.Sequence(
         [
+            # Inserting a character before the first one makes tokenizers 0.22 panic.
+            normalizers.Prepend(" "),
             *replace(_ENTITIES + _BEFORE_TABLE),
             normalizers.Precompiled(build_charsmap(_characters())),
             *replace(_AFTER_TABLE),
             *(normalizers.NFKD(), normalizers.StripAccents(), normalizers.Lowercase()),
             *replace(_AFTER_FOLDING),
+            normalizers.Precompiled(build_charsmap(_DISGUISES)),
+            *replace(_AFTER_DISGUISES),
         ]
     )
 

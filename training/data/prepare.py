@@ -23,6 +23,7 @@ The rules, in this order:
 4. The split depends on the text's hash alone, so that a new source moves no row from one split to
    another. Only sources with single labels are in test; the other sources' share of the test goes
    to val, never to train. With `use` a source is in train only, or in none of the three.
+5. With `swaps` some training texts then name another group than the source has; their ids stay.
 """
 
 import hashlib
@@ -40,11 +41,11 @@ from training.data.dedup import (
     resolve_labels,
     text_id,
 )
-from training.data.ingest import raw_files
 from training.data.normalize import build_normalizer, words
 from training.data.sources import read_source
 from training.errors import run_stage
 from training.files import atomic_write, write_json
+from training.groups import read_groups, swap_groups
 from training.paths import REPORTS, split_file
 
 SPLITS = ("train", "val", "test", "external")
@@ -124,6 +125,12 @@ def prepare(
         assign_split(row_id, sources[name], params)
         for row_id, name in zip(rows["family"], rows["source"], strict=True)
     ]
+    for name, source in sources.items():
+        if source.groups and source.swaps:
+            own = (rows["source"] == name) & (rows["split"] == "train")
+            texts = rows[own].set_index("id")["text"]
+            swapped = swap_groups(texts, read_groups(source.groups), source.swaps)
+            rows.loc[own, "text"] = swapped.to_numpy()
     # Sorted by id, the files do not depend on the order of reading.
     rows = rows.sort_values("id")
     splits = {split: rows.loc[rows["split"] == split, COLUMNS] for split in SPLITS}
@@ -137,9 +144,8 @@ def _by_source(rows: pd.DataFrame) -> dict[str, int]:
 
 def main() -> None:
     """Write the splits and the counts."""
-    sources = load_sources()
-    if load_profile().data == "sample":
-        sources = {name: source for name, source in sources.items() if raw_files(name)}
+    missing = load_profile().missing
+    sources = {name: source for name, source in load_sources().items() if name not in missing}
     splits, counts = prepare(load_params("prepare", PrepareParams), sources)
     for split, frame in splits.items():
         with atomic_write(split_file(split)) as scratch:

@@ -4,7 +4,7 @@ attributes.
 data/raw/NAME.{csv,parquet,jsonl,txt} -> text, labels, votes, attributes, source
 """
 
-from collections import Counter
+import math
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ import pandas as pd
 from training.config import Source
 from training.data.ingest import RawFiles, raw_files
 from training.errors import DataError
+from training.groups import fill_groups, read_groups
 from training.partial_labels import LABELS, LEARNED_ATTRIBUTES
 
 
@@ -55,37 +56,7 @@ def read_source(name: str, source: Source) -> pd.DataFrame:
     )
     # A label that allows none of ours says nothing: the row is left out.
     rows = rows[rows["labels"].str.len() > 0].reset_index(drop=True)
-    return fill_groups(rows, _read_groups(source), source.fillings) if source.groups else rows
-
-
-def fill_groups(rows: pd.DataFrame, groups: pd.DataFrame, fillings: int) -> pd.DataFrame:
-    """Return rows with each template filled with `fillings` groups; other rows stay as they are.
-
-    A template has placeholders: `{group}` and the other columns of `groups`, and `{GROUP}` for
-    upper case. The templates of a label are dealt to all groups in turn, so that no group has a
-    larger share of a label than another.
-    """
-    order = np.random.default_rng(0).permutation(len(groups))
-    forms = [{str(name): str(value) for name, value in row.items()} for _, row in groups.iterrows()]
-    forms = [form | {name.upper(): text.upper() for name, text in form.items()} for form in forms]
-    dealt: Counter[tuple[str, ...]] = Counter()
-    filled = []
-    for row in rows.itertuples(index=False):
-        if "{" not in row.text:
-            filled.append(row)
-            continue
-        start = dealt[tuple(row.labels)]
-        dealt[tuple(row.labels)] += fillings
-        for i in range(start, start + min(fillings, len(groups))):
-            filled.append(row._replace(text=row.text.format(**forms[order[i % len(order)]])))
-    return pd.DataFrame(filled, columns=rows.columns)
-
-
-def _read_groups(source: Source) -> pd.DataFrame:
-    try:
-        return pd.read_csv(str(source.groups), dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{source.groups}: unreadable: {error}") from None
+    return fill_groups(rows, read_groups(source.groups), source.fillings) if source.groups else rows
 
 
 def _columns(source: Source) -> list[str]:
@@ -130,17 +101,15 @@ def _numbers(
     """Return a column of counts as shares of the raters, or of shares as they are; NaN: empty."""
     values = pd.to_numeric(frame[column].replace("", np.nan), errors="coerce")
     wrong = values.isna() & (frame[column].astype(str).str.strip() != "")
-    most = 1.0
-    if source.raters and column != source.raters:
-        raters = _numbers(path, frame, source.raters, source)
-        values, most = values / raters, 1.0
-    elif column == source.raters:
-        most = np.inf
+    wanted, most = "a share from 0 to 1", 1.0
+    if column == source.raters:
+        wanted, most = "a count", math.inf
+    elif source.raters:
+        wanted = "a count of the raters"
+        values = values / _numbers(path, frame, source.raters, source)
     wrong |= (values < 0) | (values > most)
     if wrong.any():
         row = int(np.argmax(wrong))
-        wanted = "a count" if column == source.raters else "a share from 0 to 1"
-        wanted = "a count of the raters" if source.raters else wanted
         raise DataError(
             f"{path}: row {row + 1}: {column}: got {frame[column].iloc[row]!r}, wanted {wanted}"
         )

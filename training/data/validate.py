@@ -1,11 +1,13 @@
-"""Stage 2: rules that the prepared data must keep, and drift.
+"""Stage 2: rules that the prepared data must keep, surface features, and drift.
 
-    data/processed -> reports/rules.json, reports/drift/ (Evidently)
+    data/processed -> reports/rules.json, reports/surface.json, reports/drift/ (Evidently)
 
-A broken rule stops the pipeline; long texts and drift warn. Drift compares test with train, and
-train with the training data of the model in production, if there is one.
+A broken rule stops the pipeline; long texts, telling surface features and drift warn. Drift
+compares test with train, and train with the training data of the model in production, if there is
+one.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -13,13 +15,15 @@ import pandas as pd
 
 from training.config import ValidateParams, load_params
 from training.data.drift import DRIFT, report_drift
+from training.data.surface import surface_table, surface_text, surface_warnings
 from training.errors import DataError, run_stage
 from training.files import write_json
-from training.partial_labels import LABELS
+from training.partial_labels import LABELS, LEARNED_ATTRIBUTES
 from training.paths import PROCESSED, REFERENCE, REPORTS, split_file
 
 RULES = REPORTS / "rules.json"
-COLUMNS = ("id", "text", "labels", "votes", "source")
+SURFACE = REPORTS / "surface.json"
+COLUMNS = ("id", "text", "labels", "votes", "attributes", "source")
 LEARNED = ("train", "val", "test")
 
 
@@ -55,6 +59,16 @@ def _are_votes(value: object) -> bool:
     return len(votes) == len(LABELS) and all(0 <= each < float("inf") for each in votes)
 
 
+def _are_shares(value: object) -> bool:
+    try:
+        shares = [float(each) for each in value]  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        return False
+    return len(shares) == len(LEARNED_ATTRIBUTES) and all(
+        math.isnan(each) or 0 <= each <= 1 for each in shares
+    )
+
+
 # Rule, column, and a function that says whether a value keeps it.
 ROW_RULES: list[tuple[str, str, Callable[[Any], bool]]] = [
     ("an id is 16 hex digits", "id", lambda v: isinstance(v, str) and len(v) == 16),
@@ -62,6 +76,7 @@ ROW_RULES: list[tuple[str, str, Callable[[Any], bool]]] = [
     ("a text is not empty", "text", lambda v: not isinstance(v, str) or bool(v.strip())),
     (f"labels are a set of {', '.join(LABELS)}", "labels", _is_partial_label),
     ("votes are a count of each label", "votes", _are_votes),
+    ("attributes are shares from 0 to 1, or unknown", "attributes", _are_shares),
     ("a source is named", "source", lambda v: isinstance(v, str) and bool(v)),
 ]
 
@@ -139,6 +154,10 @@ def validate(splits: dict[str, pd.DataFrame], params: ValidateParams) -> list[st
             warnings.append(
                 str(RuleViolation(rule, split, "text", len(long), f"id {long['id'].iloc[0]}"))
             )
+    table = surface_table(splits["train"])
+    write_json(SURFACE, [row._asdict() for row in table])
+    print(surface_text(table))
+    warnings += surface_warnings(table, params.surface_auc)
     # A source that is not in test would look like drift between the splits.
     train = splits["train"]
     like_test = train[train["source"].isin(splits["test"]["source"])]

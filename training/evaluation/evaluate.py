@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from serving.bundle import Bundle, BundleError
-from training.config import EvaluateParams, load_params, load_sources
+from training.config import EvaluateParams, load_params, load_profile, load_sources
 from training.errors import ArtifactError, run_stage
 from training.evaluation import plots
 from training.evaluation.behaviour import load_suite
@@ -67,7 +67,8 @@ def main() -> None:
         raise ArtifactError(str(error)) from None
     write_json(CANDIDATE / "metrics.json", metrics)
     counts = read_json(REPORTS / "prepare.json")
-    card = model_card(read_json(CANDIDATE / "bundle.json"), metrics, counts)
+    manifest, missing = read_json(CANDIDATE / "bundle.json"), load_profile().missing
+    card = model_card(manifest, metrics, counts, missing)
     with atomic_write(CANDIDATE / "MODEL_CARD.md") as scratch:
         scratch.write_text(card, encoding="utf-8")
     reference = metrics["sources"][metrics["reference"]]

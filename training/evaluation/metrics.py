@@ -4,7 +4,6 @@ Intervals are percentile bootstraps over the rows: they cover the choice of test
 the training seed.
 """
 
-import re
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,6 +18,7 @@ from sklearn.metrics import (
 )
 
 from serving.bundle import Bundle, Scores
+from training.groups import IDENTITY_GROUPS, names_group
 from training.partial_labels import HATE, LABELS
 
 SEED = 20261123
@@ -29,22 +29,6 @@ MIN_OF_EACH = 10
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.int64]
 
-# Words that name a group, for the false-positive gap. No slurs: they are evidence of hate.
-IDENTITY_GROUPS = {
-    "women": r"wom[ae]n|females?|girls?|ladies|feminis\w+",
-    "men": r"m[ae]n|males?|boys?|guys?",
-    "immigrants": r"immigrants?|migrants?|refugees?|aliens?|asylum",
-    "muslims": r"muslims?|islam\w*|mosques?",
-    "jews": r"jew(s|ish)?|judaism|synagogues?",
-    "christians": r"christians?|church\w*|catholics?",
-    "black people": r"blacks?|african\w*",
-    "white people": r"whites?|caucasians?",
-    "asian people": r"asians?|chinese|japanese|indians?",
-    "latino people": r"latin[oax]s?|hispanics?|mexicans?",
-    "gay people": r"gays?|lesbians?|lgbt\w*|homosexual\w*|bisexuals?",
-    "trans people": r"trans(gender)?|nonbinary",
-    "disabled people": r"disab\w+|autis\w+|blind|deaf",
-}
 MIN_GROUP_ROWS = 20
 
 
@@ -265,10 +249,7 @@ def identity_gap(
         draws: bootstrap resamples; 0: no interval.
     """
     not_hate = ~allowed[:, HATE]
-    named = {
-        group: np.array([bool(re.search(rf"\b({words})\b", t, re.IGNORECASE)) for t in texts])
-        for group, words in IDENTITY_GROUPS.items()
-    }
+    named = {group: np.array(names_group(texts, group)) for group in IDENTITY_GROUPS}
     no_group = not_hate & ~np.any(list(named.values()), axis=0)
     rows = {group: not_hate & mentions for group, mentions in named.items()}
     groups = {group: among for group, among in rows.items() if among.sum() >= MIN_GROUP_ROWS}

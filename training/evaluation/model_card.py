@@ -76,7 +76,10 @@ def _group_results(metrics: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "behaviour: all texts that passed", f"{suite['all']:.3f} of {suite['texts']}"
     yield "behaviour: worst capability", f"{suite['worst']:.3f} ({suite['worst_capability']})"
     yield "templates: pairs of groups that differ", f"{suite['differing_pairs']:.3f}"
-    yield "tweets: largest gap between groups", with_interval(metrics["identity"], "gap")
+    groups = metrics["identity"]["groups"]
+    worst = max(groups, key=lambda name: groups[name]["false_positive_rate"], default="no group")
+    gap = with_interval(metrics["identity"], "gap")
+    yield "tweets: largest gap between groups", f"{gap} ({worst})"
 
 
 def _technical_results(metrics: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -89,13 +92,16 @@ def _technical_results(metrics: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "size", f"{metrics['megabytes']:.1f} MB"
 
 
-def model_card(manifest: dict[str, Any], metrics: dict[str, Any], counts: dict[str, Any]) -> str:
+def model_card(
+    manifest: dict[str, Any], metrics: dict[str, Any], counts: dict[str, Any], missing: list[str]
+) -> str:
     """Return MODEL_CARD.md.
 
     Args:
         manifest: bundle.json.
         metrics: metrics.json.
         counts: reports/prepare.json.
+        missing: sources of sources.yaml that were not used.
     """
     environment = jinja2.Environment(  # noqa: S701 - Markdown, no HTML
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -106,6 +112,7 @@ def model_card(manifest: dict[str, Any], metrics: dict[str, Any], counts: dict[s
         manifest=manifest,
         metrics=metrics,
         counts=counts,
+        missing=missing,
         reference=metrics["sources"][metrics["reference"]],
         attributes=ATTRIBUTES,
         with_interval=with_interval,

@@ -2,8 +2,9 @@
 
     candidate Report, production Report, configs/gates.yaml -> evaluate_gates -> GateResults
 
-`promote` measures both bundles on the same rows in one run. Without a production model the gates
-that compare with it are left out.
+A limit names a figure by its path in metrics.json, in which `*` stands for any characters; a figure
+that was not measured fails. `promote` measures both bundles on the same rows in one run. Without a
+production model the gates that compare with it are left out.
 """
 
 import math

@@ -55,7 +55,7 @@ def test_a_missing_parameter_is_reported(full: Path) -> None:
     ("text", "message"),
     [
         ("a: {path: a.csv, labels: {0: [hat]}}", r"labels\.0\.0: got 'hat'"),
-        ("a: {labels: {0: [hate]}}", "neither path nor hub"),
+        ("a: {labels: {0: [hate]}}", "neither path, public nor hub"),
         ("a: {path: a.csv, labels: {0: []}}", r"labels\.0"),
         ("a: {path: a.csv, label: y, labels: {0: [hate]}, sep: ','}", "sep"),
         ("a: {use: external, path: a.csv, labels: {0: [hate]}}", "no source has use: split"),

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from tests.conftest import ROOT, write_csv
+from tests.conftest import write_csv
 from training.config import load_profile, load_sources
 from training.data.ingest import ingest, raw_files
 from training.errors import DataError
@@ -41,7 +41,7 @@ def test_data_dir_is_searched_first(
     set_sources(checkout, own=entry(path="own.csv"), sample=SAMPLE)
     ingest("full", load_sources())
     assert {path.name for path in Path("data/raw").iterdir()} == {"own.csv", "sample.csv"}
-    assert load_profile().model_dump() == {"profile": "full", "data": "sources"}
+    assert load_profile().model_dump() == {"profile": "full", "data": "sources", "missing": []}
 
 
 def test_a_removed_source_leaves_data_raw(checkout: Path) -> None:
@@ -56,16 +56,39 @@ def test_without_data_and_hub_the_sample_is_used(
     checkout: Path, no_hub: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ingest("full", load_sources())
-    assert load_profile().model_dump() == {"profile": "sample", "data": "sample"}
+    assert (load_profile().profile, load_profile().data) == ("sample", "sample")
+    assert load_profile().missing == [n for n in load_sources() if n not in ("sample", "contrast")]
     assert "Only the bundled sample was found" in capsys.readouterr().err
     assert {path.name for path in Path("data/raw").iterdir()} == {"sample.csv", "contrast.csv"}
 
 
-def test_a_missing_file_is_an_error_if_other_data_is_there(
+def test_a_folder_without_the_reference_is_an_error(
     checkout: Path, tmp_path: Path, no_hub: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DATA_DIR", str(tmp_path))
     with pytest.raises(DataError, match=r"davidson: davidson/labeled_data\.csv not found"):
+        ingest("full", load_sources())
+    assert not Path("data/profile.yaml").exists()
+
+
+def test_a_missing_source_is_named_and_the_rest_goes_on(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    write_csv(tmp_path / "own.csv", ROWS)
+    monkeypatch.setenv("DATA_DIR", str(tmp_path))
+    set_sources(checkout, own=entry(path="own.csv"), other=entry(path="other.csv"))
+    ingest("full", load_sources())
+    assert load_profile().missing == ["other"]
+    assert "not used: other: other.csv not found" in capsys.readouterr().err
+
+
+def test_the_reference_must_be_there(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_csv(tmp_path / "own.csv", ROWS)
+    monkeypatch.setenv("DATA_DIR", str(tmp_path))
+    set_sources(checkout, first=entry(path="first.csv"), own=entry(path="own.csv"))
+    with pytest.raises(DataError, match=r"first: first\.csv not found \(looked in "):
         ingest("full", load_sources())
     assert not Path("data/profile.yaml").exists()
 
@@ -86,19 +109,27 @@ def test_a_text_file_needs_its_label_file(
         ingest("full", load_sources())
 
 
+def ingest_apart(cache: Path) -> subprocess.CompletedProcess[str]:
+    """Run `ingest` in a process of its own: `datasets` reads its cache's place when imported."""
+    code = "from training.data import ingest; ingest.ingest('full', ingest.load_sources())"
+    environment = os.environ | {"HF_HOME": str(cache), "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.run(
+        [sys.executable, "-c", code], env=environment, check=False, capture_output=True, text=True
+    )
+
+
 def test_a_local_folder_with_a_hub_layout_is_read(checkout: Path, tmp_path: Path) -> None:
     folder = tmp_path / "hub"
     folder.mkdir()
-    pd.DataFrame(ROWS, columns=["text", "label"]).to_parquet(
-        folder / "train-00000-of-00001.parquet"
-    )
-    # In a process of its own: `datasets` reads its cache's place when it is imported.
-    set_sources(checkout, hubbed=entry(hub={"name": str(folder), "split": "train"}))
-    code = "from training.data import ingest; ingest.ingest('full', ingest.load_sources())"
-    environment = os.environ | {"HF_HOME": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True)
+    pd.DataFrame(ROWS, columns=["text", "gold"]).to_parquet(folder / "train-00000-of-00001.parquet")
+    hub = {"name": str(folder), "split": "train", "columns": {"gold": "label"}}
+    set_sources(checkout, hubbed=entry(hub=hub))
+    assert ingest_apart(tmp_path / "cache").returncode == 0
     frame = pd.read_parquet("data/raw/hubbed.parquet")
-    assert frame["text"].tolist() == [text for text, _ in ROWS]
+    assert frame["label"].tolist() == [label for _, label in ROWS]
+
+    set_sources(checkout, hubbed=entry(hub=hub | {"columns": {"nosuch": "label"}}))
+    assert "got columns text, gold; wanted 'nosuch'" in ingest_apart(tmp_path / "cache").stderr
 
 
 def test_a_missing_hub_split_is_reported(

@@ -1,13 +1,18 @@
+import hashlib
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from tests.conftest import write_csv
 from training.config import PrepareParams, Source, load_sources
+from training.data.dedup import combine_attributes, near_duplicates, resolve_labels
 from training.data.ingest import ingest
-from training.data.prepare import near_duplicates, prepare, read_source, resolve_labels
+from training.data.prepare import prepare
+from training.data.sources import read_source
 from training.errors import DataError
+from training.groups import fill_groups, swap_groups
 
 PARAMS = PrepareParams(val_fraction=0.2, test_fraction=0.2, near_duplicate=0.8, max_rows=0)
 LABELS = {name: [name] for name in ("hate", "offensive", "neither")}
@@ -84,8 +89,6 @@ def test_of_near_duplicates_the_earlier_row_is_kept(checkout: Path) -> None:
 
 
 def test_near_duplicates_equal_a_brute_force_search() -> None:
-    import numpy as np
-
     rng = np.random.default_rng(0)
     sets = [{f"w{w}" for w in rng.integers(0, 12, rng.integers(1, 9))} for _ in range(300)]
     dropped: list[int] = []
@@ -94,7 +97,135 @@ def test_near_duplicates_equal_a_brute_force_search() -> None:
         if any(len(one & other) >= 0.8 * len(one | other) for other in earlier):
             dropped.append(i)
     assert len(dropped) > 20
-    assert near_duplicates(sets, 0.8) == dropped
+    none = np.zeros(len(sets), dtype=bool)
+    assert near_duplicates(sets, 0.8, none)[0] == dropped
+
+
+def test_twins_are_kept_in_one_split(checkout: Path) -> None:
+    words = "one two three four five six seven eight"
+    pairs = [
+        (f"{words} w{i} w{i + 1000} {end}", "neither") for i in range(100) for end in ("so", "no")
+    ]
+    raw("a", pairs)
+    raw("b", [(f"{words} w0 w1000 oh", "hate")])
+    twins = CSV.model_copy(update={"twins": True})
+    splits, counts = prepare(PARAMS, {"a": twins, "b": CSV})
+    assert counts["near_duplicates"] == 1  # b's row: only one of the two has twins
+    assert sum(map(len, splits.values())) == 200
+    for frame in splits.values():
+        families = frame["text"].str.rsplit(n=1).str[0]
+        assert families.value_counts().eq(2).all()
+    assert all(len(splits[split]) for split in ("train", "val", "test"))
+    dropped, _ = prepare(PARAMS, {"a": CSV})
+    assert sum(map(len, dropped.values())) == 100
+
+
+def test_a_benchmarks_text_is_dropped_and_counted(checkout: Path) -> None:
+    raw("a", [("  Some TEXT of a   benchmark", "hate"), ("another text", "neither")])
+    line = hashlib.sha256(b"some text of a benchmark").hexdigest()
+    Path("data/benchmarks.sha256").write_text(f"{line}\n")
+    splits, counts = prepare(PARAMS, {"a": CSV})
+    assert pd.concat(splits.values())["text"].tolist() == ["another text"]
+    assert counts["benchmarks"] == {"a": 1}
+
+
+SHARES = Source.model_validate(
+    {
+        "path": "x.csv",
+        "raters": "n",
+        "labels": [
+            {"column": "attack", "at_least": 0.5, "labels": ["hate"]},
+            {"column": "clean", "at_least": 0.6, "labels": []},
+            {"labels": ["offensive"]},
+        ],
+        "attributes": {"INSULT": "insult", "THREAT": "attack"},
+    }
+)
+
+
+def test_columns_of_raters_become_labels_and_attributes(checkout: Path) -> None:
+    Path("data/raw").mkdir(parents=True)
+    Path("data/raw/a.csv").write_text(
+        "text,n,attack,clean,insult\none,4,2,2,1\ntwo,3,0,3,0\nthree,2,0,1,2\n"
+    )
+    rows = read_source("a", SHARES)
+    assert rows["text"].tolist() == ["one", "three"]  # of the second no label is left
+    assert rows["labels"].tolist() == [["hate"], ["offensive"]]
+    known = np.array(rows["attributes"].tolist())
+    assert known[:, [2, 4]].tolist() == [[0.25, 0.5], [1.0, 0.0]]  # INSULT, THREAT
+    assert np.isnan(known[:, [0, 1, 3]]).all()
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        ("one,2,3,0,0", "row 1: attack: got '3', wanted a count of the raters"),
+        ("one,2,-1,0,0", "row 1: attack: got '-1', wanted a count of the raters"),
+        ("one,x,1,0,0", "row 1: n: got 'x', wanted a count"),
+        ("one,2,1,0,yes", "row 1: insult: got 'yes', wanted a count of the raters"),
+    ],
+)
+def test_a_wrong_count_is_reported(checkout: Path, row: str, problem: str) -> None:
+    Path("data/raw").mkdir(parents=True)
+    Path("data/raw/a.csv").write_text(f"text,n,attack,clean,insult\n{row}\n")
+    with pytest.raises(DataError, match=f"^data/raw/a.csv: {problem}$"):
+        read_source("a", SHARES)
+
+
+def test_attributes_by_label_and_by_share(checkout: Path) -> None:
+    by_label = CSV.model_copy(update={"attributes": {"INSULT": {"hate": 1.0, "neither": 0.0}}})
+    raw("a", [("one", "hate"), ("two", "offensive"), ("three", "neither")])
+    insult = np.array(read_source("a", by_label)["attributes"].tolist())[:, 2]
+    np.testing.assert_array_equal(insult, [1, np.nan, 0])
+    by_share = CSV.model_copy(update={"attributes": {"THREAT": "threat"}})
+    Path("data/raw/a.csv").write_text("text,label,threat\none,hate,0.4\ntwo,hate,\n")
+    threat = np.array(read_source("a", by_share)["attributes"].tolist())[:, 4]
+    np.testing.assert_array_equal(threat, [0.4, np.nan])
+    Path("data/raw/a.csv").write_text("text,label,threat\none,hate,1.4\n")
+    with pytest.raises(DataError, match=r"row 1: threat: got '1.4', wanted a share from 0 to 1"):
+        read_source("a", by_share)
+
+
+def test_attributes_of_one_text_are_the_mean_of_the_known() -> None:
+    nan = float("nan")
+    combined = combine_attributes([[1.0, nan, 0.0], [0.5, nan, nan]])
+    np.testing.assert_array_equal(combined, [0.75, np.nan, 0.0])
+
+
+def test_templates_are_dealt_to_all_groups_alike() -> None:
+    groups = pd.DataFrame({"group": [f"g{i}" for i in range(7)]})
+    labels = [["hate"], ["neither"], ["neither"]] * 14
+    rows = pd.DataFrame(
+        {"text": [f"{i} {{group}} {{GROUP}}" for i in range(42)], "labels": labels, "source": "a"}
+    )
+    rows.loc[len(rows)] = ["without", ["hate"], "a"]
+    filled = fill_groups(rows, groups, 3)
+    assert len(filled) == 42 * 3 + 1
+    assert filled["text"].iloc[-1] == "without"
+    assert filled["text"].iloc[0].split()[2] == filled["text"].iloc[0].split()[1].upper()
+    named = filled["text"].str.split().str[1][:-1]
+    for label in ("hate", "neither"):
+        counts = named[filled["labels"].str[0][:-1] == label].value_counts()
+        assert len(counts) == 7
+        assert counts.nunique() == 1
+
+
+def test_groups_are_swapped_in_a_share_of_the_texts_that_name_one() -> None:
+    groups = pd.DataFrame({"group": ["Jews", "women", "Black women", "old people"]})
+    texts = ["all women!", "ALL JEWS", "Black women here", "women and jews", "womenfolk", "none"]
+    ids = [f"{text} {i}" for i in range(40) for text in texts]
+    before = pd.Series([row_id.rsplit(maxsplit=1)[0] for row_id in ids], index=ids)
+    after = swap_groups(before, groups, 0.5)
+    by_text = {text: set(after[before == text]) for text in texts}
+    names = ("women", "jews", "black women", "old people")
+    assert by_text["all women!"] == {f"all {name}!" for name in names}
+    assert by_text["ALL JEWS"] == {f"ALL {name.upper()}" for name in names}
+    assert "Jews here" in by_text["Black women here"]
+    for text in texts[3:]:
+        assert by_text[text] == {text}
+    assert 0.4 < (after == before)[before == texts[0]].mean() < 0.8  # some get their own back
+    assert swap_groups(before[::-1], groups, 0.5)[::-1].equals(after)
+    assert swap_groups(before, groups, 0.0).equals(before)
 
 
 @pytest.mark.parametrize(

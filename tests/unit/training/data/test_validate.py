@@ -1,4 +1,5 @@
 import json
+import math
 from pathlib import Path
 
 import pandas as pd
@@ -8,7 +9,9 @@ from training.config import ValidateParams
 from training.data.validate import validate
 from training.errors import DataError
 
-PARAMS = ValidateParams(min_rows=9, min_class_share=0.05, max_length=200, drift_share=0.5)
+PARAMS = ValidateParams(
+    min_rows=9, min_class_share=0.05, max_length=200, drift_share=0.5, surface_auc=0.7
+)
 LABELS = ("hate", "offensive", "neither")
 
 
@@ -19,6 +22,7 @@ def frame(prefix: str, rows: int = 30) -> pd.DataFrame:
             "text": [f"text {prefix} number {i} with some words" for i in range(rows)],
             "labels": [[LABELS[i % 3]] for i in range(rows)],
             "votes": [[0.0, 2.0, 1.0]] * rows,
+            "attributes": [[0.0, 1.0, 0.5, math.nan, math.nan]] * rows,
             "source": "own",
         }
     )
@@ -47,6 +51,9 @@ def broken(
         ("text", "  ", "'a text is not empty', for example id 0000000000000003"),
         ("text", 5, "'a text is a string'"),
         ("votes", [1.0, 2.0], "'votes are a count of each label'"),
+        ("attributes", [0.5] * 4, "'attributes are shares from 0 to 1, or unknown'"),
+        ("attributes", [0.5, 0.5, 1.5, 0.5, 0.5], "'attributes are shares"),
+        ("attributes", None, "'attributes are shares"),
         ("labels", ["spam"], "'labels are a set of hate, offensive, neither'"),
         ("labels", [], "labels are a set"),
         ("labels", ["hate", "hate"], "labels are a set"),
@@ -117,3 +124,20 @@ def test_drift_from_the_production_model_warns(splits: dict[str, pd.DataFrame]) 
     (warning,) = validate(splits, PARAMS)
     assert warning.startswith("train_against_production:")
     assert Path("reports/drift/train_against_production.json").exists()
+
+
+def test_a_telling_surface_feature_warns(
+    splits: dict[str, pd.DataFrame], capsys: pytest.CaptureFixture[str]
+) -> None:
+    splits["train"] = frame("0", 300)
+    toxic = splits["train"]["labels"].str[0] != "neither"
+    splits["train"].loc[toxic, "text"] += " with many more words that mean nothing"
+    assert (
+        "train.parquet: own: 'words' alone tells toxic texts from others with an AUC of 1.00"
+        in ("\n".join(validate(splits, PARAMS)))
+    )
+    row, whole = json.loads(Path("reports/surface.json").read_text())
+    assert (row["source"], row["rows"], row["feature"], row["more"]) == ("own", 300, "words", True)
+    assert row["auc"] > 0.99
+    assert whole["source"] == "(all of train)"
+    assert "words 1.00 (more)" in capsys.readouterr().out

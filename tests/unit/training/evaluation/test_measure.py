@@ -143,6 +143,7 @@ def test_the_table_fits_100_columns_and_the_card_has_every_figure(metrics: dict[
     assert table["jigsaw test: IDENTITY_ATTACK"].startswith("AUC –, AP –, ECE 0.75")
     assert table["60 to 250 words: harmless called toxic"].startswith("0.250 (")
     assert table["behaviour: worst capability"] == "1.000 (praise)"
+    assert table["tweets: largest gap between groups"].endswith(" (women)")
     calibration = SimpleNamespace(hate=0.5, toxic=0.5)
     manifest = {
         "name": "tweet-tagger", "version": "0123456789ab", "data": "sources", "created": "today",

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from serving.bundle import Thresholds, decide
-from training.export.calibration import choose_thresholds, fit_temperature
+from training.export.calibration import choose_thresholds, fit_calibration, fit_temperature
 from training.partial_labels import balanced_macro_f1
 
 RNG = np.random.default_rng(2)
@@ -20,6 +20,23 @@ def test_the_temperature_of_generated_labels_is_recovered(temperature: float) ->
     truth = (softmax(logits / temperature).cumsum(axis=1) < RNG.random((20_000, 1))).sum(axis=1)
     allowed = np.eye(3, dtype=bool)[truth]
     assert fit_temperature(softmax(logits), allowed) == pytest.approx(temperature, rel=0.05)
+
+
+@pytest.mark.parametrize(("scale", "bias"), [(0.5, -1.0), (1.0, 0.0), (2.0, 3.0)])
+def test_the_calibration_of_generated_shares_is_recovered(scale: float, bias: float) -> None:
+    logits = RNG.normal(0, 2, 20_000)
+    probabilities = 1 / (1 + np.exp(-(scale * logits + bias)))
+    shares = RNG.binomial(5, probabilities) / 5  # of five raters
+    shares[::3] = np.nan
+    fitted = fit_calibration(logits, shares)
+    assert fitted.scale == pytest.approx(scale, rel=0.05)
+    assert fitted.bias == pytest.approx(bias, abs=0.1)
+
+
+@pytest.mark.parametrize("shares", [[], [0.0, 0.2], [1.0, 0.6], [np.nan, 1.0]])
+def test_without_rows_of_both_kinds_a_logit_stays_as_it_is(shares: list[float]) -> None:
+    fitted = fit_calibration(np.ones(len(shares)), np.array(shares))
+    assert (fitted.scale, fitted.bias) == (1, 0)
 
 
 def test_thresholds_beat_one_half_where_the_scores_are_shifted() -> None:

@@ -13,7 +13,15 @@ from transformers import DistilBertConfig, DistilBertForSequenceClassification
 
 from training.errors import ArtifactError
 from training.export.export import export_onnx
-from training.export.int8_graph import LINEAR, MASKED, Range, activation_ranges, int8_graph
+from training.export.int8_graph import (
+    LINEAR,
+    MASKED,
+    OUTPUTS,
+    Range,
+    activation_ranges,
+    int8_graph,
+    split_outputs,
+)
 from training.files import read_json
 
 ROWS = np.random.default_rng(3).integers(4, 200, (60, 12)).tolist()
@@ -24,7 +32,7 @@ Scores = np.ndarray[Any, np.dtype[np.float32]]
 def checkpoint(folder: Path, layers: int, activation: str) -> Path:
     torch.manual_seed(7)
     sizes = DistilBertConfig(
-        vocab_size=200, dim=48, hidden_dim=96, n_layers=layers, n_heads=4, num_labels=3,
+        vocab_size=200, dim=48, hidden_dim=96, n_layers=layers, n_heads=4, num_labels=8,
         activation=activation, max_position_embeddings=32,
     )  # fmt: skip
     model = DistilBertForSequenceClassification(sizes)
@@ -59,7 +67,7 @@ def models(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[onnx.ModelProto, onnx.ModelProto]:
     folder = checkpoint(tmp_path_factory.mktemp("checkpoint"), *request.param)
-    fp32 = onnx.load(export_onnx(folder, tmp_path_factory.mktemp("onnx"), 18))
+    fp32 = split_outputs(onnx.load(export_onnx(folder, tmp_path_factory.mktemp("onnx"), 18)))
     ranges = activation_ranges(fp32, ROWS)
     assert len(ranges) == request.param[0] * len(LINEAR)
     weights = load_file(folder / "model.safetensors")
@@ -72,6 +80,16 @@ def test_the_graph_computes_nearly_what_the_fp32_export_does(
     want, have = (logits(model, ROWS) for model in models)
     assert want.std(axis=0).min() > 0.05  # there is something to get wrong
     assert 0 < np.abs(want - have).max() < 0.1 * want.std()
+
+
+def test_both_outputs_are_columns_of_the_one_classifier(
+    models: tuple[onnx.ModelProto, ...],
+) -> None:
+    for model in models:
+        whole = output(model, "all_logits", ROWS)
+        parts = [logits(model, ROWS, name=name) for name in OUTPUTS]
+        assert [part.shape[1] for part in parts] == [3, 5]
+        assert np.array_equal(np.concatenate(parts, axis=1), whole)
 
 
 def test_padding_and_other_rows_do_not_change_a_score(models: tuple[onnx.ModelProto, ...]) -> None:

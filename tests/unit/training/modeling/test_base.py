@@ -8,7 +8,7 @@ from transformers import AutoTokenizer, BertModel
 from tests.conftest import tiny_base
 from training.errors import ArtifactError
 from training.modeling.base import distilbert_from_bert, load_base
-from training.partial_labels import LABELS
+from training.partial_labels import LABELS, LEARNED_ATTRIBUTES
 
 
 def test_the_conversion_keeps_the_hidden_states() -> None:
@@ -28,12 +28,13 @@ def test_the_conversion_keeps_the_hidden_states() -> None:
     assert theirs[real].abs().max() > 0.5
 
 
-def test_the_default_base_normalises_and_truncates() -> None:
+def test_the_default_base_normalises_and_reads_long_texts_in_windows() -> None:
     model, tokenizer = load_base("minilm", dropout=0.2, encoder_dropout=0.0, max_tokens=16)
-    assert list(model.config.id2label.values()) == list(LABELS)
+    assert list(model.config.id2label.values()) == [*LABELS, *LEARNED_ATTRIBUTES]
     one, other = (tokenizer.encode(text).ids for text in ("You IDIOT 😂", "you id1ot &#128514;"))
     assert one == other
-    assert len(tokenizer.encode("word " * 50).ids) == 16
+    long = tokenizer.encode("word " * 50)
+    assert [len(window.ids) for window in (long, *long.overflowing)] == [16, 16, 16, 16, 12]
 
 
 def test_a_distilbert_folder_can_be_the_base(tmp_path: Path) -> None:

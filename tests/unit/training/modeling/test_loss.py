@@ -1,7 +1,7 @@
 import torch
-from torch.nn.functional import cross_entropy, one_hot
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot
 
-from training.modeling.loss import partial_label_loss
+from training.modeling.loss import attribute_loss, partial_label_loss
 
 NO_VOTES = torch.zeros(1, 3)
 
@@ -38,3 +38,17 @@ def test_votes_are_the_target_of_the_rows_that_have_them() -> None:
     target = torch.tensor([[0.7, 0.3, 0.0], [1.0, 0.0, 0.0]])  # from even probabilities
     assert logits.grad is not None
     assert torch.allclose(logits.grad, weights[:, None] / 4 * (1 / 3 - target))
+
+
+def test_only_known_attributes_count_each_by_its_rows_weight() -> None:
+    nan = float("nan")
+    logits = torch.randn(3, 2, requires_grad=True)
+    shares = torch.tensor([[0.25, nan], [nan, nan], [1.0, 0.0]])
+    weights = torch.tensor([2.0, 1.0, 0.5])
+    loss = attribute_loss(logits, shares, weights)
+    each = binary_cross_entropy_with_logits(logits, shares.nan_to_num(), reduction="none")
+    assert torch.allclose(loss, (2 * each[0, 0] + 0.5 * (each[2, 0] + each[2, 1])) / 3.5)
+    loss.backward()
+    assert logits.grad is not None
+    assert (logits.grad[shares.isnan()] == 0).all()
+    assert logits.grad[0, 0] != 0

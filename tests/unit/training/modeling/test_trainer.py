@@ -11,8 +11,11 @@ from tokenizers.models import WordLevel
 from transformers import DistilBertConfig, DistilBertForSequenceClassification, TrainingArguments
 
 from training.config import TrainParams
-from training.modeling.loss import partial_label_loss
+from training.modeling.base import OUTPUTS
+from training.modeling.loss import attribute_loss, partial_label_loss
 from training.modeling.trainer import SOURCE_BIAS_RATE, PartialLabelTrainer, encode
+
+BIAS = [0.0, 3, 0, 5, 1, 0, 0, 2]
 
 
 @pytest.fixture
@@ -20,11 +23,14 @@ def trainer(tmp_path: Path) -> PartialLabelTrainer:
     sizes = {"vocab_size": 20, "dim": 8, "hidden_dim": 16, "n_layers": 1, "n_heads": 2}
     no_dropout = {"dropout": 0.0, "attention_dropout": 0.0, "seq_classif_dropout": 0.0}
     model = DistilBertForSequenceClassification(
-        DistilBertConfig(num_labels=3, **sizes, **no_dropout)
+        DistilBertConfig(num_labels=len(OUTPUTS), **sizes, **no_dropout)
     )
-    model.source_logit_bias = torch.nn.Parameter(torch.tensor([[9.0, 9, 0], [0, 3, 0]]))
+    model.source_logit_bias = torch.nn.Parameter(torch.tensor([[9.0] * 8, BIAS]))
+    # The first source keeps the prior of the labels, the second that of the first attribute.
+    has_bias = torch.tensor([[0.0] * 3 + [1] * 5, [1.0] * 3 + [0] + [1] * 4])
+    model.register_buffer("source_has_bias", has_bias)
     args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none")
-    return PartialLabelTrainer(decay=0.0, model=model, args=args)
+    return PartialLabelTrainer(decay=0.0, attribute_weight=0.5, model=model, args=args)
 
 
 def batch(source: int) -> dict[str, torch.Tensor]:
@@ -33,21 +39,30 @@ def batch(source: int) -> dict[str, torch.Tensor]:
         "attention_mask": torch.ones(1, 3, dtype=torch.long),
         "allowed": torch.tensor([[True, False, False]]),
         "votes": torch.tensor([[0.25, 0.25, 0]]),
+        "attributes": torch.tensor([[0.0, 1, torch.nan, 0.5, 0]]),
         "weight": torch.ones(1),
         "source": torch.tensor([source]),
     }
 
 
-@pytest.mark.parametrize(("source", "bias"), [(0, [0.0, 0, 0]), (1, [0.0, 3, 0])])
-def test_all_sources_but_the_first_have_a_logit_bias_in_training_only(
+@pytest.mark.parametrize(
+    ("source", "bias"), [(0, [0.0] * 3 + [9] * 5), (1, [*BIAS[:3], 0, *BIAS[4:]])]
+)
+def test_a_source_has_a_logit_bias_in_training_only(
     trainer: PartialLabelTrainer, source: int, bias: list[float]
 ) -> None:
     inputs = batch(source)
+
+    def loss(logits: torch.Tensor) -> torch.Tensor:
+        target = inputs["allowed"], inputs["votes"], inputs["weight"]
+        labels = partial_label_loss(logits[:, :3], *target)
+        attributes = attribute_loss(logits[:, 3:], inputs["attributes"], inputs["weight"])
+        return labels + 0.5 * attributes
+
     model = trainer.model.eval()
     plain, output = trainer.compute_loss(model, inputs, return_outputs=True)
-    target = inputs["allowed"], inputs["votes"], inputs["weight"]
-    assert plain == partial_label_loss(output.logits, *target)
-    shifted = partial_label_loss(output.logits + torch.tensor(bias), *target)
+    assert plain == loss(output.logits)
+    shifted = loss(output.logits + torch.tensor(bias))
     assert trainer.compute_loss(model.train(), inputs) == shifted
 
 
@@ -68,6 +83,7 @@ def test_the_weight_of_a_row_is_that_of_its_labels_times_that_of_its_source() ->
             "text": ["a", "b", "c"],
             "labels": [["hate"], ["hate", "offensive"], ["neither"]],
             "votes": [[2.0, 1.0, 0.0], [0.0] * 3, [0.0] * 3],
+            "attributes": [[0.0, 1.0, np.nan, 0.5, 0.0]] * 3,
             "source": ["often", "once", "often"],
         }
     )

@@ -1,0 +1,98 @@
+"""Groups of people: which one a text names, and texts that are the same but for the group."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+
+from training.errors import DataError
+
+# Words that name a group, as regular expressions. No slurs: they are evidence of hate.
+IDENTITY_GROUPS = {
+    "women": r"wom[ae]n|females?|girls?|ladies|feminis\w+",
+    "men": r"m[ae]n|males?|boys?|guys?",
+    "immigrants": r"immigrants?|migrants?|refugees?|aliens?|asylum",
+    "muslims": r"muslims?|islam\w*|mosques?",
+    "jews": r"jew(s|ish)?|judaism|synagogues?",
+    "christians": r"christians?|church\w*|catholics?",
+    "black people": r"blacks?|african\w*",
+    "white people": r"whites?|caucasians?",
+    "asian people": r"asians?|chinese|japanese|indians?",
+    "latino people": r"latin[oax]s?|hispanics?|mexicans?",
+    "gay people": r"gays?|lesbians?|lgbt\w*|homosexual\w*|bisexuals?",
+    "trans people": r"trans(gender)?|nonbinary",
+    "disabled people": r"disab\w+|autis\w+|blind|deaf",
+}
+
+
+def names_group(texts: Iterable[str], *groups: str) -> list[bool]:
+    """Return whether each text names one of these groups, or any of IDENTITY_GROUPS."""
+    words = "|".join(IDENTITY_GROUPS[group] for group in groups or IDENTITY_GROUPS)
+    pattern = re.compile(rf"\b({words})\b", re.IGNORECASE)
+    return [bool(pattern.search(text)) for text in texts]
+
+
+def read_groups(path: str) -> pd.DataFrame:
+    """Return a file of groups: a row for each, a column for each form of its name."""
+    try:
+        return pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: unreadable: {error}") from None
+
+
+def fill_groups(rows: pd.DataFrame, groups: pd.DataFrame, fillings: int) -> pd.DataFrame:
+    """Return rows with each template filled with `fillings` groups; other rows stay as they are.
+
+    A template has placeholders: `{group}` and the other columns of `groups`, and `{GROUP}` for
+    upper case. The templates of a label are dealt to all groups in turn, so that no group has a
+    larger share of a label than another.
+    """
+    order = np.random.default_rng(0).permutation(len(groups))
+    forms = [{str(name): str(value) for name, value in row.items()} for _, row in groups.iterrows()]
+    forms = [form | {name.upper(): text.upper() for name, text in form.items()} for form in forms]
+    dealt: Counter[tuple[str, ...]] = Counter()
+    filled = []
+    for row in rows.itertuples(index=False):
+        if "{" not in row.text:
+            filled.append(row)
+            continue
+        start = dealt[tuple(row.labels)]
+        dealt[tuple(row.labels)] += fillings
+        for i in range(start, start + min(fillings, len(groups))):
+            filled.append(row._replace(text=row.text.format(**forms[order[i % len(order)]])))
+    return pd.DataFrame(filled, columns=rows.columns)
+
+
+def swap_groups(texts: pd.Series, groups: pd.DataFrame, share: float) -> pd.Series:
+    """Return texts with the group's name replaced by another's in a share of those that name one.
+
+    The labels of a text should not depend on which group it names (counterfactual data
+    augmentation, Lu et al. 2020). Only plurals are replaced: a singular may be an adjective.
+
+    Args:
+        texts: the index decides what is swapped: ids, so that it does not depend on the order.
+        groups: with a column `group`, the plural.
+        share: of the texts that name exactly one group, from 0 to 1.
+    """
+    names = groups["group"].tolist()
+    by_length = sorted(names, key=len, reverse=True)  # "Black women" before "women"
+    pattern = re.compile(rf"\b({'|'.join(map(re.escape, by_length))})\b", re.IGNORECASE)
+
+    def swapped(row_id: str, text: str) -> str:
+        named = {match.lower() for match in pattern.findall(text)}
+        rng = np.random.default_rng(list(row_id.encode()))
+        if len(named) != 1 or rng.random() >= share:
+            return text
+        other = names[rng.integers(len(names))]
+
+        def in_the_same_case(match: re.Match[str]) -> str:
+            found = match.group()
+            return other.lower() if found.islower() else other.upper() if found.isupper() else other
+
+        return pattern.sub(in_the_same_case, text)
+
+    return pd.Series(
+        [swapped(str(row_id), text) for row_id, text in texts.items()], index=texts.index
+    )
