@@ -170,6 +170,7 @@ class Source(_Section):
     groups: str | None = None
     fillings: Count = 8
     swaps: Probability = 0.0
+    unpunctuated: Probability = 0.0
 
     @model_validator(mode="after")
     def _has_an_origin(self) -> "Source":
