@@ -9,7 +9,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup clean train bundle gates promote rollback mlflow serve mongo check test e2e clients \
+.PHONY: help setup clean train bundle gates promote rollback release mlflow serve mongo check test e2e clients \
 	chaos bench docs screenshots image deploy
 
 help:
@@ -33,7 +33,7 @@ TRAIN := $(if $(wildcard .venv/.dev),.venv/.dev,.venv/.train)
 	touch $@
 
 # The bundle that a target uses: BUNDLE, else the one that `make serve` would serve.
-BUNDLE_DIR = $(or $(BUNDLE),$(shell $(MAKE) -s bundle 2>/dev/null),$(error no bundle: run `make train`))
+BUNDLE_DIR = $(or $(BUNDLE),$(shell $(MAKE) -s bundle 2>/dev/null),$(error no bundle: models/release is missing))
 
 ##@ Set-up
 
@@ -50,10 +50,10 @@ train: $(TRAIN) .venv/.tool ## Run the whole pipeline; PROFILE=full (default), q
 	dvc repro
 	python -m training.evaluation.model_card
 
-bundle: ## Print the path of the bundle to serve: production, else candidate
-	@for stage in production candidate; do \
+bundle: ## Print the path of the bundle to serve: production, else candidate, else release
+	@for stage in production candidate release; do \
 		test -f models/$$stage/bundle.json && echo models/$$stage && exit 0; done; \
-		echo 'no bundle: run `make train`' >&2; exit 1
+		echo 'no bundle: models/release is missing' >&2; exit 1
 
 gates: $(TRAIN) ## Print the result of every promotion gate for the candidate
 	python -m training.release.promote --dry-run
@@ -64,14 +64,16 @@ promote: $(TRAIN) ## Put the candidate into production if it passes every gate
 rollback: $(TRAIN) ## Put the previous model back into production
 	python -m training.release.promote --rollback
 
+release: gates ## Make the candidate the shipped model, models/release, if it passes every gate
+	cd models/candidate && install -D -m 644 -t ../release \
+		model.onnx tokenizer.json metrics.json MODEL_CARD.md bundle.json
+
 mlflow: $(TRAIN) ## Open MLflow on http://127.0.0.1:5000
 	mlflow server --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000
 
 ##@ Service
 
-serve: ## Serve the bundle, or one of the sample if there is none; HOST, PORT and other settings
-	@test -n "$$BUNDLE" || $(MAKE) -s bundle >/dev/null 2>&1 || $(MAKE) train PROFILE=sample
-	@$(MAKE) -s $(SERVE) .venv/.tool
+serve: $(SERVE) .venv/.tool ## Serve the bundle that `make bundle` prints; BUNDLE, HOST, PORT and other settings
 	exec tweet-tagger serve
 
 mongo: .venv/.dev ## Run a MongoDB for local use on mongodb://127.0.0.1:27017; its data is in .mongo/
@@ -121,9 +123,9 @@ screenshots: .venv/.dev ## Take the README's screenshot of the page in headless 
 
 ##@ Release
 
-image: ## Build the service's image with the bundle that `make bundle` prints; without Docker: deploy/rehearse.sh
+image: ## Build the service's image with models/release, or BUNDLE; without Docker: deploy/rehearse.sh
 	docker build -f Dockerfile.serve -t tweet-tagger \
-		--build-arg BUNDLE=$$(realpath --relative-to=. $(BUNDLE_DIR)) .
+		--build-arg BUNDLE=$$(realpath --relative-to=. $(or $(BUNDLE),models/release)) .
 
-deploy: $(TRAIN) ## Upload production to the Space HF_SPACE; DRY_RUN=1 lists the files
+deploy: $(TRAIN) ## Upload models/release, or BUNDLE=models/production, to the Space HF_SPACE; DRY_RUN=1
 	@python -m deploy.push

@@ -1,10 +1,10 @@
-"""Uploads production to a Hugging Face Space: code, lock file, Dockerfile, bundle, model card.
+"""Uploads the service to a Hugging Face Space: code, lock file, Dockerfile, bundle, model card.
 
     DRY_RUN=1 python -m deploy.push                        list the files without an upload
     HF_SPACE=owner/name HF_TOKEN=… python -m deploy.push   upload them
 
-The upload replaces the content of the Space. It never contains training data, and the bundle is
-always the one in production.
+The upload replaces the content of the Space. It never contains training data. The bundle is the
+shipped one, or with BUNDLE=models/production the one in production.
 """
 
 import os
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from serving.bundle import MANIFEST, SEALED, Bundle, BundleError, Manifest
+from serving.settings import SHIPPED_BUNDLE
 from training.errors import ArtifactError, TaggerError
 from training.release.releases import PRODUCTION, read_state
 
@@ -47,26 +48,34 @@ class Hub(Protocol):
         """Replace the content of the Space by that of a folder, in one commit."""
 
 
-def production() -> Manifest:
-    """Return the manifest of production; ArtifactError says why it must not be deployed."""
+def check(bundle: Path) -> Manifest:
+    """Return the manifest of the bundle; ArtifactError says why it must not be deployed."""
+    if bundle not in {SHIPPED_BUNDLE, PRODUCTION}:
+        wanted = f"{SHIPPED_BUNDLE} or {PRODUCTION}"
+        raise ArtifactError(f"BUNDLE: got {str(bundle)!r}, wanted {wanted}")
+    in_production = production() if bundle == PRODUCTION else None
+    try:
+        manifest = Bundle.load(bundle).manifest
+    except BundleError as error:
+        raise ArtifactError(str(error)) from None
+    if in_production not in (None, manifest.version):
+        raise ArtifactError(f"{bundle}: got {manifest.version}, wanted {in_production}")
+    if manifest.data != "sources":
+        raise ArtifactError(f"{bundle}: got a model trained on {manifest.data}, wanted sources")
+    return manifest
+
+
+def production() -> str:
+    """Return the version that is in production; ArtifactError if none is, or not certainly."""
     state = read_state()
     if state.production is None:
         raise ArtifactError(f"{PRODUCTION}: nothing is in production; run `make promote`")
     if state.pending:
         raise ArtifactError(f"{PRODUCTION}: a promotion was interrupted; run `make promote` again")
-    try:
-        bundle = Bundle.load(PRODUCTION)
-    except BundleError as error:
-        raise ArtifactError(str(error)) from None
-    manifest = bundle.manifest
-    if manifest.version != state.production:
-        raise ArtifactError(f"{PRODUCTION}: got {manifest.version}, wanted {state.production}")
-    if manifest.data != "sources":
-        raise ArtifactError(f"{PRODUCTION}: got a model trained on {manifest.data}, wanted sources")
-    return manifest
+    return state.production
 
 
-def stage(folder: Path) -> list[Path]:
+def stage(bundle: Path, folder: Path) -> list[Path]:
     """Copy the files of the Space to `folder`; return their paths in it, sorted."""
     for name in CODE:
         _copy(Path(name), folder / name)
@@ -74,10 +83,11 @@ def stage(folder: Path) -> list[Path]:
         if origin.is_file() and "__pycache__" not in origin.parts:
             _copy(origin, folder / origin)
     for name in BUNDLE_FILES:
-        _copy(PRODUCTION / name, folder / PRODUCTION / name)
+        # Where Dockerfile.serve looks for it by default.
+        _copy(bundle / name, folder / SHIPPED_BUNDLE / name)
     image = Path("Dockerfile.serve").read_text(encoding="utf-8")
     (folder / "Dockerfile").write_text(image + PRIVATE, encoding="utf-8")
-    card = (PRODUCTION / CARD).read_text(encoding="utf-8")
+    card = (bundle / CARD).read_text(encoding="utf-8")
     front = Path("deploy/space/README.md").read_text(encoding="utf-8")
     (folder / "README.md").write_text(front + card, encoding="utf-8")
     return sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
@@ -92,22 +102,24 @@ def _copy(origin: Path, target: Path) -> None:
 
 
 def push(environment: Mapping[str, str], hub: Hub | None) -> None:
-    """Upload production to the Space, or list the files.
+    """Upload the service to the Space, or list the files.
 
     Args:
-        environment: HF_SPACE names the Space; a dry run works without it.
+        environment: HF_SPACE names the Space; a dry run works without it. BUNDLE names a bundle
+            other than the shipped one.
         hub: the Hub's client; None makes a dry run.
 
     Raises:
-        ArtifactError: production must not be deployed, or HF_SPACE is not a Space.
+        ArtifactError: the bundle must not be deployed, or HF_SPACE is not a Space.
     """
-    manifest = production()
+    bundle = Path(environment.get("BUNDLE") or SHIPPED_BUNDLE)
+    manifest = check(bundle)
     space = environment.get("HF_SPACE", "")
     if hub is not None and space.count("/") != 1:
         raise ArtifactError(f"HF_SPACE: got {space!r}, wanted owner/name")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        files = stage(folder)
+        files = stage(bundle, folder)
         for path in files:
             print(f"{(folder / path).stat().st_size:>10}  {path}")
         total = sum((folder / path).stat().st_size for path in files) / 1e6

@@ -2,13 +2,13 @@
 # Builds and checks the image on a machine without Docker and without a registry of images. podman
 # is the engine, and a Debian that debootstrap makes stands in for the base image.
 #
-#   deploy/rehearse.sh [BUNDLE]     as root; a bundle in models/, by default the one in production
+#   deploy/rehearse.sh [BUNDLE]     as root; a bundle in models/, by default the shipped one
 #
 # Storage is build/podman: about 1 GB during the run, 0.2 GB after it. podman may print errors about
 # systemd, which it would use for the timer of the health check; they are harmless.
 set -eu
 cd "$(dirname "$0")/.."
-bundle=$(realpath --relative-to=. "${1:-models/production}")
+bundle=$(realpath --relative-to=. "${1:-models/release}")
 base=docker.io/library/$(sed -n 's/^ARG PYTHON=//p' Dockerfile.serve)
 folder=$PWD/build/podman
 command -v podman debootstrap runc >/dev/null ||

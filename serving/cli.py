@@ -96,7 +96,7 @@ def main() -> None:
 BUNDLE = click.option(
     "--bundle",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Model bundle; default: $BUNDLE, else models/production, else models/candidate.",
+    help="Model bundle; default: $BUNDLE, else models/production, models/candidate, the shipped.",
 )
 
 

@@ -22,7 +22,7 @@ from serving.inference.batcher import Capacity
 from serving.inference.engine import Engine
 from serving.inference.policy import Policy
 from serving.observability.metrics import Metrics
-from serving.settings import Settings, SettingsError
+from serving.settings import SHIPPED_BUNDLE, Settings, SettingsError, shipped
 
 DOCUMENTS = ("MODEL_CARD.md", "metrics.json")
 # New objects before a garbage collection. At Python's 700, requests wait for collections that find
@@ -45,6 +45,7 @@ class ModelManager:
         """
         self._settings, self._metrics, self._threads = settings, metrics, threads
         self.folder = bundle_folder(settings.bundle)  # of the bundle that answers
+        self._watched = self.folder  # the same, before links are followed
         self._engine: Engine | None = None
         self._seen: tuple[int, int] | None = None  # identity of the manifest that was read last
         self._users: dict[Engine, int] = {}  # active requests of each engine
@@ -147,8 +148,10 @@ class ModelManager:
         """Reload whenever the bundle's folder holds another bundle, until cancelled."""
         while self._settings.watch_seconds:
             await asyncio.sleep(self._settings.watch_seconds)
+            if _identity(self._watched) is None:  # it is being replaced right now
+                continue
             identity = _identity(bundle_folder(self._settings.bundle))
-            if identity not in (None, self._seen):  # None: it is being replaced right now
+            if identity not in (None, self._seen):
                 with suppress(ServiceError):  # `reload` has logged it
                     await self.reload()
 
@@ -158,7 +161,7 @@ class ModelManager:
             await engine.close()
 
     def _locate(self) -> Path:
-        folder = bundle_folder(self._settings.bundle)
+        folder = self._watched = bundle_folder(self._settings.bundle)
         self._seen = _identity(folder)  # before it is read: a later change is a new bundle
         return folder.resolve()  # behind a link, all files come from one bundle
 
@@ -192,11 +195,16 @@ class ModelManager:
 
 
 def bundle_folder(configured: Path | None) -> Path:
-    """Return the folder to serve from: the configured one, else production, else candidate."""
+    """Return the folder to serve from.
+
+    That is the configured one, else production or the candidate in the working directory, else the
+    model that the project ships.
+    """
     if configured:
         return configured
-    production = Path("models/production")
-    return production if (production / MANIFEST).exists() else Path("models/candidate")
+    made = (Path("models/production"), Path("models/candidate"))
+    here = [folder for folder in made if (folder / MANIFEST).exists()]
+    return here[0] if here else shipped(SHIPPED_BUNDLE)
 
 
 def describe(folder: Path, manifest: Manifest, policy: Policy) -> dict[str, Any]:

@@ -19,6 +19,10 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from serving.auth import ApiKey
 
 SECRET = {"api_keys", "mongodb_uri"}
+PACKAGE = Path(__file__).parent
+SHIPPED_BUNDLE = Path("models/release")
+# Settings whose default is a file that the project ships.
+SHIPPED_FILES = ("policy", "perspective")
 # Names of version 0.1. Ignoring one could, for example, store texts that must not be stored.
 RENAMED = {
     "DRAIN_SECONDS": "SHUTDOWN_GRACE_SECONDS",
@@ -68,7 +72,9 @@ class Settings(BaseSettings):
         1, "processes", "Worker processes, each with its own copy of the model", ge=1, le=64
     )
     bundle: Path | None = _setting(
-        None, "folder", "Model bundle; unset: models/production, else models/candidate"
+        None,
+        "folder",
+        "Model bundle; unset: models/production, else models/candidate, else the shipped model",
     )
     watch_seconds: float = _setting(
         2.0, "seconds", "Interval of the check for a new bundle; 0 turns it off", ge=0, le=86_400
@@ -155,8 +161,20 @@ class Settings(BaseSettings):
     log_requests: bool = _setting(False, "true or false", "Log one line for each request")
 
 
+def shipped(path: Path) -> Path:
+    """Return where a file or folder is that the project ships: in a wheel, else in the checkout.
+
+    `path` is relative to the checkout; a wheel has it inside of `serving/`.
+    """
+    installed = PACKAGE / path
+    return installed if installed.exists() else PACKAGE.parent / path
+
+
 def load_settings(**overrides: object) -> Settings:
     """Return the settings of the environment; `overrides` come before it.
+
+    A configuration file that no setting names is looked for in the working directory first, then
+    among the files that the project ships.
 
     Raises:
         SettingsError: a value cannot be used, or a setting has its name of version 0.1.
@@ -164,7 +182,8 @@ def load_settings(**overrides: object) -> Settings:
     if old := sorted(RENAMED.keys() & os.environ.keys()):
         raise SettingsError("\n".join(f"{name}: renamed to {RENAMED[name]}" for name in old))
     try:
-        return Settings(**overrides)  # type: ignore[arg-type]
+        settings = Settings(**overrides)  # type: ignore[arg-type]
+        return settings.model_copy(update=_shipped_files(settings))
     except ValidationError as error:
         values = {str(problem["loc"][0]): problem["input"] for problem in error.errors()}
     lines = []
@@ -172,6 +191,17 @@ def load_settings(**overrides: object) -> Settings:
         shown = "a value that is not shown here" if name in SECRET else repr(values[name])
         lines.append(f"{name.upper()}: got {shown}, wanted {wanted(name)}")
     raise SettingsError("\n".join(lines))
+
+
+def _shipped_files(settings: Settings) -> dict[str, Path]:
+    """Return the shipped file of each setting that is unset and whose default is not here."""
+    # One that was set is taken at its word: a wrong path must not choose another policy.
+    defaults = {name: getattr(settings, name) for name in SHIPPED_FILES}
+    return {
+        name: shipped(path)
+        for name, path in defaults.items()
+        if name not in settings.model_fields_set and not path.exists()
+    }
 
 
 def load_config(path: Path, model: type[Config]) -> Config:

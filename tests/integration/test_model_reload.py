@@ -16,11 +16,12 @@ import httpx
 import numpy as np
 import pytest
 
+from serving import model_manager
 from serving.bundle import Bundle, content_version, scores_by_attribute, scores_by_label
-from serving.model_manager import ModelManager
+from serving.model_manager import ModelManager, bundle_folder
 from serving.observability.metrics import Metrics
 from serving.settings import Settings
-from tests.support.service import Served
+from tests.support.service import ROOT, Served
 
 KEY = "a-key-of-the-operator"
 KEYS = {
@@ -227,6 +228,50 @@ def test_a_replaced_model_is_freed(bundles: list[Path], link: Path, tmp_path: Pa
             assert (await models.reload()).version == version(bundles[number])
             await asyncio.gather(*models._retiring)
             assert old() is None
+        await models.close()
+
+    try:
+        asyncio.run(scenario())
+    finally:
+        gc.unfreeze()
+
+
+def test_without_a_setting_production_is_served_then_the_candidate_then_the_shipped(
+    bundles: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped = bundles[1]
+    monkeypatch.setattr(model_manager, "shipped", lambda _: shipped)
+    monkeypatch.chdir(tmp_path)
+    assert bundle_folder(None) == shipped
+    for stage in ("candidate", "production"):
+        shutil.copytree(bundles[0], tmp_path / "models" / stage)
+        assert bundle_folder(None) == Path("models", stage)
+    assert bundle_folder(Path("mine")) == Path("mine")
+
+
+def test_the_shipped_model_does_not_answer_while_the_candidate_is_replaced(
+    bundles: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    candidate = shutil.copytree(bundles[0], tmp_path / "models" / "candidate")
+    monkeypatch.setattr(model_manager, "shipped", lambda _: bundles[1])
+    monkeypatch.chdir(tmp_path)
+    policy = ROOT / "configs" / "policy.yaml"
+    settings = Settings(outbox=tmp_path / "outbox.db", policy=policy, watch_seconds=0.02)
+
+    async def served(models: ModelManager, expected: str) -> None:
+        while models.engine.bundle.manifest.version != expected:
+            await asyncio.sleep(0.02)
+
+    async def scenario() -> None:
+        models = ModelManager(settings, Metrics(), threads=1)
+        await models.start()
+        watch = asyncio.create_task(models.watch())
+        candidate.rename(tmp_path / "away")
+        await asyncio.sleep(0.5)
+        await served(models, version(bundles[0]))
+        shutil.copytree(bundles[1], candidate)
+        await asyncio.wait_for(served(models, version(bundles[1])), 60)
+        watch.cancel()
         await models.close()
 
     try:

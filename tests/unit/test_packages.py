@@ -48,6 +48,14 @@ def test_a_module_does_nothing_when_it_is_imported(path: Path) -> None:
         assert isinstance(node, allowed) or is_docstring or is_main, ast.unparse(node)
 
 
+def test_every_package_is_named_for_the_wheel() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
+    named, mapped = (settings["setuptools"][key] for key in ("packages", "package-dir"))
+    folders = {path.parent.relative_to(ROOT) for path in MODULES}
+    assert named == sorted({*(".".join(folder.parts) for folder in folders), *mapped})
+    assert [path for path in mapped.values() if not (ROOT / path).is_dir()] == []
+
+
 @pytest.mark.parametrize("package", ["serving", "training"])
 def test_an_installed_package_has_all_its_files(package: str) -> None:
     """A file that is not Python is installed only if pyproject.toml names it."""

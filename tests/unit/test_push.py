@@ -9,6 +9,7 @@ import yaml
 
 from deploy.push import push, stage
 from serving.bundle import content_version
+from serving.settings import SHIPPED_BUNDLE
 from tests.conftest import ROOT
 from training.errors import ArtifactError
 from training.files import read_json, sha256, write_json
@@ -42,14 +43,18 @@ class FakeHub:
 
 @pytest.fixture
 def production(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A checkout with the trained bundle in production; its manifest claims the real sources."""
+    """A checkout that ships the trained bundle and has it in production; its manifest claims the
+    real sources.
+    """
     monkeypatch.chdir(tmp_path)
     for name in ("serving", "configs", "requirements"):
         shutil.copytree(ROOT / name, name)
     shutil.copytree(ROOT / "deploy" / "space", "deploy/space")
     for name in ("Dockerfile.serve", "deploy/unused.txt"):
         shutil.copyfile(ROOT / name, name)
-    return release(trained / "models/candidate", "sources")
+    version = release(trained / "models/candidate", "sources")
+    shutil.copytree(PRODUCTION, SHIPPED_BUNDLE, ignore=shutil.ignore_patterns("*.parquet"))
+    return version
 
 
 def release(candidate: Path, data: str) -> str:
@@ -67,14 +72,16 @@ def release(candidate: Path, data: str) -> str:
     return str(manifest["version"])
 
 
+@pytest.mark.parametrize("bundle", [SHIPPED_BUNDLE, PRODUCTION], ids=str)
 def test_the_space_has_all_that_its_dockerfile_copies_and_no_training_data(
-    production: str, tmp_path: Path
+    production: str, tmp_path: Path, bundle: Path
 ) -> None:
-    files = set(map(str, stage(tmp_path / "space")))
+    files = set(map(str, stage(bundle, tmp_path / "space")))
     dockerfile = (tmp_path / "space" / "Dockerfile").read_text()
     assert dockerfile.endswith("\nENV STORE_TEXT=none\n")
+    default = dockerfile.partition("ARG BUNDLE=")[2].split()[0]
     copied = [
-        source.replace("${BUNDLE}", "models/production")
+        source.replace("${BUNDLE}", default)
         for line in re.findall(r"^COPY (?!--from)(.+)$", dockerfile, re.MULTILINE)
         for source in line.split()[:-1]
     ]
@@ -90,7 +97,7 @@ def test_the_space_has_all_that_its_dockerfile_copies_and_no_training_data(
     assert front["license"] == "apache-2.0"
     assert f"PORT={front['app_port']}" in dockerfile
     assert len(front["short_description"]) <= 60  # the Hub's limit
-    assert readme.endswith((PRODUCTION / "MODEL_CARD.md").read_text())
+    assert readme.endswith((bundle / "MODEL_CARD.md").read_text())
 
 
 def test_a_dry_run_lists_exactly_the_files_of_an_upload(
@@ -108,20 +115,34 @@ def test_a_dry_run_lists_exactly_the_files_of_an_upload(
     assert hub.created == ["us/tagger"]
 
 
-def test_only_production_is_uploaded(production: str, trained: Path) -> None:
+def test_the_shipped_model_is_uploaded_unless_production_is_named(production: str) -> None:
+    (PRODUCTION / "MODEL_CARD.md").write_text("the card of production")
+    hub, space = FakeHub(), {"HF_SPACE": "us/tagger"}
+    push(space, hub)
+    assert hub.files[f"{SHIPPED_BUNDLE}/MODEL_CARD.md"] != b"the card of production"
+    push(space | {"BUNDLE": str(PRODUCTION)}, hub)
+    assert hub.files[f"{SHIPPED_BUNDLE}/MODEL_CARD.md"] == b"the card of production"
+
+
+def test_nothing_else_and_no_doubtful_model_is_uploaded(production: str, trained: Path) -> None:
     hub = FakeHub()
-    with pytest.raises(ArtifactError, match="HF_SPACE"):
-        push({"HF_SPACE": "nobody"}, hub)
+
+    def refused(reason: str, bundle: object = PRODUCTION, space: str = "us/tagger") -> None:
+        with pytest.raises(ArtifactError, match=reason):
+            push({"HF_SPACE": space, "BUNDLE": str(bundle)}, hub)
+
+    refused("HF_SPACE", SHIPPED_BUNDLE, "nobody")
+    refused("got 'models/candidate', wanted models/release or models/production",
+            "models/candidate")  # fmt: skip
     releases.write_state(State(production, pending=True))
-    with pytest.raises(ArtifactError, match="interrupted"):
-        push({"HF_SPACE": "us/tagger"}, hub)
-    release(trained / "models/candidate", "sample")
-    with pytest.raises(ArtifactError, match="got a model trained on sample, wanted sources"):
-        push({"HF_SPACE": "us/tagger"}, hub)
-    (PRODUCTION / "model.onnx").write_bytes(b"other")
-    with pytest.raises(ArtifactError, match="altered"):
-        push({"HF_SPACE": "us/tagger"}, hub)
+    refused("interrupted")
+    sample = release(trained / "models/candidate", "sample")
+    refused("got a model trained on sample, wanted sources")
+    releases.write_state(State(production))
+    refused(f"got {sample}, wanted {production}")
+    for bundle in (PRODUCTION, SHIPPED_BUNDLE):
+        (bundle / "model.onnx").write_bytes(b"other")
+        refused("altered", bundle)
     releases.write_state(State())
-    with pytest.raises(ArtifactError, match="nothing is in production"):
-        push({"HF_SPACE": "us/tagger"}, hub)
+    refused("nothing is in production")
     assert not hub.created

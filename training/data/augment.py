@@ -34,7 +34,7 @@ def swap_groups(texts: pd.Series, groups: pd.DataFrame, share: float) -> pd.Seri
             found = match.group()
             return other.lower() if found.islower() else other.upper() if found.isupper() else other
 
-        return pattern.sub(in_the_same_case, text)
+        return str(pattern.sub(in_the_same_case, text))
 
     return pd.Series(
         [swapped(str(row_id), text) for row_id, text in texts.items()], index=texts.index

@@ -11,7 +11,7 @@ import click
 @click.option(
     "--bundle",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Model bundle; default: $BUNDLE, else models/production, else models/candidate.",
+    help="Model bundle; default: $BUNDLE, else models/production, models/candidate, the shipped.",
 )
 @click.option(
     "--threshold",

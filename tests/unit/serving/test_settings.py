@@ -1,5 +1,8 @@
+from pathlib import Path
+
 import pytest
 
+from serving import settings as module
 from serving.auth import ApiKey
 from serving.settings import RENAMED, Settings, SettingsError, load_settings, table
 
@@ -95,3 +98,30 @@ def test_the_table_has_every_setting_with_a_unit_and_a_description() -> None:
         _, _, _, unit, what, _ = row.split("|")
         assert unit.strip(), row
         assert what.strip(), row
+
+
+def test_files_that_no_setting_names_are_the_folders_own_then_the_shipped_ones(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    package, here = tmp_path / "site" / "serving", tmp_path / "here"
+    monkeypatch.setattr(module, "PACKAGE", package)
+    here.mkdir()
+    monkeypatch.chdir(here)
+    assert load_settings().policy == tmp_path / "site" / "configs/policy.yaml"  # a checkout's
+    inside = package / "configs/policy.yaml"
+    inside.parent.mkdir(parents=True)
+    inside.touch()
+    assert load_settings().policy == inside  # a wheel's
+    assert load_settings().perspective == tmp_path / "site" / "configs/perspective.yaml"
+    own = Path("configs/policy.yaml")
+    own.parent.mkdir()
+    own.touch()
+    assert load_settings().policy == own
+
+
+def test_a_file_that_a_setting_names_is_never_replaced_by_the_shipped_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("POLICY", "configs/policy.yaml")
+    assert load_settings().policy == Path("configs/policy.yaml")
