@@ -31,7 +31,7 @@ def swap_groups(texts: pd.Series, groups: pd.DataFrame, share: float) -> pd.Seri
         other = names[rng.integers(len(names))]
 
         def in_the_same_case(match: re.Match[str]) -> str:
-            found = match.group()
+            found = str(match.group())
             return other.lower() if found.islower() else other.upper() if found.isupper() else other
 
         return str(pattern.sub(in_the_same_case, text))
