@@ -28,7 +28,7 @@ def swap_groups(texts: pd.Series, groups: pd.DataFrame, share: float) -> pd.Seri
         rng = np.random.default_rng(list(row_id.encode()))
         if len(named) != 1 or rng.random() >= share:
             return text
-        other = names[rng.integers(len(names))]
+        other = str(names[rng.integers(len(names))])
 
         def in_the_same_case(match: re.Match[str]) -> str:
             found = str(match.group())
