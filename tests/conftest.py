@@ -13,7 +13,7 @@ from tests.support.service import Served
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY_PARAMS = {
-    "prepare": {"val_fraction": 0.2, "test_fraction": 0.2},
+    "prepare": {"val_fraction": 0.2, "test_fraction": 0.2, "max_rows": 700},
     "train": {
         "epochs": 8,
         "batch_size": 16,

@@ -168,8 +168,9 @@ class Source(_Section):
     attributes: dict[Attribute, str | dict[str | int, Probability]] = {}
     raters: str | None = None
     groups: str | None = None
-    fillings: Count = 8
+    fillings: Annotated[int, Field(ge=0)] = 0
     swaps: Probability = 0.0
+    unpunctuated: Probability = 0.0
 
     @model_validator(mode="after")
     def _has_an_origin(self) -> "Source":

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from serving import model_manager
-from serving.bundle import Bundle, content_version, scores_by_label
+from serving.bundle import Bundle, content_version, scores_by_attribute, scores_by_label
 from serving.model_manager import ModelManager, bundle_folder
 from serving.observability.metrics import Metrics
 from serving.settings import Settings
@@ -42,7 +42,9 @@ def variant(origin: Path, folder: Path, temperature: float) -> Path:
     seal(folder, manifest)
     bundle = Bundle.load(folder)
     for row in manifest["golden"]:
-        row["scores"] = scores_by_label(bundle.score([row["text"]])[0])
+        (labels,), (attributes,) = bundle.score([row["text"]])
+        row["scores"] = scores_by_label(labels)
+        row["attributes"] = scores_by_attribute(attributes)
     seal(folder, manifest)
     return folder
 
@@ -95,7 +97,7 @@ def test_under_load_no_request_fails_and_each_reply_names_its_model(
     serve: Serve, bundles: list[Path], link: Path
 ) -> None:
     service = serve(link, **KEYS, WATCH_SECONDS="0")
-    expected = {version(one): Bundle.load(one).score(TEXTS) for one in bundles}
+    expected = {version(one): Bundle.load(one).score(TEXTS).labels for one in bundles}
     seen: dict[str, int] = dict.fromkeys(expected, 0)
     explained: set[str] = set()
     done = False

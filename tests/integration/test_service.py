@@ -20,7 +20,7 @@ import pytest
 from serving.api import v1
 from serving.api.routing import route_table
 from serving.app import create_app
-from serving.bundle import LABELS, Bundle, Encoding, Floats, content_version
+from serving.bundle import ATTRIBUTES, LABELS, Bundle, Encoding, Scores, content_version
 from serving.compat import compatible_apis
 from serving.inference.batcher import Capacity
 from serving.inference.engine import Engine
@@ -68,9 +68,13 @@ def test_a_prediction_has_every_field_of_the_contract(served: Served) -> None:
     assert len(content["predictions"]) == len(TEXTS)
     for row in content["predictions"]:
         assert set(row) == {
-            "id", "label", "scores", "toxicity", "action", "language", "truncated",
+            "id", "label", "scores", "attributes", "toxicity", "action", "language", "truncated",
             "warnings",
         }  # fmt: skip
+        assert tuple(row["attributes"]) == ATTRIBUTES
+        assert all(0 <= p <= 1 for p in row["attributes"].values())
+        toxic = row["scores"]["hate"] + row["scores"]["offensive"]
+        assert row["attributes"]["TOXICITY"] == pytest.approx(toxic, abs=2e-6)
         assert set(row["scores"]) == set(LABELS)
         assert sum(row["scores"].values()) == pytest.approx(1, abs=1e-5)
         assert row["label"] in LABELS
@@ -87,7 +91,7 @@ def test_a_text_scores_the_same_alone_in_a_list_under_load_and_after_a_restart(
         under_load = list(pool.map(lambda i: service.scores(TEXTS[i % 6])[0], range(200)))
     service.stop()
     again = serve(CACHE_SIZE="0").scores(*TEXTS)
-    expected = Bundle.load(trained / "models" / "candidate").score(TEXTS)
+    expected = Bundle.load(trained / "models" / "candidate").score(TEXTS).labels
     for i, scores in [
         *enumerate(together), *enumerate(alone), *enumerate(again),
         *((n % 6, row) for n, row in enumerate(under_load)),
@@ -96,7 +100,7 @@ def test_a_text_scores_the_same_alone_in_a_list_under_load_and_after_a_restart(
 
 
 def test_a_truncated_text_is_marked(served: Served) -> None:
-    (short, long) = served.predict("ok", "word " * 500).json()["predictions"]
+    (short, long) = served.predict("ok", "word " * 1500).json()["predictions"]
     assert (short["truncated"], long["truncated"]) == (False, True)
     assert "truncated" in long["warnings"]
 
@@ -495,7 +499,7 @@ def test_several_workers_answer_and_share_their_metrics(serve: Serve) -> None:
 class MortalBundle(Bundle):
     """A bundle that kills its inference thread when a batch has a truncated text."""
 
-    def infer(self, batch: Sequence[Encoding], *, intra_op_parallel: bool = False) -> Floats:
+    def infer(self, batch: Sequence[Encoding], *, intra_op_parallel: bool = False) -> Scores:
         if any(row.truncated for row in batch):
             raise SystemExit
         return super().infer(batch, intra_op_parallel=intra_op_parallel)
@@ -526,7 +530,7 @@ def test_a_dead_inference_thread_ends_liveness(trained: Path, tmp_path: Path) ->
             models._activate(mortal, folder)
             assert (await http.get("/healthz")).status_code == 200
             assert (await http.post("/v1/predict", json={"texts": ["ok"]})).status_code == 200
-            reply = await http.post("/v1/predict", json={"texts": ["word " * 500]})
+            reply = await http.post("/v1/predict", json={"texts": ["word " * 1500]})
             assert reply.status_code == 503
             assert problem(reply)["type"] == "unavailable"
             for path in ("/healthz", "/readyz"):

@@ -23,7 +23,8 @@ The rules, in this order:
 4. The split depends on the text's hash alone, so that a new source moves no row from one split to
    another. Only sources with single labels are in test; the other sources' share of the test goes
    to val, never to train. With `use` a source is in train only, or in none of the three.
-5. With `swaps` some training texts then name another group than the source has; their ids stay.
+5. With `swaps` some training texts then name another group than the source has, and with
+   `unpunctuated` some harmless ones lose their punctuation; their ids stay.
 """
 
 import hashlib
@@ -34,6 +35,7 @@ from pathlib import Path
 import pandas as pd
 
 from training.config import PrepareParams, Source, load_params, load_profile, load_sources
+from training.data.augment import remove_punctuation, swap_groups
 from training.data.dedup import (
     combine_attributes,
     keep_if_agreeing,
@@ -45,7 +47,7 @@ from training.data.normalize import build_normalizer, words
 from training.data.sources import read_source
 from training.errors import run_stage
 from training.files import atomic_write, write_json
-from training.groups import read_groups, swap_groups
+from training.groups import read_groups
 from training.paths import REPORTS, split_file
 
 SPLITS = ("train", "val", "test", "external")
@@ -125,17 +127,26 @@ def prepare(
         assign_split(row_id, sources[name], params)
         for row_id, name in zip(rows["family"], rows["source"], strict=True)
     ]
-    for name, source in sources.items():
-        if source.groups and source.swaps:
-            own = (rows["source"] == name) & (rows["split"] == "train")
-            texts = rows[own].set_index("id")["text"]
-            swapped = swap_groups(texts, read_groups(source.groups), source.swaps)
-            rows.loc[own, "text"] = swapped.to_numpy()
+    _augment(rows, sources)
     # Sorted by id, the files do not depend on the order of reading.
     rows = rows.sort_values("id")
     splits = {split: rows.loc[rows["split"] == split, COLUMNS] for split in SPLITS}
     counts["kept"] = {split: _by_source(frame) for split, frame in splits.items()}
     return splits, counts
+
+
+def _augment(rows: pd.DataFrame, sources: dict[str, Source]) -> None:
+    """Change training texts in place (rule 5)."""
+    for name, source in sources.items():
+        own = (rows["source"] == name) & (rows["split"] == "train")
+        if source.groups and source.swaps:
+            texts = rows[own].set_index("id")["text"]
+            swapped = swap_groups(texts, read_groups(source.groups), source.swaps)
+            rows.loc[own, "text"] = swapped.to_numpy()
+        if source.unpunctuated:
+            harmless = own & rows["labels"].map(lambda labels: labels == ["neither"])
+            texts = rows[harmless].set_index("id")["text"]
+            rows.loc[harmless, "text"] = remove_punctuation(texts, source.unpunctuated).to_numpy()
 
 
 def _by_source(rows: pd.DataFrame) -> dict[str, int]:

@@ -56,7 +56,9 @@ def read_source(name: str, source: Source) -> pd.DataFrame:
     )
     # A label that allows none of ours says nothing: the row is left out.
     rows = rows[rows["labels"].str.len() > 0].reset_index(drop=True)
-    return fill_groups(rows, read_groups(source.groups), source.fillings) if source.groups else rows
+    if source.groups and source.fillings:
+        return fill_groups(rows, read_groups(source.groups), source.fillings)
+    return rows
 
 
 def _columns(source: Source) -> list[str]:

@@ -90,7 +90,7 @@ class Measurement:
     allowed: [rows, labels] partial labels.
     shares: [rows, LEARNED_ATTRIBUTES] share of raters who saw the attribute; NaN: unknown.
     source: [rows] names.
-    names: those of all rows, in the order of sources.yaml.
+    taught: by source of the rows, in the order of sources.yaml, the attributes that it teaches.
     in_test: [rows] whether of the test split; the others are for external validation.
     scores: of the rows.
     chosen: [rows] label index.
@@ -104,7 +104,7 @@ class Measurement:
     allowed: Bools
     shares: npt.NDArray[np.float64]
     source: npt.NDArray[Any]
-    names: tuple[str, ...]
+    taught: dict[str, tuple[str, ...]]
     in_test: Bools
     scores: Scores
     chosen: Ints
@@ -169,7 +169,11 @@ def measure(
         allowed=allowed,
         shares=np.array(rows["attributes"].tolist(), dtype=np.float64),
         source=source,
-        names=tuple(name for name in sources if (source == name).any()),
+        taught={
+            name: tuple(entry.attributes)
+            for name, entry in sources.items()
+            if (source == name).any()
+        },
         in_test=in_test,
         scores=scores,
         chosen=bundle.decide(scores.labels),
@@ -243,7 +247,7 @@ def _by_part(measured: Measurement, draws: int) -> dict[str, Any]:
         "test": part(tested),
         "sources": {
             name: part(tested & (source == name))
-            for name in measured.names
+            for name in measured.taught
             if (tested & (source == name)).any()
         },
         "lengths": {
@@ -256,20 +260,19 @@ def _by_part(measured: Measurement, draws: int) -> dict[str, Any]:
 
 
 def _attributes(measured: Measurement, draws: int) -> dict[str, dict[str, Any]]:
-    """Return `binary_metrics` by source in test that knows an attribute, and by attribute."""
-    teaches = ~np.isnan(measured.shares).all(axis=1)
+    """Return `binary_metrics` by source in test that teaches attributes, and by attribute.
 
-    def of_source(rows: Bools) -> dict[str, Any]:
-        found = {}
-        for i, name in enumerate(ATTRIBUTES):
+    A row can know more than its source teaches, if another source had the same text.
+    """
+    metrics: dict[str, dict[str, Any]] = {}
+    for source, taught in measured.taught.items():
+        for name in ("TOXICITY", *taught) if taught else ():
             known, truth = measured.attribute(name)
-            if (among := rows & known).any():
-                scores = measured.scores.attributes[among, i]
-                found[name] = binary_metrics(scores, truth[among], draws)
-        return found
-
-    tested = {name: measured.in_test & (measured.source == name) for name in measured.names}
-    return {name: of_source(rows) for name, rows in tested.items() if (rows & teaches).any()}
+            rows = measured.in_test & (measured.source == source) & known
+            if rows.any():
+                scores = measured.scores.attributes[rows, ATTRIBUTES.index(name)]
+                metrics.setdefault(source, {})[name] = binary_metrics(scores, truth[rows], draws)
+    return metrics
 
 
 def _long_texts(measured: Measurement, draws: int) -> dict[str, Any]:

@@ -51,10 +51,10 @@ def results(metrics: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _attribute_results(sources: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the attributes of the source with the most rows; the card has those of all."""
+    """Yield those of the source with most annotations; the card has those of all sources."""
     if not sources:
         return
-    largest = max(sources, key=lambda name: max(row["rows"] for row in sources[name].values()))
+    largest = max(sources, key=lambda name: sum(row["rows"] for row in sources[name].values()))
     for name in ATTRIBUTES:
         if row := sources[largest].get(name):
             areas = (

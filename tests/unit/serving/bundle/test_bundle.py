@@ -6,14 +6,19 @@ import numpy as np
 import pytest
 
 from serving.bundle import (
+    ATTRIBUTES,
     LABELS,
+    MAX_WINDOWS,
     Bundle,
     BundleError,
+    Encoding,
+    Scores,
     Thresholds,
     content_version,
     decide,
     scores_by_label,
 )
+from serving.bundle.decision import combine_windows
 
 TEXTS = [
     "have a lovely day",
@@ -45,37 +50,75 @@ def rewrite(folder: Path, *, reseal: bool = True, **changes: object) -> None:
 
 def test_scores_are_probabilities_in_the_order_of_the_texts(folder: Path) -> None:
     bundle = Bundle.load(folder)
-    scores = bundle.score(TEXTS, batch_size=3)
-    assert scores.shape == (len(TEXTS), len(LABELS))
-    assert np.allclose(scores.sum(axis=1), 1, atol=1e-5)
-    alone = np.concatenate([bundle.score([text]) for text in TEXTS])
-    assert np.abs(scores - alone).max() < 1e-3
-    assert len(np.unique(scores.round(4), axis=0)) > 3
+    labels, attributes = bundle.score(TEXTS, batch_size=3)
+    assert labels.shape == (len(TEXTS), len(LABELS))
+    assert attributes.shape == (len(TEXTS), len(ATTRIBUTES))
+    assert np.allclose(labels.sum(axis=1), 1, atol=1e-5)
+    assert np.allclose(attributes[:, 0], labels[:, :2].sum(axis=1), atol=1e-5)
+    assert ((attributes >= 0) & (attributes <= 1)).all()
+    together = np.concatenate([labels, attributes], axis=1)
+    alone = np.concatenate([np.concatenate(bundle.score([text]), axis=1) for text in TEXTS])
+    assert np.abs(together - alone).max() < 1e-3
+    assert len(np.unique(labels.round(4), axis=0)) > 3
+
+
+def test_calibration_turns_an_attributes_logit_into_its_probability(folder: Path) -> None:
+    before = Bundle.load(folder).score(TEXTS).attributes
+    manifest = json.loads((folder / "bundle.json").read_text())
+    changed = manifest["attributes"] | {"THREAT": {"scale": 2.0, "bias": 1.0}}
+    rewrite(folder, attributes=changed)
+    after = Bundle.load(folder).score(TEXTS).attributes
+    old, column = manifest["attributes"]["THREAT"], ATTRIBUTES.index("THREAT")
+    logit = (np.log(before / (1 - before))[:, column] - old["bias"]) / old["scale"]
+    assert after[:, column] == pytest.approx(1 / (1 + np.exp(-(2 * logit + 1))), abs=1e-4)
+    others = [i for i in range(len(ATTRIBUTES)) if i != column]
+    assert np.array_equal(after[:, others], before[:, others])
 
 
 def test_a_parallel_inference_gives_the_same_scores(folder: Path) -> None:
     bundle = Bundle.load(folder, threads=1, parallel_threads=2)
     batch = bundle.encode(TEXTS)
-    assert np.array_equal(bundle.infer(batch, intra_op_parallel=True), bundle.infer(batch))
+    for one, parallel in zip(
+        bundle.infer(batch), bundle.infer(batch, intra_op_parallel=True), strict=True
+    ):
+        assert np.array_equal(one, parallel)
 
 
-def test_an_encoding_says_whether_its_text_was_truncated(folder: Path) -> None:
+def test_a_long_text_has_windows_and_is_truncated_after_the_last(folder: Path) -> None:
     bundle = Bundle.load(folder)
-    encodings = bundle.encode(TEXTS)
-    assert [row.truncated for row in encodings] == [len(text) > 1000 for text in TEXTS]
-    assert max(len(row.ids) for row in encodings) == bundle.manifest.max_tokens
+    encodings = bundle.encode([*TEXTS, "word " * 3000])
+    assert [row.truncated for row in encodings] == [False] * len(TEXTS) + [True]
+    windows = [len(row.windows) for row in encodings]
+    assert [count > 1 for count in windows] == [len(text) > 1000 for text in TEXTS] + [True]
+    assert max(windows) == MAX_WINDOWS
+    longest = max(len(window) for row in encodings for window in row.windows)
+    assert longest == bundle.manifest.max_tokens
+
+
+def test_a_long_text_has_the_scores_of_its_worst_window(folder: Path) -> None:
+    bundle = Bundle.load(folder)
+    words = ["have a lovely day"] * 40 + ["you absolute clown"] * 20 + ["good morning"] * 40
+    (encoding,) = bundle.encode([" ".join(words)])
+    windows = bundle.infer([Encoding((window,), False) for window in encoding.windows])
+    whole = bundle.infer([encoding])
+    assert len(encoding.windows) > 1
+    worst = windows.attributes[:, 0].argmax()
+    assert whole.labels[0] == pytest.approx(windows.labels[worst], abs=1e-3)
+    assert whole.attributes[0] == pytest.approx(windows.attributes.max(axis=0), abs=1e-3)
 
 
 def test_no_texts_have_no_scores(folder: Path) -> None:
-    assert Bundle.load(folder).score([]).shape == (0, len(LABELS))
+    labels, attributes = Bundle.load(folder).score([])
+    assert (labels.shape, attributes.shape) == ((0, len(LABELS)), (0, len(ATTRIBUTES)))
 
 
 def test_golden_scores_are_reproduced_and_a_wrong_one_is_detected(folder: Path) -> None:
     assert Bundle.load(folder).golden_error() < 1e-5
     golden = json.loads((folder / "bundle.json").read_text())["golden"]
-    golden[1]["scores"]["hate"] += 0.25
-    rewrite(folder, golden=golden)
-    assert Bundle.load(folder).golden_error() == pytest.approx(0.25, abs=1e-4)
+    for part, name, wrong in (("scores", "hate", 0.25), ("attributes", "THREAT", 0.5)):
+        golden[1][part][name] += wrong
+        rewrite(folder, golden=golden)
+        assert Bundle.load(folder).golden_error() == pytest.approx(wrong, abs=1e-4)
 
 
 def test_equal_content_has_one_version(folder: Path) -> None:
@@ -103,7 +146,10 @@ def test_an_altered_file_is_refused(folder: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schema_version": 2}, "schema 2 is newer than 1"),
+        ({"schema_version": 3}, "schema 3 is newer than 2"),
+        ({"schema_version": 1}, "schema 1 has no attributes"),
+        ({"attributes": {"THREAT": {"scale": 1, "bias": 0}}}, "attributes: got"),
+        ({"attributes": {"THREAT": {"scale": 0, "bias": 0}}}, "attributes.THREAT.scale"),
         ({"labels": ["offensive", "hate", "neither"]}, "labels: got"),
         ({"temperature": -1.0}, "temperature: "),
         ({"surprise": 1}, "surprise: "),
@@ -159,6 +205,19 @@ def test_with_a_threshold_of_one_half_hate_means_that_it_is_the_likeliest_label(
     scores = np.random.default_rng(3).dirichlet([1, 1, 1], 500).astype(np.float32)
     labels = decide(scores, Thresholds(hate=0.5, toxic=0.5))
     assert ((labels == 0) == (scores.argmax(axis=1) == 0)).all()
+
+
+def test_scores_of_windows_become_scores_of_texts() -> None:
+    labels = np.array([[0.1, 0.2, 0.7], [0.5, 0.4, 0.1], [0.0, 0.1, 0.9]], dtype=np.float32)
+    attributes = np.zeros((3, len(ATTRIBUTES)), dtype=np.float32)
+    attributes[:, 0] = labels[:, :2].sum(axis=1)
+    attributes[:, 5] = 0.3, 0.1, 0.2
+    scores = Scores(labels, attributes)
+    texts = combine_windows(scores, [2, 1])
+    assert np.array_equal(texts.labels, labels[[1, 2]])
+    assert texts.attributes[:, 0] == pytest.approx([0.9, 0.1])
+    assert texts.attributes[:, 5] == pytest.approx([0.3, 0.2])
+    assert combine_windows(scores, [1, 1, 1]) is scores
 
 
 def test_scores_by_label() -> None:

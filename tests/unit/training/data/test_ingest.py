@@ -16,8 +16,10 @@ ROWS = [("a lovely day", "neither"), ("you clown", "offensive")]
 
 
 @pytest.fixture
-def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    # A closed port on this machine: the client is real, the Hub does not answer.
+def no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    # A closed port on this machine: the clients are real, the Hub and public files do not answer.
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", "http://127.0.0.1:9")
 
@@ -57,9 +59,10 @@ def test_without_data_and_hub_the_sample_is_used(
 ) -> None:
     ingest("full", load_sources())
     assert (load_profile().profile, load_profile().data) == ("sample", "sample")
-    assert load_profile().missing == [n for n in load_sources() if n not in ("sample", "contrast")]
+    bundled = {n for n, s in load_sources().items() if (s.path or "").startswith("data/sample/")}
+    assert load_profile().missing == [name for name in load_sources() if name not in bundled]
     assert "Only the bundled sample was found" in capsys.readouterr().err
-    assert {path.name for path in Path("data/raw").iterdir()} == {"sample.csv", "contrast.csv"}
+    assert {path.stem for path in Path("data/raw").iterdir()} == bundled
 
 
 def test_a_folder_without_the_reference_is_an_error(

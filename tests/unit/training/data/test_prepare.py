@@ -7,12 +7,13 @@ import pytest
 
 from tests.conftest import write_csv
 from training.config import PrepareParams, Source, load_sources
+from training.data.augment import remove_punctuation, swap_groups
 from training.data.dedup import combine_attributes, near_duplicates, resolve_labels
 from training.data.ingest import ingest
 from training.data.prepare import prepare
 from training.data.sources import read_source
 from training.errors import DataError
-from training.groups import fill_groups, swap_groups
+from training.groups import fill_groups
 
 PARAMS = PrepareParams(val_fraction=0.2, test_fraction=0.2, near_duplicate=0.8, max_rows=0)
 LABELS = {name: [name] for name in ("hate", "offensive", "neither")}
@@ -226,6 +227,25 @@ def test_groups_are_swapped_in_a_share_of_the_texts_that_name_one() -> None:
     assert 0.4 < (after == before)[before == texts[0]].mean() < 0.8  # some get their own back
     assert swap_groups(before[::-1], groups, 0.5)[::-1].equals(after)
     assert swap_groups(before, groups, 0.0).equals(before)
+
+
+def test_a_share_of_harmless_training_texts_loses_its_punctuation(checkout: Path) -> None:
+    rows = [(f"don't, w{i} x{i}!", label) for i in range(200) for label in ("hate", "neither")]
+    raw("a", [(f"{label} {text}", label) for text, label in rows])
+    source = CSV.model_copy(update={"unpunctuated": 0.5})
+    splits, _ = prepare(PARAMS, {"a": source})
+    bare = {
+        (split, label): frame.loc[frame["labels"].str[0] == label, "text"]
+        .str.fullmatch(rf"{label} don t w\d+ x\d+")
+        .mean()
+        for split, frame in splits.items()
+        for label in ("hate", "neither")
+        if len(frame)
+    }
+    assert 0.3 < bare.pop(("train", "neither")) < 0.7
+    assert set(bare.values()) == {0}
+    whole = pd.Series(["a, b"], index=["id"])
+    assert remove_punctuation(whole, 0.0).tolist() == ["a, b"]
 
 
 @pytest.mark.parametrize(
