@@ -77,12 +77,16 @@ def balanced_macro_f1(
     scores: Mapping[str, float],
     source: npt.NDArray[np.object_],
     classes: Mapping[str, npt.NDArray[np.int64]],
+    weights: Mapping[str, float],
 ) -> float:
-    """Return the mean of `macro_f1_by_source`, weighted by √rows times the bounds between classes.
+    """Return the mean of `macro_f1_by_source`, weighted by √rows times the bounds between classes,
+    and by the weight of each source.
 
     With the square root a large source does not outweigh the others, and a small one, whose
     macro-F1 is mostly chance, has little influence. The number of bounds between classes counts,
     because a source with three classes informs two bounds.
     """
-    weights = [np.sqrt((source == name).sum()) * classes[name].max() for name in scores]
-    return float(np.average(list(scores.values()), weights=weights))
+    shares = [
+        np.sqrt((source == name).sum()) * classes[name].max() * weights[name] for name in scores
+    ]
+    return float(np.average(list(scores.values()), weights=shares))

@@ -2,6 +2,7 @@
 calibrations.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,7 @@ def choose_thresholds(
     allowed: npt.NDArray[np.bool_],
     source: npt.NDArray[Any],
     classes: dict[str, npt.NDArray[np.int64]],
+    weights: Mapping[str, float],
 ) -> Thresholds:
     """Return the thresholds with a high balanced macro-F1 over all sources.
 
@@ -71,12 +73,13 @@ def choose_thresholds(
         allowed: [rows, labels] partial labels.
         source: [rows] names.
         classes: by source name, [labels] the class of each label.
+        weights: by source name; see `balanced_macro_f1`.
     """
 
     def quality(thresholds: Thresholds) -> float:
         chosen = decide(scores, thresholds)
         by_source = macro_f1_by_source(chosen, allowed, source, classes)
-        return balanced_macro_f1(by_source, source, classes)
+        return balanced_macro_f1(by_source, source, classes, weights)
 
     hates, toxics = np.arange(0.1, 0.71, 0.02), np.arange(0.3, 0.81, 0.05)
     grid = np.stack(np.meshgrid(hates, toxics), axis=-1).reshape(-1, 2).round(2)

@@ -156,7 +156,9 @@ def export(
     content["temperature"] = fit_temperature(scores[reference], allowed[reference])
     scores = scores ** np.float32(1 / content["temperature"])
     scores /= scores.sum(axis=1, keepdims=True)
-    content["thresholds"] = choose_thresholds(scores, allowed, source, classes).model_dump()
+    by_source = {name: sources[name].weight for name in classes}
+    thresholds = choose_thresholds(scores, allowed, source, classes, by_source)
+    content["thresholds"] = thresholds.model_dump()
     shares = np.array(val["attributes"].tolist(), dtype=np.float64)
     content["attributes"] = calibrate_attributes(attributes[:, 1:], shares, source, sources)
     content["golden"] = _golden(bundle(), SAMPLE, params.golden_rows)

@@ -103,7 +103,7 @@ def train(
         train_dataset=encode(frames["train"], tokenizer, weights, params),
         eval_dataset=encode(val, tokenizer, weights, params),
         data_collator=collator(tokenizer.token_to_id("[PAD]")),
-        compute_metrics=_validation_metrics(val["source"].to_numpy(), classes),
+        compute_metrics=_validation_metrics(val["source"].to_numpy(), classes, weights),
     )
     trainer.remove_callback(transformers.PrinterCallback)
     trainer.add_callback(Progress(folder, trainer))
@@ -127,7 +127,9 @@ def _has_bias(names: list[str], configured: Mapping[str, Source]) -> torch.Tenso
 
 
 def _validation_metrics(
-    source: npt.NDArray[Any], classes: dict[str, npt.NDArray[np.int64]]
+    source: npt.NDArray[Any],
+    classes: dict[str, npt.NDArray[np.int64]],
+    weights: Mapping[str, float],
 ) -> Callable[[EvalPrediction], dict[str, float]]:
     """Return the metrics of validation rows, by which the best epoch is chosen."""
 
@@ -135,7 +137,7 @@ def _validation_metrics(
         chosen = prediction.predictions[:, : len(LABELS)].argmax(axis=1)
         scores = macro_f1_by_source(chosen, prediction.label_ids, source, classes)
         named = {f"macro_f1_{name}": score for name, score in scores.items()}
-        return named | {"macro_f1": balanced_macro_f1(scores, source, classes)}
+        return named | {"macro_f1": balanced_macro_f1(scores, source, classes, weights)}
 
     return metrics
 

@@ -31,6 +31,7 @@ from training.modeling.loss import attribute_loss, partial_label_loss
 from training.partial_labels import LABELS, label_mask
 
 SOURCE_BIAS_RATE = 20  # times the learning rate
+HEAD_RATE = 3  # the same, of the new layers
 
 
 class LengthGroupedSampler(torch.utils.data.Sampler[int]):
@@ -110,20 +111,29 @@ class PartialLabelTrainer(Trainer):  # type: ignore[misc]
         return (loss, output) if return_outputs else loss
 
     def create_optimizer(self) -> torch.optim.Optimizer:
-        """Return AdamW; biases and norms do not decay, and the source biases learn faster.
+        """Return AdamW; biases and norms do not decay, and what is new learns faster.
 
-        The source biases start at zero and must reach a source's log odds within an epoch.
+        The source biases start at zero and must reach a source's log odds within an epoch; the
+        classifier must learn rare attributes from a few hundred rows.
         """
         decays = set(self.get_decay_parameter_names(self.model)) - {"source_logit_bias"}
-        named = dict(self.model.named_parameters())
-        source_bias = named.pop("source_logit_bias")
-        rate, decay = self.args.learning_rate, self.args.weight_decay
-        groups = [
-            {"params": [p for n, p in named.items() if n in decays], "weight_decay": decay},
-            {"params": [p for n, p in named.items() if n not in decays], "weight_decay": 0.0},
-            {"params": [source_bias], "weight_decay": 0.0, "lr": SOURCE_BIAS_RATE * rate},
-        ]
-        self.optimizer = torch.optim.AdamW(groups, lr=rate, fused=True)
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for name, parameter in self.model.named_parameters():
+            factor = 1.0
+            if name == "source_logit_bias":
+                factor = SOURCE_BIAS_RATE
+            elif name.startswith(("classifier.", "pre_classifier.")):
+                factor = HEAD_RATE
+            decay = self.args.weight_decay if name in decays else 0.0
+            groups.setdefault((factor, decay), []).append(parameter)
+        rate = self.args.learning_rate
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": parameters, "weight_decay": decay, "lr": factor * rate}
+                for (factor, decay), parameters in groups.items()
+            ],
+            lr=rate, fused=True,
+        )  # fmt: skip
         return self.optimizer
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:

@@ -1,3 +1,4 @@
+from collections import defaultdict
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ from training.export.calibration import choose_thresholds, fit_calibration, fit_
 from training.partial_labels import balanced_macro_f1
 
 RNG = np.random.default_rng(2)
+ONE: dict[str, float] = defaultdict(lambda: 1.0)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -44,7 +46,9 @@ def test_thresholds_beat_one_half_where_the_scores_are_shifted() -> None:
     logits = RNG.normal(0, 0.7, (600, 3)) + 2 * np.eye(3)[truth] - np.array([1.5, 0, 0])
     scores = softmax(logits).astype(np.float32)
     allowed = np.eye(3, dtype=bool)[truth]
-    thresholds = choose_thresholds(scores, allowed, np.array(["own"] * 600), {"own": np.arange(3)})
+    thresholds = choose_thresholds(
+        scores, allowed, np.array(["own"] * 600), {"own": np.arange(3)}, ONE
+    )
     halves = Thresholds(hate=0.5, toxic=0.5)
     assert (decide(scores, thresholds) == truth).mean() > (decide(scores, halves) == truth).mean()
     assert thresholds.hate < 0.5
@@ -56,8 +60,10 @@ def test_a_few_rows_do_not_move_the_thresholds() -> None:
     allowed, classes = np.eye(3, dtype=bool)[truth], {"big": np.arange(3), "tiny": np.arange(3)}
     source = np.array(["big"] * 7995 + ["tiny"] * 5)
     allowed[7995:] = [True, False, False]  # five rows, all of them hate
-    thresholds = choose_thresholds(scores, allowed, source, classes)
-    alone = choose_thresholds(scores[:7995], allowed[:7995], source[:7995], {"big": np.arange(3)})
+    thresholds = choose_thresholds(scores, allowed, source, classes, ONE)
+    alone = choose_thresholds(
+        scores[:7995], allowed[:7995], source[:7995], {"big": np.arange(3)}, ONE
+    )
     assert abs(thresholds.hate - alone.hate) <= 0.1
 
 
@@ -74,7 +80,7 @@ def test_a_single_peak_does_not_decide_the_thresholds(monkeypatch: pytest.Monkey
     monkeypatch.setattr(
         "training.export.calibration.balanced_macro_f1", lambda scores, *_: scores["own"]
     )
-    thresholds = choose_thresholds(np.empty((0, 3)), np.empty((0, 3)), np.empty(0), {})
+    thresholds = choose_thresholds(np.empty((0, 3)), np.empty((0, 3)), np.empty(0), {}, ONE)
     assert sum(peaks) == 1
     assert thresholds.hate == pytest.approx(0.3, abs=0.015)
     assert thresholds.toxic == pytest.approx(0.55, abs=0.01)
@@ -84,6 +90,6 @@ def test_a_large_source_does_not_outweigh_a_small_one() -> None:
     scores = {"large": 0.9, "small": 0.5}
     source = np.array(["large"] * 10_000 + ["small"] * 2500)
     two_classes = dict.fromkeys(scores, np.array([0, 0, 1]))
-    assert balanced_macro_f1(scores, source, two_classes) == pytest.approx((2 * 0.9 + 0.5) / 3)
+    assert balanced_macro_f1(scores, source, two_classes, ONE) == pytest.approx((2 * 0.9 + 0.5) / 3)
     three_classes = two_classes | {"small": np.arange(3)}
-    assert balanced_macro_f1(scores, source, three_classes) == pytest.approx((0.9 + 0.5) / 2)
+    assert balanced_macro_f1(scores, source, three_classes, ONE) == pytest.approx((0.9 + 0.5) / 2)

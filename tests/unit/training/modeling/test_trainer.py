@@ -13,7 +13,7 @@ from transformers import DistilBertConfig, DistilBertForSequenceClassification, 
 from training.config import TrainParams
 from training.modeling.base import OUTPUTS
 from training.modeling.loss import attribute_loss, partial_label_loss
-from training.modeling.trainer import SOURCE_BIAS_RATE, PartialLabelTrainer, encode
+from training.modeling.trainer import HEAD_RATE, SOURCE_BIAS_RATE, PartialLabelTrainer, encode
 
 BIAS = [0.0, 3, 0, 5, 1, 0, 0, 2]
 
@@ -66,13 +66,18 @@ def test_a_source_has_a_logit_bias_in_training_only(
     assert trainer.compute_loss(model.train(), inputs) == shifted
 
 
-def test_source_biases_learn_faster_and_do_not_decay(trainer: PartialLabelTrainer) -> None:
+def test_what_is_new_learns_faster_and_source_biases_do_not_decay(
+    trainer: PartialLabelTrainer,
+) -> None:
+    model, rate = trainer.model, trainer.args.learning_rate
     groups = trainer.create_optimizer().param_groups
-    faster = [g for g in groups if any(p is trainer.model.source_logit_bias for p in g["params"])]
-    rate = trainer.args.learning_rate
-    assert [(g["lr"], g["weight_decay"]) for g in faster] == [(SOURCE_BIAS_RATE * rate, 0.0)]
-    assert sum(len(g["params"]) for g in groups) == len(list(trainer.model.parameters()))
-    assert {g["lr"] for g in groups} == {rate, SOURCE_BIAS_RATE * rate}
+    rates = {id(p): (g["lr"] / rate, g["weight_decay"]) for g in groups for p in g["params"]}
+    decay = trainer.args.weight_decay
+    assert rates[id(model.source_logit_bias)] == (SOURCE_BIAS_RATE, 0.0)
+    assert rates[id(model.classifier.weight)] == (pytest.approx(HEAD_RATE), decay)
+    assert rates[id(model.distilbert.embeddings.word_embeddings.weight)] == (1.0, decay)
+    assert rates[id(model.distilbert.embeddings.LayerNorm.weight)] == (1.0, 0.0)
+    assert len(rates) == len(list(model.parameters()))
 
 
 def test_the_weight_of_a_row_is_that_of_its_labels_times_that_of_its_source() -> None:
