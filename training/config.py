@@ -164,6 +164,7 @@ class Source(_Section):
     weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     max_rows: Annotated[int, Field(ge=0)] = 0
     twins: bool = False
+    shares_prior: bool = False
     labels: dict[str | int, list[Label]] | list[LabelRule]
     attributes: dict[Attribute, str | dict[str | int, Probability]] = {}
     raters: str | None = None

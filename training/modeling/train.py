@@ -117,7 +117,9 @@ def train(
 def _has_bias(names: list[str], configured: Mapping[str, Source]) -> torch.Tensor:
     """Return [sources, outputs]: 0 where a source's prior is the one that the scores keep."""
     has_bias = torch.ones(len(names), len(OUTPUTS))
-    has_bias[0, : len(LABELS)] = 0
+    for i, name in enumerate(names):
+        if i == 0 or configured[name].shares_prior:
+            has_bias[i, : len(LABELS)] = 0
     for i, attribute in enumerate(LEARNED_ATTRIBUTES, len(LABELS)):
         teaches = [name for name in configured if attribute in configured[name].attributes]
         first = next((name for name in teaches if name in names), None)

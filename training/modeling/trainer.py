@@ -5,8 +5,8 @@ rate that falls to zero, and keeps more distance from single rows.
 
 Sources differ in how much of each label they hold, because they were collected differently. Each
 source has a bias on the logits, which is learned with the rest and used in training only: it takes
-up that source's prior. It is fixed at zero for the first source that teaches the labels, and for
-the first that teaches the attributes, so that the scores keep their priors.
+up that source's prior. It is fixed at zero for the first source, for those that share its prior,
+and for the first that teaches an attribute, so that the scores keep their priors.
 """
 
 import sys
