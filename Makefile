@@ -10,7 +10,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
 .PHONY: help setup clean train bundle gates promote rollback release mlflow serve mongo check test e2e clients \
-	chaos bench docs screenshots image deploy
+	chaos bench explain-bench docs screenshots image deploy
 
 help:
 	@awk '/^##@/ {printf "\n%s\n", substr($$0, 5)} \
@@ -111,6 +111,9 @@ bench: .venv/.dev ## Benchmark; WHAT=serving (default; ONLY=ours,mlflow), explan
 	command -v wrk >/dev/null || test "$$(id -u)" != 0 || { apt-get update -qq && apt-get install -y -qq wrk >/dev/null; }
 	python -m benchmarks.$(subst -,_,$(WHAT)) --bundle $(BUNDLE_DIR) \
 		$(if $(ONLY),--only $(ONLY)) $(if $(WRITE),--write $(WRITE))
+
+explain-bench: WHAT = explanations
+explain-bench: bench
 
 ##@ Documentation
 

@@ -124,7 +124,7 @@ class Explainer:
     def __init__(
         self,
         *,
-        replacement: str = "[MASK]",
+        replacement: str = "[UNK]",
         max_running: int = 2,
         max_waiting: int = 16,
         cache_size: int = 512,

@@ -80,7 +80,7 @@ def test_a_short_text_has_the_weights_that_brute_force_finds(
     names = list(dict.fromkeys(words))
     masks = list(itertools.product([1, 0], repeat=len(names)))
     texts = [
-        " ".join(word if mask[names.index(word)] else "[MASK]" for word in words) for mask in masks
+        " ".join(word if mask[names.index(word)] else "[UNK]" for word in words) for mask in masks
     ]
     # Rounding float32 is off by 1e-6.
     scores = np.concatenate(bundle.score(texts), axis=1).astype(np.float64).round(6)
