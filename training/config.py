@@ -177,6 +177,8 @@ class Source(_Section):
     def _has_an_origin(self) -> "Source":
         if self.path is None and self.public is None and self.hub is None:
             raise ValueError("got neither path, public nor hub, wanted one of them")
+        if not self.partial_labels:
+            raise ValueError("labels: every one allows none of ours")
         return self
 
     @property
@@ -259,6 +261,7 @@ def _check(model: type[Params], values: object, where: str) -> Params:
         return model.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "(whole)"
+        # The members of a union have their types in the path, in brackets.
+        key = ".".join(str(part) for part in first["loc"] if "[" not in str(part)) or "(whole)"
         got = "" if first["type"] == "missing" else f" got {first['input']!r};"
         raise ConfigError(f"{where}{key}:{got} {first['msg']}") from None

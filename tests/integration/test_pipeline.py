@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from serving.bundle import ATTRIBUTES, LABELS, Bundle
-from tests.conftest import ROOT, TINY_PARAMS, make_checkout, set_params, tiny_base, write_csv
+from serving.bundle import ATTRIBUTES, LABELS, LEARNED_ATTRIBUTES, Bundle
+from tests.conftest import ROOT, TINY_PARAMS, make_checkout, set_params, tiny_base
 
 EPOCHS = TINY_PARAMS["train"]["epochs"]
 TEXTS = ["have a lovely day", "you absolute clown", "they should all be sent away"]
@@ -163,8 +163,11 @@ def test_single_class_data_stops_before_training(
 ) -> None:
     checkout = fresh(tmp_path, monkeypatch)
     rows = [(f"nothing bad {i} alpha{i} beta{i}", "neither") for i in range(400)]
-    write_csv(checkout / "data/raw/sample.csv", rows)
-    (checkout / "data/raw/contrast.csv").unlink()
+    frame = pd.DataFrame(rows, columns=["text", "label"])
+    frame[[*LEARNED_ATTRIBUTES]] = ""
+    frame.to_csv(checkout / "data/raw/sample.csv", index=False)
+    for name in ("contrast", "templates"):
+        (checkout / "data/raw" / f"{name}.csv").unlink()
     assert stage("data.prepare", checkout).returncode == 0
     ended = stage("data.validate", checkout)
     assert ended.returncode == 1
@@ -220,8 +223,8 @@ def test_int8_is_close_to_fp32(trained: Path) -> None:
     bundle = Bundle.load(trained / "models" / "candidate")
     parent = Bundle(bundle.manifest, bundle.tokenizer, (trained / "models/fp32.onnx").read_bytes())
     texts = pd.read_csv(ROOT / "data/sample/tweets.csv")["text"].tolist()
-    assert np.abs(bundle.score(texts) - parent.score(texts)).max() < 0.1
-    assert not np.array_equal(bundle.score(texts), parent.score(texts))
+    assert np.abs(bundle.score(texts).labels - parent.score(texts).labels).max() < 0.1
+    assert not np.array_equal(bundle.score(texts).labels, parent.score(texts).labels)
 
 
 def test_a_bundle_can_be_moved(trained: Path, tmp_path: Path) -> None:

@@ -117,6 +117,9 @@ def load_base(
         config = DistilBertConfig.from_pretrained(base)
         if config.model_type != "distilbert":
             raise ValueError(f"its model_type is {config.model_type}")  # noqa: TRY301
+        if config.max_position_embeddings < max_tokens:
+            positions = config.max_position_embeddings
+            raise ValueError(f"it has {positions} positions, max_tokens is {max_tokens}")  # noqa: TRY301
         config.update(head)
         model = DistilBertForSequenceClassification.from_pretrained(base, config=config)
         return model, _tokenizer(base, max_tokens)
