@@ -13,6 +13,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from serving.bundle import ATTRIBUTES, LABELS, LEARNED_ATTRIBUTES, Bundle
 from tests.conftest import ROOT, TINY_PARAMS, make_checkout, set_params, tiny_base
@@ -166,8 +167,9 @@ def test_single_class_data_stops_before_training(
     frame = pd.DataFrame(rows, columns=["text", "label"])
     frame[[*LEARNED_ATTRIBUTES]] = ""
     frame.to_csv(checkout / "data/raw/sample.csv", index=False)
-    for name in ("contrast", "templates"):
-        (checkout / "data/raw" / f"{name}.csv").unlink()
+    profile = yaml.safe_load((checkout / "data/profile.yaml").read_text())
+    profile["missing"] += ["contrast", "templates"]
+    (checkout / "data/profile.yaml").write_text(yaml.safe_dump(profile))
     assert stage("data.prepare", checkout).returncode == 0
     ended = stage("data.validate", checkout)
     assert ended.returncode == 1

@@ -101,7 +101,7 @@ def _numbers(
     path: Path, frame: pd.DataFrame, column: str, source: Source
 ) -> npt.NDArray[np.float64]:
     """Return a column of counts as shares of the raters, or of shares as they are; NaN: empty."""
-    values = pd.to_numeric(frame[column].replace("", np.nan), errors="coerce")
+    values = pd.to_numeric(frame[column], errors="coerce")  # an empty cell: NaN
     wrong = values.isna() & (frame[column].astype(str).str.strip() != "")
     wanted, most = "a share from 0 to 1", 1.0
     if column == source.raters:
