@@ -32,6 +32,7 @@ import math
 from collections import defaultdict
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from training.config import PrepareParams, Source, load_params, load_profile, load_sources
@@ -102,7 +103,10 @@ def prepare(
     counts["duplicates"] = len(rows) - len(labels)
     rows = rows.drop_duplicates("id").copy()
     rows["labels"] = [resolve_labels(labels[row_id]) for row_id in rows["id"]]
-    rows["attributes"] = [combine_attributes(attributes[row_id]) for row_id in rows["id"]]
+    # As arrays: of lists without any known share the file would not know the type.
+    rows["attributes"] = [
+        np.array(combine_attributes(attributes[row_id]), dtype=np.float64) for row_id in rows["id"]
+    ]
     counts["conflicts"] = int(rows["labels"].isna().sum())
     rows = rows[rows["labels"].notna()].reset_index(drop=True)
     rows["votes"] = [
