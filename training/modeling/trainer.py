@@ -6,8 +6,8 @@ rate that falls to zero, and keeps more distance from single rows.
 Sources differ in how much of each label they hold, because they were collected differently. Each
 source has a bias on the logits, which is learned with the rest and used in training only: it takes
 up that source's prior. It is fixed at zero for the first source, and for the first that teaches an
-attribute, so that the scores keep their priors. Where a source shares the first one's prior in part,
-that part of its rows, drawn anew in each batch, is learned without the bias.
+attribute, so that the scores keep their priors. Where a source shares the first one's prior in
+part, that part of its rows, drawn anew in each batch, is learned without the bias.
 """
 
 import sys
@@ -241,7 +241,8 @@ def encode(
         params: class weights.
     """
     encoded = tokenizer.encode_batch(frame["text"].tolist())
-    ids = [[*row.ids[: LONGEST - 1], row.ids[-1]] if len(row) > LONGEST else row.ids for row in encoded]
+    ids = [row.ids for row in encoded]
+    ids = [row if len(row) <= LONGEST else [*row[: LONGEST - 1], row[-1]] for row in ids]
     allowed = label_mask(frame["labels"])
     votes = np.array(frame["votes"].tolist(), dtype=np.float32)
     by_class = (allowed @ np.array(params.class_weights)) / allowed.sum(axis=1)
