@@ -225,7 +225,8 @@ _VOWEL, _CONSONANT = "[aeiouy]", "[b-df-hj-np-tv-xz]"
 _START, _END = "[^a-z0-9]", "(?![a-z0-9])"
 _SIGNS = "".join(LEET.values())
 # What follows a sign inside a word: no digit at the end, as a code has ("xf4gt7").
-_REST = rf"[a-z](?:[a-z']|[{_SIGNS}]{{1,2}}+(?=[a-z]))*+(?:(?<=[rl])3s?\b|(?![0-9]))"
+# Words end within 30 characters: without a bound every sign of "a$a$a$…" would look at all the rest.
+_REST = rf"[a-z](?>(?:[a-z']|[{_SIGNS}]{{1,2}}+(?=[a-z])){{0,30}})(?:(?<=[rl])3s?\b|(?![0-9]))"
 _NO_WORD = r"(?![\w-])"
 
 
@@ -299,7 +300,7 @@ _AFTER_FOLDING = [
     (r"[\[<]user[\]>]", " @user "),
     (r"\brt\b(?=\W*@)", " "),
     (
-        rf"(?={_ALIKE}(?:(?<=[a-z].|[a-z]{_ALIKE}.|[a-z]{_ALIKE}{{2}}.)|{_ALIKE}*[a-z]))",
+        rf"(?={_ALIKE}(?:(?<=[a-z].|[a-z]{_ALIKE}.|[a-z]{_ALIKE}{{2}}.)|{_ALIKE}{{0,30}}[a-z]))",
         _DISGUISED,
     ),
     (_leet(), _DISGUISED),

@@ -1,8 +1,10 @@
 import functools
 import itertools
+import math
 import random
 import string
 import sys
+import time
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -247,3 +249,17 @@ def test_a_table_replaces_its_keys_and_nothing_else() -> None:
     normalizer = normalizers.Precompiled(build_charsmap(table))
     for code in range(0x2000, 0x3000):
         assert normalizer.normalize_str(chr(code)) == table.get(chr(code), chr(code))
+
+
+@pytest.mark.parametrize("unit", ["a$", "@a", "a5555", "d34d", "а", "plain words "])
+def test_the_time_is_in_proportion_to_the_length(unit: str) -> None:
+    def seconds(length: int) -> float:
+        text = (unit * length)[:length]
+        best = math.inf
+        for _ in range(3):
+            start = time.process_time()
+            NORMALIZER.normalize_str(text)
+            best = min(best, time.process_time() - start)
+        return best
+
+    assert seconds(10_000) < 10 * seconds(2_500)
