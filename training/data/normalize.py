@@ -225,7 +225,7 @@ _VOWEL, _CONSONANT = "[aeiouy]", "[b-df-hj-np-tv-xz]"
 _START, _END = "[^a-z0-9]", "(?![a-z0-9])"
 _SIGNS = "".join(LEET.values())
 # What follows a sign inside a word: no digit at the end, as a code has ("xf4gt7").
-# Words end within 30 characters: without a bound every sign of "a$a$a$…" would look at all the rest.
+# Words end within 30 characters: else every sign of "a$a$a$…" would look at all the rest.
 _REST = rf"[a-z](?>(?:[a-z']|[{_SIGNS}]{{1,2}}+(?=[a-z])){{0,30}})(?:(?<=[rl])3s?\b|(?![0-9]))"
 _NO_WORD = r"(?![\w-])"
 
