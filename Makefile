@@ -73,8 +73,8 @@ mlflow: $(TRAIN) ## Open MLflow on http://127.0.0.1:5000
 
 ##@ Service
 
-serve: $(SERVE) .venv/.tool ## Serve the bundle that `make bundle` prints; BUNDLE, HOST, PORT and other settings
-	exec tweet-tagger serve
+serve: $(SERVE) .venv/.tool ## Serve the bundle that `make bundle` prints; BUNDLE, PORT, HOST and TAGGER_ settings
+	exec env $(if $(BUNDLE),TAGGER_BUNDLE=$(BUNDLE)) tweet-tagger serve
 
 mongo: .venv/.dev ## Run a MongoDB for local use on mongodb://127.0.0.1:27017; its data is in .mongo/
 	python -m tests.support.mongodb --port 27017 --folder .mongo

@@ -30,7 +30,7 @@ CODE = (
     "configs/perspective.yaml",
 )
 # Visitors of a public page did not agree to the storage of their texts.
-PRIVATE = "ENV STORE_TEXT=none\n"
+PRIVATE = "ENV TAGGER_STORE_TEXT=none\n"
 
 
 class Hub(Protocol):

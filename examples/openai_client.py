@@ -13,7 +13,7 @@ from openai import OpenAI
 URL = os.environ.get("TAGGER_URL", "http://127.0.0.1:8000")
 TEXTS = sys.argv[1:] or ["you are all welcome here"]
 
-# The client insists on a key; a service without API_KEYS accepts any.
+# The client insists on a key; a service without TAGGER_API_KEYS accepts any.
 client = OpenAI(base_url=f"{URL}/v1", api_key=os.environ.get("TAGGER_KEY", "none"))
 reply = client.moderations.create(input=TEXTS)
 for text, result in zip(TEXTS, reply.results, strict=True):

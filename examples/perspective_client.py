@@ -17,7 +17,8 @@ ATTRIBUTES = {"TOXICITY": {}, "IDENTITY_ATTACK": {}, "THREAT": {}}
 client = discovery.build(
     "commentanalyzer",
     "v1alpha1",
-    developerKey=os.environ.get("TAGGER_KEY", "none"),  # a service without API_KEYS accepts any
+    # A service without TAGGER_API_KEYS accepts any key.
+    developerKey=os.environ.get("TAGGER_KEY", "none"),
     discoveryServiceUrl=f"{URL}/$discovery/rest?version=v1alpha1",
     static_discovery=False,
 )

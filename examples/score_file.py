@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 
 URL = os.environ.get("TAGGER_URL", "http://127.0.0.1:8000")
-BATCH = 64  # texts in a request; the service takes up to MAX_TEXTS, by default 256
+BATCH = 64  # texts in a request; the service takes up to TAGGER_MAX_TEXTS, by default 256
 CSV = {"encoding": "utf-8", "newline": ""}
 COLUMNS = ["predicted", "action", "hate", "offensive", "neither"]
 

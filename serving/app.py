@@ -6,15 +6,17 @@ The server runs until SIGTERM: then it stops accepting, finishes the accepted re
 """
 
 import asyncio
+import errno
 import logging
 import os
 import signal
 import socket
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import timedelta
 from math import ceil
+from pathlib import Path
 from typing import Any, cast
 
 import uvicorn
@@ -43,7 +45,14 @@ from serving.prediction_log.archive import ArchiveRefusedError
 from serving.prediction_log.log import PredictionLog
 from serving.prediction_log.outbox import Outbox
 from serving.prediction_log.sqlite_writer import OutboxError
-from serving.settings import Settings, SettingsError, load_settings
+from serving.settings import (
+    Settings,
+    SettingsError,
+    environment_warnings,
+    load_settings,
+    origin_pattern,
+    variable,
+)
 from serving.ui import pages
 
 CANNOT_START = (SettingsError, BundleError, OutboxError, ArchiveRefusedError)
@@ -83,6 +92,7 @@ def create_app(settings: Settings) -> FastAPI:
         description="Tells whether a short text is hate, offensive or neither, and how sure it is.",
         version="1",
         lifespan=lifespan,
+        servers=[{"url": settings.public_url}] if settings.public_url else None,
         docs_url=None,
         redoc_url=None,
         telemetry={"tracing": False, "metrics": False, "logs": False},
@@ -119,7 +129,8 @@ def _add_middleware(
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
-            allow_origins=settings.cors_origins,
+            allow_origins=["*"] if "*" in settings.cors_origins else [],
+            allow_origin_regex=origin_pattern(settings.cors_origins),
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["authorization", "content-type", "x-api-key", "x-request-id"],
             expose_headers=["x-request-id", "retry-after"],
@@ -192,17 +203,49 @@ def announce(listener: Any) -> None:
 
 def _listen(settings: Settings) -> socket.socket:
     """Return a socket that is bound to HOST and PORT; SettingsError if it cannot be."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    host = settings.host.removeprefix("[").removesuffix("]")
+    listener = None
     try:
-        listener.bind((settings.host, settings.port))
-    except OSError as error:
-        listener.close()
-        place = f"{settings.host}:{settings.port}"
-        raise SettingsError(f"HOST, PORT: cannot listen on {place}: {error.strerror}") from None
+        listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, settings.port))
+    except (OSError, UnicodeError) as error:
+        if listener:
+            listener.close()
+        raise SettingsError(_cannot_listen(settings, error)) from None
     listener.set_inheritable(True)
     return listener
+
+
+def _cannot_listen(settings: Settings, error: OSError | UnicodeError) -> str:
+    """Return which setting must change."""
+    reason = error.strerror if isinstance(error, OSError) else str(error)
+    if isinstance(error, OSError) and error.errno in {errno.EADDRINUSE, errno.EACCES}:
+        place = f"port {settings.port} of {settings.host}"
+        wanted = "a free port, above 1023 for an ordinary user"
+        return f"{variable('port')}: cannot listen on {place}: {reason}; wanted {wanted}"
+    name = variable("host")
+    wanted = "an address of this machine, such as 127.0.0.1 or 0.0.0.0 (all of them)"
+    # Build tools such as conda's compilers set HOST to something that is not an address.
+    hint = "; TAGGER_HOST comes before HOST" if name == "HOST" else ""
+    return f"{name}: cannot listen on {settings.host!r}: {reason}; wanted {wanted}{hint}"
+
+
+def _warn(settings: Settings) -> None:
+    """Log what an operator may have meant otherwise."""
+    for warning in environment_warnings():
+        log.warning(warning)
+    if settings.public_url is None and not is_loopback(settings.host):
+        log.warning(
+            "TAGGER_PUBLIC_URL is not set: behind a TLS proxy that is not in "
+            "TAGGER_TRUSTED_PROXIES the discovery document says http://, and its clients send "
+            "their keys in clear"
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine can connect to an address."""
+    return host in {"localhost", "::1", "[::1]"} or host.startswith("127.")
 
 
 async def _check_log(settings: Settings) -> None:
@@ -219,6 +262,7 @@ def serve(settings: Settings) -> None:
     read_manifest(bundle_folder(settings.bundle))
     Policy.load(settings.policy)
     json_logging.configure(settings.log_level)
+    _warn(settings)
     asyncio.run(_check_log(settings))
     app = create_app(settings)
     listener = _listen(settings)
@@ -249,9 +293,35 @@ def serve(settings: Settings) -> None:
 
 
 def _serve_workers(config: uvicorn.Config, listener: socket.socket) -> None:
-    with tempfile.TemporaryDirectory(prefix="tagger-metrics-") as folder:
+    with _metrics_folder() as folder:
         # The workers inherit it, and prometheus_client looks there.
-        os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", folder)
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
         listener.listen(config.backlog)  # connections that come before the workers are ready wait
         announce(listener)
         Multiprocess(config, [listener]).run()
+
+
+@contextmanager
+def _metrics_folder() -> Iterator[str]:
+    """Make the folder in which the workers share their metrics; SettingsError if it cannot be."""
+    name = "PROMETHEUS_MULTIPROC_DIR"
+    if folder := os.environ.get(name, "").strip():
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SettingsError(f"{name}: {folder}: {error.strerror}") from None
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise SettingsError(
+                f"{name}: {folder}: wanted a folder that uid {os.geteuid()} can write"
+            )
+        yield folder
+        return
+    try:
+        temporary = tempfile.TemporaryDirectory(prefix="tagger-metrics-")
+    except OSError as error:
+        raise SettingsError(
+            f"{name}: workers need a folder that they can write ({error.strerror}); set it, or "
+            "mount a tmpfs at /tmp"
+        ) from None
+    with temporary as folder:
+        yield folder

@@ -1,6 +1,6 @@
 """API keys: which caller may use which part of the API. Only SHA-256 digests of keys are held.
 
-    API_KEYS="moderation:<digest>, ops:<digest>:predict+feedback+admin"
+    TAGGER_API_KEYS="moderation:<digest>, ops:<digest>:predict+feedback+admin"
 
 A key is long and random, so a plain digest is enough: there is nothing to guess.
 """
@@ -77,10 +77,10 @@ class ApiKeyStore:
 
 
 def new_key(name: str, scopes: Iterable[Scope] = ()) -> tuple[str, str]:
-    """Return a new random key, and its entry for API_KEYS.
+    """Return a new random key, and its entry for TAGGER_API_KEYS.
 
     Raises:
-        ValueError: the name has characters that API_KEYS cannot hold, or a scope is unknown.
+        ValueError: the name has characters that TAGGER_API_KEYS cannot hold, or a scope is unknown.
     """
     secret = secrets.token_urlsafe(KEY_BYTES)
     entry = f"{name}:{hashlib.sha256(secret.encode()).hexdigest()}"

@@ -96,13 +96,17 @@ def main() -> None:
 BUNDLE = click.option(
     "--bundle",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Model bundle; default: $BUNDLE, else models/production, models/candidate, the shipped.",
+    help="Model bundle; default: $TAGGER_BUNDLE, else production, candidate or shipped.",
 )
 
 
 @main.command()
-@click.option("--host", help="Address to listen on; default: $HOST, else 127.0.0.1.")
-@click.option("--port", type=int, help="Port to listen on; default: $PORT, else 8000.")
+@click.option(
+    "--host", help="Address to listen on; default: $TAGGER_HOST or $HOST, else 127.0.0.1."
+)
+@click.option(
+    "--port", type=int, help="Port to listen on; default: $TAGGER_PORT or $PORT, else 8000."
+)
 @BUNDLE
 def serve(**options: Any) -> None:
     """Serve the API and the page until SIGTERM.
@@ -110,12 +114,12 @@ def serve(**options: Any) -> None:
     All settings come from environment variables; docs/configuration.md lists them.
     """
     from serving import app
-    from serving.settings import load_settings
+    from serving.settings import PREFIX, load_settings
 
     given = {name: value for name, value in options.items() if value is not None}
     settings = load_settings(**given)
     # Worker processes read the environment again.
-    os.environ.update({name.upper(): str(value) for name, value in given.items()})
+    os.environ.update({PREFIX + name.upper(): str(value) for name, value in given.items()})
     app.serve(settings)
 
 
@@ -207,7 +211,7 @@ def key() -> None:
     help="Repeat for several; default: predict and feedback.",
 )
 def key_new(name: str, scopes: Sequence[Any]) -> None:
-    """Create a key for the caller NAME; print it and its entry for API_KEYS.
+    """Create a key for the caller NAME; print it and its entry for TAGGER_API_KEYS.
 
     The service stores only the entry, which has the key's SHA-256. The key cannot be shown again.
     """
@@ -217,7 +221,7 @@ def key_new(name: str, scopes: Sequence[Any]) -> None:
         raise click.UsageError(
             f"NAME: got {name!r}, wanted 1 to 64 letters, digits, dots, dashes or underscores"
         ) from None
-    click.echo(f"key       {secret}\nAPI_KEYS  {entry}")
+    click.echo(f"key              {secret}\nTAGGER_API_KEYS  {entry}")
 
 
 class _Silent:

@@ -1,19 +1,38 @@
 """The settings: what an operator may change, read from the environment and from nowhere else.
 
+A variable is the setting's name in capitals after `TAGGER_`. The names that deployment platforms
+set (`PLAIN`) also count without the prefix. So do, with a warning at the start, the names of
+earlier versions: ignoring one could, for example, store texts that must not be stored. A name that
+is not in capitals belongs to another program.
+
 A setting may name a YAML file, which `load_config` reads. A wrong value stops the start; the
 message has the key, the value found and the value wanted. `table` is the source of
 docs/configuration.md.
 """
 
+import difflib
 import os
 import re
 from collections.abc import Mapping
+from ipaddress import ip_address, ip_network
+from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import urlsplit
 
 import yaml
 from annotated_types import Ge, Gt, Le
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    AliasGenerator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from serving.auth import ApiKey
@@ -23,13 +42,23 @@ PACKAGE = Path(__file__).parent
 SHIPPED_BUNDLE = Path("models/release")
 # Settings whose default is a file that the project ships.
 SHIPPED_FILES = ("policy", "perspective")
-# Names of version 0.1. Ignoring one could, for example, store texts that must not be stored.
+PREFIX = "TAGGER_"
+# Names that deployment platforms set or that are usual: they also count without the prefix.
+PLAIN = {"host", "port", "mongodb_uri", "log_level"}
+# prometheus_client reads this variable itself, so it has no other name.
+UNPREFIXED = {"prometheus_multiproc_dir"}
+# Names of version 0.1.
 RENAMED = {
-    "DRAIN_SECONDS": "SHUTDOWN_GRACE_SECONDS",
-    "LOG_TEXT": "STORE_TEXT",
-    "MAX_REQUESTS": "MAX_CONCURRENT_REQUESTS",
-    "QUEUE_SECONDS": "MAX_QUEUE_SECONDS",
+    "DRAIN_SECONDS": "shutdown_grace_seconds",
+    "LOG_TEXT": "store_text",
+    "MAX_REQUESTS": "max_concurrent_requests",
+    "QUEUE_SECONDS": "max_queue_seconds",
 }
+# Kubernetes sets TAGGER_PORT=tcp://… and more for each Service named `tagger`.
+SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://")
+SERVICE_LINK_NAME = re.compile(r"TAGGER_(SERVICE_|PORT_\d)")
+LEVEL_NAMES = {"trace": "debug", "warn": "warning", "fatal": "critical"}
+DEFAULT_PORTS = {("http", ":80"), ("https", ":443")}
 TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 Config = TypeVar("Config", bound=BaseModel)
@@ -45,13 +74,67 @@ def _split(value: object) -> object:
 
 
 def _origin(value: str) -> str:
-    if value != "*" and not re.fullmatch(r"https?://[^/\s]+", value):
+    """Return an origin as browsers send it: without the default port, in small ASCII letters.
+
+    `*` may stand for any origin, for the port, for the whole host, or for what comes before the
+    first dot of the host.
+    """
+    if value in {"*", "null", "file://"}:
+        return value
+    match = re.fullmatch(
+        r"([a-z][a-z0-9+.-]*)://([^/\s?#@]+?)(:(?:\d+|\*))?/?", value, re.IGNORECASE
+    )
+    if not match:
         raise ValueError(value)
+    scheme, host, port = match[1].lower(), match[2].lower(), match[3] or ""
+    if "*" in re.sub(r"^\*(\.|$)", "", host) or (":" in host and host[0] != "["):
+        raise ValueError(value)
+    if not host.isascii():
+        host = host.encode("idna").decode()
+    return f"{scheme}://{host}{'' if (scheme, port) in DEFAULT_PORTS else port}"
+
+
+def origin_pattern(origins: tuple[str, ...]) -> str:
+    """Return a regular expression that matches the whole of each origin in `cors_origins`."""
+    parts = []
+    for origin in origins:
+        pattern = re.escape(origin)
+        pattern = re.sub(r":\\\*$", r"(:\\d+)?", pattern)
+        pattern = pattern.replace(r"://\*\.", r"://([^/:]+\.)+")
+        parts.append(re.sub(r"^\\\*$", ".*", pattern).replace(r"://\*", "://[^/:]+"))
+    return "|".join(parts)
+
+
+def _proxy(value: str) -> str:
+    """Return an address or a network; a host name would never match."""
+    if value == "*":
+        return value
+    return str(ip_network(value, strict=False) if "/" in value else ip_address(value))
+
+
+def _public_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError(value)
+    return value.rstrip("/")
+
+
+def _one_line(value: SecretStr) -> SecretStr:
+    if re.search(r"[\s\x00-\x1f\x7f]", value.get_secret_value()):
+        raise ValueError("a blank or a control character")
     return value
 
 
+def _small(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+def _level(value: object) -> object:
+    return LEVEL_NAMES.get(value.lower(), value.lower()) if isinstance(value, str) else value
+
+
 Several = (NoDecode, BeforeValidator(_split))
-Names = Annotated[tuple[str, ...], *Several]
+Proxies = Annotated[tuple[Annotated[str, AfterValidator(_proxy)], ...], *Several]
 Origins = Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], *Several]
 Keys = Annotated[tuple[Annotated[ApiKey, BeforeValidator(ApiKey.parse)], ...], *Several]
 
@@ -61,10 +144,30 @@ def _setting(default: object, unit: str, description: str, **limits: float) -> A
     return Field(default, description=description, **keywords)
 
 
-class Settings(BaseSettings):
-    """One field is one setting; its name in capitals is the environment variable."""
+def variables(name: str) -> list[str]:
+    """Return the environment variables of a setting; the first that is set counts."""
+    upper = name.upper()
+    if name in UNPREFIXED:
+        return [upper]
+    return [PREFIX + upper, upper, *(old for old, new in RENAMED.items() if new == name)]
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+
+class Settings(BaseSettings):
+    """One field is one setting; `variables` has the names of its environment variables."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="ignore",
+        env_ignore_empty=True,
+        # Environment variables have the names of `alias_generator`, arguments those of the fields.
+        # The prefix is for the latter in the environment, where `port` must not be a setting.
+        case_sensitive=True,
+        env_prefix=PREFIX,
+        validate_by_name=True,
+        alias_generator=AliasGenerator(
+            validation_alias=lambda name: AliasChoices(*variables(name))
+        ),
+    )
 
     host: str = _setting("127.0.0.1", "address", "Address to listen on")
     port: int = _setting(8000, "port", "Port to listen on; 0 takes a free one", ge=0, le=65535)
@@ -119,13 +222,22 @@ class Settings(BaseSettings):
         (), "name:sha256:scopes, …", "Keys that may use the API; none: everybody may"
     )
     cors_origins: Origins = _setting(
-        (), "origins, …", "Web origins whose pages may call the API; * is any"
+        (),
+        "origins such as https://example.org, http://localhost:*, https://*.example.org, app://ours",
+        "Web origins whose pages may call the API; * is any",
     )
-    trusted_proxies: Names = _setting(
-        ("127.0.0.1",), "addresses, …", "Proxies whose X-Forwarded-For is trusted; * is any"
+    trusted_proxies: Proxies = _setting(
+        ("127.0.0.1",),
+        "addresses or networks, …",
+        "Proxies whose X-Forwarded-For and X-Forwarded-Proto are trusted; * is any",
+    )
+    public_url: Annotated[str, AfterValidator(_public_url)] | None = _setting(
+        None,
+        "https://host[:port][/path]",
+        "Address that clients use, for the discovery document and OpenAPI; unset: the request's",
     )
 
-    mongodb_uri: SecretStr | None = _setting(
+    mongodb_uri: Annotated[SecretStr, AfterValidator(_one_line)] | None = _setting(
         None, "mongodb://… or mongodb+srv://…", "MongoDB for the log; unset: only the outbox"
     )
     mongodb_ttl_days: int = _setting(
@@ -148,17 +260,27 @@ class Settings(BaseSettings):
         ge=0,
         le=10_000,
     )
-    store_text: Literal["full", "hash", "none"] = _setting(
+    store_text: Annotated[Literal["full", "hash", "none"], BeforeValidator(_small)] = _setting(
         "full", "full, hash or none", "What the prediction log stores of a text"
     )
 
     prometheus_multiproc_dir: Path | None = _setting(
         None, "folder", "Shared metrics of several workers; unset: a temporary folder"
     )
-    log_level: Literal["debug", "info", "warning", "error"] = _setting(
-        "info", "debug, info, warning or error", "Level of the JSON log on standard error"
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(_level)
+    ] = _setting(
+        "info",
+        "debug, info, warning, error or critical",
+        "Level of the JSON log on standard error",
     )
     log_requests: bool = _setting(False, "true or false", "Log one line for each request")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _strip(cls, value: object) -> object:
+        """Remove what a secret that was read from a file has at its end: a line feed."""
+        return value.strip() if isinstance(value, str) else value
 
 
 def shipped(path: Path) -> Path:
@@ -177,20 +299,60 @@ def load_settings(**overrides: object) -> Settings:
     among the files that the project ships.
 
     Raises:
-        SettingsError: a value cannot be used, or a setting has its name of version 0.1.
+        SettingsError: a value cannot be used.
     """
-    if old := sorted(RENAMED.keys() & os.environ.keys()):
-        raise SettingsError("\n".join(f"{name}: renamed to {RENAMED[name]}" for name in old))
+    if _is_service_link() and "port" not in overrides:
+        overrides["port"] = os.environ.get("PORT") or Settings.model_fields["port"].default
     try:
         settings = Settings(**overrides)  # type: ignore[arg-type]
         return settings.model_copy(update=_shipped_files(settings))
     except ValidationError as error:
+        # The place of an error is the variable, or the name of an override.
         values = {str(problem["loc"][0]): problem["input"] for problem in error.errors()}
+    fields = {new: name for name in Settings.model_fields for new in [name, *variables(name)]}
     lines = []
-    for name in sorted(values):
-        shown = "a value that is not shown here" if name in SECRET else repr(values[name])
-        lines.append(f"{name.upper()}: got {shown}, wanted {wanted(name)}")
+    for name, value in sorted(
+        ((fields[place], value) for place, value in values.items()), key=itemgetter(0)
+    ):
+        shown = "a value that is not shown here" if name in SECRET else repr(value)
+        lines.append(f"{variable(name)}: got {shown}, wanted {wanted(name)}")
     raise SettingsError("\n".join(lines))
+
+
+def variable(name: str) -> str:
+    """Return the variable that a setting is read from: the first that is set, else the first."""
+    names = variables(name)
+    return next((each for each in names if os.environ.get(each)), names[0])
+
+
+def _is_service_link() -> bool:
+    return bool(SERVICE_LINK.match(os.environ.get("TAGGER_PORT", "")))
+
+
+def environment_warnings() -> list[str]:
+    """Return a sentence for each variable that an operator may understand otherwise than we do."""
+    known = {each for name in Settings.model_fields for each in variables(name)}
+    warnings = []
+    if _is_service_link():
+        warnings.append(
+            "TAGGER_PORT is not used: Kubernetes sets it for a Service named tagger; "
+            "enableServiceLinks: false ends that"
+        )
+    for name in Settings.model_fields:
+        prefixed, *others = variables(name)
+        for other in (each for each in others if os.environ.get(each)):
+            if os.environ.get(prefixed):
+                if os.environ[other] != os.environ[prefixed]:
+                    warnings.append(f"{other} is not used: {prefixed} is set")
+            elif name not in PLAIN or other in RENAMED:
+                warnings.append(f"{other} is deprecated: its new name is {prefixed}")
+    for other in sorted(os.environ.keys() - known):
+        upper = other.upper()
+        if upper.startswith(PREFIX) and not SERVICE_LINK_NAME.match(other):
+            close = difflib.get_close_matches(upper, known, 1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            warnings.append(f"{other} is not a setting{hint}")
+    return warnings
 
 
 def _shipped_files(settings: Settings) -> dict[str, Path]:
@@ -256,5 +418,7 @@ def table() -> str:
         shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
         shown = "" if shown is None else str(shown).lower() if isinstance(value, bool) else shown
         limits = f"{unit(name)}, {value_range(name)}" if value_range(name) else unit(name)
-        rows.append(f"| `{name.upper()}` | {shown} | {limits} | {field.description} |")
+        names = variables(name)[: 2 if name in PLAIN else 1]
+        label = " or ".join(f"`{each}`" for each in names)
+        rows.append(f"| {label} | {shown} | {limits} | {field.description} |")
     return "\n".join(rows)

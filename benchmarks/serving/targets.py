@@ -140,8 +140,9 @@ def _ours(models: Models, port: int, workers: int = 1) -> list[str]:
     shutil.rmtree(log, ignore_errors=True)
     log.mkdir(parents=True)
     settings = {
-        "HOST": "127.0.0.1", "PORT": port, "BUNDLE": models.bundle, "CACHE_SIZE": 0,
-        "OUTBOX": log / "outbox.db", "MONGODB_URI": "", "WORKERS": workers,
+        "TAGGER_HOST": "127.0.0.1", "TAGGER_PORT": port, "TAGGER_BUNDLE": models.bundle,
+        "TAGGER_CACHE_SIZE": 0, "TAGGER_OUTBOX": log / "outbox.db", "MONGODB_URI": "",
+        "TAGGER_MONGODB_URI": "", "TAGGER_WORKERS": workers,
     }  # fmt: skip
     assignments = [f"{key}={value}" for key, value in settings.items()]
     return ["/usr/bin/env", *assignments, sys.executable, "-m", "serving", "serve"]
@@ -168,7 +169,7 @@ TARGETS = [
     replace(
         OURS,
         name="workers",
-        title="Tweet Tagger, WORKERS=2",
+        title="Tweet Tagger, TAGGER_WORKERS=2",
         command=lambda models, port: _ours(models, port, workers=2),
     ),
     Target(

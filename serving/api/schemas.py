@@ -158,7 +158,7 @@ class FeedbackRequest(Request):
     label: Annotated[Label, Field(description="the right label of the text")]
     comment: Annotated[
         str | None,
-        Field(max_length=2000, description="a reason; stored in full, whatever STORE_TEXT is"),
+        Field(max_length=2000, description="a reason; stored in full, even if texts are not"),
     ] = None
 
 
@@ -169,7 +169,7 @@ class FeedbackReply(BaseModel):
 
 
 class StoredPrediction(BaseModel):
-    """A prediction as the log stores it; STORE_TEXT decides what is stored of the text."""
+    """A prediction as the log stores it; TAGGER_STORE_TEXT decides what is stored of the text."""
 
     id: str
     request_id: str

@@ -20,7 +20,7 @@ TEXTS = ["you are all welcome here", "you absolute clown", "😂😂"]
 
 def bundle_of(trained: Path) -> dict[str, str]:
     """The environment in which a command uses the small model."""
-    return os.environ | {"BUNDLE": str(trained / "models" / "candidate")}
+    return os.environ | {"TAGGER_BUNDLE": str(trained / "models" / "candidate")}
 
 
 @pytest.fixture
@@ -169,7 +169,7 @@ def test_a_text_cannot_control_the_terminal(trained: Path) -> None:
 def test_a_new_key_is_accepted_by_the_service(run: Run, serve: Callable[..., Served]) -> None:
     lines = run("key", "new", "bot", "--scope", "predict").stdout.splitlines()
     secret, entry = (line.split(maxsplit=1)[1] for line in lines)
-    service = serve(API_KEYS=entry)
+    service = serve(TAGGER_API_KEYS=entry)
     assert service.predict("ok").status_code == 401
     service.http.headers["authorization"] = f"Bearer {secret}"
     assert service.predict("ok").status_code == 200
@@ -201,7 +201,7 @@ def test_bad_input_is_one_sentence_and_exit_2(
 
 
 def test_a_bad_setting_is_one_sentence(run: Run) -> None:
-    ended = run("predict", "a", POLICY="/nowhere.yaml")
+    ended = run("predict", "a", TAGGER_POLICY="/nowhere.yaml")
     assert (ended.returncode, ended.stderr) == (2, "/nowhere.yaml: No such file or directory\n")
 
 
@@ -234,7 +234,7 @@ sys.stdout.isatty = lambda: True
 from serving.cli import main
 main(["explain", "you absolute clown"])
 """
-    bundle = {"BUNDLE": str(trained / "models" / "candidate")}
+    bundle = {"TAGGER_BUNDLE": str(trained / "models" / "candidate")}
     ended = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=os.environ | bundle, check=False,
         capture_output=True, text=True,

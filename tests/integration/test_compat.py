@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 import sqlite3
 import subprocess
@@ -17,6 +16,7 @@ from starlette.testclient import TestClient
 from serving.app import create_app
 from serving.bundle import ATTRIBUTES
 from serving.settings import Settings
+from tests.support.service import without_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 ANALYZE, SUGGEST = "/v1alpha1/comments:analyze", "/v1alpha1/comments:suggestscore"
@@ -295,7 +295,8 @@ def test_an_api_can_be_deleted_without_other_changes(
     ended = subprocess.run(
         [sys.executable, "-c", STATUSES],
         cwd=tmp_path,
-        env=os.environ | {"BUNDLE": str(trained / "models" / "candidate"), "OUTBOX": "outbox.db"},
+        env=without_settings()
+        | {"TAGGER_BUNDLE": str(trained / "models" / "candidate"), "TAGGER_OUTBOX": "outbox.db"},
         capture_output=True,
         text=True,
         check=True,

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import sqlite3
 import subprocess
 import sys
@@ -15,9 +14,9 @@ import httpx
 import pytest
 from pymongo import MongoClient
 
-from serving.settings import Settings
+from serving.settings import PREFIX
 from tests.support.mongodb import MongoServer, free_port
-from tests.support.service import ROOT, Served
+from tests.support.service import ROOT, Served, without_settings
 
 Serve = Callable[..., Served]
 SECRET = "a-long-and-random-key"
@@ -148,12 +147,11 @@ def test_without_mongodb_the_service_is_degraded_and_catches_up(
 
 def refusal(bundle: Path, **environment: str) -> str:
     """The message of a service that does not start."""
-    clean = {k: v for k, v in os.environ.items() if k.lower() not in Settings.model_fields}
-    wanted = {"BUNDLE": str(bundle), "PORT": "0"}
+    settings = {"BUNDLE": str(bundle), "PORT": "0"} | environment
     done = subprocess.run(
         [sys.executable, "-m", "serving", "serve"],
         cwd=ROOT,
-        env=clean | wanted | environment,
+        env=without_settings() | {PREFIX + name: value for name, value in settings.items()},
         capture_output=True,
         text=True,
         timeout=120,

@@ -453,16 +453,16 @@ def test_a_machine_that_misses_the_golden_scores_is_live_but_not_ready(
     ("environment", "message"),
     [
         ({"PORT": "high"}, "PORT: got 'high', wanted a whole number from 0 to 65535 (port)"),
-        ({"BUNDLE": "/nowhere"}, "/nowhere: bundle.json is missing"),
-        ({"POLICY": "/nowhere.yaml"}, "/nowhere.yaml: No such file"),
+        ({"TAGGER_BUNDLE": "/nowhere"}, "/nowhere: bundle.json is missing"),
+        ({"TAGGER_POLICY": "/nowhere.yaml"}, "/nowhere.yaml: No such file"),
     ],
 )
 def test_a_bad_setting_stops_the_start_with_one_sentence(
     trained: Path, environment: dict[str, str], message: str, tmp_path: Path
 ) -> None:
     defaults = {
-        "BUNDLE": str(trained / "models" / "candidate"),
-        "OUTBOX": str(tmp_path / "outbox.db"),
+        "TAGGER_BUNDLE": str(trained / "models" / "candidate"),
+        "TAGGER_OUTBOX": str(tmp_path / "outbox.db"),
     }
     ended = subprocess.run(
         [sys.executable, "-m", "serving", "serve"],

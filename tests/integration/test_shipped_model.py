@@ -1,7 +1,6 @@
 """models/release, the model that the project ships: sealed, within the gates, and in the wheel."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import yaml
 
 from serving.bundle import ATTRIBUTES, LABELS, SEALED, Bundle
 from tests.conftest import ROOT
+from tests.support.service import without_settings
 from training.evaluation.behaviour import HIGH, load_suite, outcomes
 from training.files import flatten
 from training.release.gates import Gates, Report, evaluate_gates, refusals
@@ -92,7 +92,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_wheel_answers_from_any_folder(installed: Path, bundle: Bundle, tmp_path: Path) -> None:
-    environment = {k: v for k, v in os.environ.items() if k not in {"BUNDLE", "POLICY"}}
+    environment = without_settings()
     for arguments in (["predict", THREAT], ["model"]):
         ended = subprocess.run(
             [sys.executable, "-m", "serving", *arguments],

@@ -12,25 +12,31 @@ from typing import Any
 
 import httpx
 
-from serving.settings import Settings
+from serving.settings import PREFIX, Settings, variables
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 START_SECONDS = 120  # for a busy machine
 
 
+def without_settings() -> dict[str, str]:
+    """The environment of the tests, without settings of the service."""
+    names = {variable for name in Settings.model_fields for variable in variables(name)}
+    return {name: value for name, value in os.environ.items() if name not in names}
+
+
 class Served:
-    """`python -m serving serve` on a free port of 127.0.0.1; `environment` holds its settings."""
+    """`python -m serving serve` on a free port; `environment` has settings, without prefix."""
 
     def __init__(self, bundle: Path, log: Path, **environment: str) -> None:
-        clean = {k: v for k, v in os.environ.items() if k.lower() not in Settings.model_fields}
         defaults = {"BUNDLE": str(bundle), "PORT": "0", "OUTBOX": str(log / "outbox.db")}
+        settings = {PREFIX + name: value for name, value in (defaults | environment).items()}
         self.log = log / "stderr"
         started = time.perf_counter()
         with self.log.open("wb") as stderr:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "serving", "serve"],
                 cwd=ROOT,
-                env=clean | defaults | environment,
+                env=without_settings() | settings,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 text=True,

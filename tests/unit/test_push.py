@@ -78,7 +78,7 @@ def test_the_space_has_all_that_its_dockerfile_copies_and_no_training_data(
 ) -> None:
     files = set(map(str, stage(bundle, tmp_path / "space")))
     dockerfile = (tmp_path / "space" / "Dockerfile").read_text()
-    assert dockerfile.endswith("\nENV STORE_TEXT=none\n")
+    assert dockerfile.endswith("\nENV TAGGER_STORE_TEXT=none\n")
     default = dockerfile.partition("ARG BUNDLE=")[2].split()[0]
     copied = [
         source.replace("${BUNDLE}", default)

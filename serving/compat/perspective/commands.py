@@ -11,7 +11,7 @@ import click
 @click.option(
     "--bundle",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Model bundle; default: $BUNDLE, else models/production, models/candidate, the shipped.",
+    help="Model bundle; default: $TAGGER_BUNDLE, else production, candidate or shipped.",
 )
 @click.option(
     "--threshold",
@@ -23,9 +23,9 @@ import click
 def map_thresholds(csv: Path, bundle: Path | None, thresholds: tuple[float, ...]) -> None:
     """Compare this model with Perspective's scores in the file CSV.
 
-    CSV has a column `text`, and TOXICITY or other attributes; $PERSPECTIVE names the file that
-    defines them. The report has, for each of Perspective's thresholds, the one here that flags the
-    same share of the comments, and how often both agree.
+    CSV has a column `text`, and TOXICITY or other attributes; $TAGGER_PERSPECTIVE names the file
+    that defines them. The report has, for each of Perspective's thresholds, the one here that flags
+    the same share of the comments, and how often both agree.
     """
     from serving.bundle import Bundle
     from serving.compat.perspective.thresholds import THRESHOLDS, ThresholdsError, report_file

@@ -6,12 +6,16 @@
 Its schemas are generated from the models in `schemas`.
 """
 
+import logging
 from functools import cache
 from typing import Any
 
+from fastapi import Request
 from pydantic.json_schema import models_json_schema
 
 from serving.compat.perspective import schemas
+
+log = logging.getLogger(__name__)
 
 STRING = {"type": "string"}
 MESSAGES: tuple[type[schemas.Message], ...] = (
@@ -20,6 +24,23 @@ MESSAGES: tuple[type[schemas.Message], ...] = (
     schemas.SuggestCommentScoreRequest,
     schemas.SuggestCommentScoreResponse,
 )
+
+
+def root_url(request: Request, public_url: str | None) -> str:
+    """Return this service's address as clients shall use it, with a slash at its end."""
+    if public_url:
+        return f"{public_url}/"
+    if request.url.scheme == "http" and request.headers.get("x-forwarded-proto") == "https":
+        _warn_of_clear_text()
+    return str(request.base_url)
+
+
+@cache  # once per process
+def _warn_of_clear_text() -> None:
+    log.warning(
+        "a proxy that is not in TAGGER_TRUSTED_PROXIES ends TLS, so the discovery document says "
+        "http:// and clients may send their keys in clear; set TAGGER_PUBLIC_URL"
+    )
 
 
 def document(root_url: str) -> dict[str, Any]:

@@ -90,4 +90,5 @@ async def _classify(
 @router.get("/$discovery/rest", include_in_schema=False)
 async def discovery(request: Request) -> Json:
     """Return the discovery document of this host."""
-    return Json(discovery_document.document(str(request.base_url)))
+    public_url = classifier_of(request).settings.public_url
+    return Json(discovery_document.document(discovery_document.root_url(request, public_url)))

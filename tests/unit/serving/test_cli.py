@@ -45,25 +45,25 @@ def test_the_version_is_that_of_the_package() -> None:
 def test_options_of_serve_come_before_the_environment_and_reach_the_workers(
     served: list[Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HOST", "0.0.0.0")
-    monkeypatch.setenv("PORT", "81")
-    monkeypatch.setenv("BUNDLE", "elsewhere")
+    monkeypatch.setenv("TAGGER_HOST", "0.0.0.0")
+    monkeypatch.setenv("TAGGER_PORT", "81")
+    monkeypatch.setenv("TAGGER_BUNDLE", "elsewhere")
     run("serve", "--port", "0", "--bundle", str(tmp_path))
     assert (served[0].host, served[0].port, served[0].bundle) == ("0.0.0.0", 0, tmp_path)
-    assert (os.environ["PORT"], os.environ["BUNDLE"]) == ("0", str(tmp_path))
-    assert os.environ["HOST"] == "0.0.0.0"
+    assert (os.environ["TAGGER_PORT"], os.environ["TAGGER_BUNDLE"]) == ("0", str(tmp_path))
+    assert os.environ["TAGGER_HOST"] == "0.0.0.0"
 
 
 def test_each_wrong_setting_has_a_line(
     served: list[Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("THREADS", "many")
-    monkeypatch.setenv("MAX_CHARS", "0")
+    monkeypatch.setenv("TAGGER_THREADS", "many")
+    monkeypatch.setenv("TAGGER_MAX_CHARS", "0")
     result = run("serve")
     assert result.exit_code == 2
     assert [line.partition(":")[0] for line in result.stderr.splitlines()] == [
-        "MAX_CHARS",
-        "THREADS",
+        "TAGGER_MAX_CHARS",
+        "TAGGER_THREADS",
     ]
 
 
