@@ -160,9 +160,10 @@ class Settings(BaseSettings):
         extra="ignore",
         env_ignore_empty=True,
         # Environment variables have the names of `alias_generator`, arguments those of the fields.
-        # The prefix is for the latter in the environment, where `port` must not be a setting.
+        # The library would look for the latter in the environment too, after `env_prefix`: the name
+        # of a variable cannot have that character.
         case_sensitive=True,
-        env_prefix=PREFIX,
+        env_prefix="=",
         validate_by_name=True,
         alias_generator=AliasGenerator(
             validation_alias=lambda name: AliasChoices(*variables(name))

@@ -21,7 +21,8 @@ async def live(request: Request) -> Response:
 async def ready(request: Request) -> Response:
     """Say whether requests are answered: golden scores reproduced, threads alive, log writable.
 
-    Without its MongoDB the service is degraded: it answers, and predictions wait in the outbox.
+    Without its MongoDB, also before its first answer, the service is degraded: it answers, and
+    predictions wait in the outbox.
     """
     models: ModelManager = request.app.state.models
     log = classifier_of(request).log.stats()
@@ -29,7 +30,7 @@ async def ready(request: Request) -> Response:
     if reason is None and not log.writable:
         reason = "the prediction log cannot be written"
     if reason is None and log.archive and not log.archive.reachable:
-        reason = "MongoDB does not answer; predictions wait in the outbox"
+        reason = f"MongoDB {log.archive.state}; predictions wait in the outbox"
         return Json({"status": "degraded", "reason": reason})
     return _health(reason)
 

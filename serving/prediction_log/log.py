@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from serving.prediction_log.archive import Archive, ArchiveError, ArchiveRefusedError
-from serving.prediction_log.outbox import Outbox, OutboxStats
+from serving.prediction_log.outbox import Outbox, OutboxStats, network_filesystem
 from serving.prediction_log.records import (
     Document,
     FeedbackRecord,
@@ -100,6 +100,12 @@ class PredictionLog:
             ArchiveRefusedError: the archive denies access; waiting would not help.
         """
         await self._outbox.check()
+        if kind := network_filesystem(self._outbox.path):
+            log.warning(
+                "TAGGER_OUTBOX is on a network file system (%s): SQLite's locks and its "
+                "write-ahead log may fail there; choose a local disk",
+                kind,
+            )
         if self._archive:
             try:
                 await self._archive.prepare()

@@ -20,7 +20,15 @@ import pymongo
 from bson.errors import BSONError
 from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorCollection
 from pymongo import ReadPreference, ReplaceOne, UpdateMany, UpdateOne, WriteConcern
-from pymongo.errors import BulkWriteError, DocumentTooLarge, OperationFailure, PyMongoError
+from pymongo.errors import (
+    BulkWriteError,
+    ConfigurationError,
+    DocumentTooLarge,
+    InvalidName,
+    NotPrimaryError,
+    OperationFailure,
+    PyMongoError,
+)
 from pymongo.uri_parser import parse_uri
 
 from serving.prediction_log.archive import ArchiveError, ArchiveRefusedError
@@ -31,6 +39,33 @@ DATABASE = "tweet_tagger"
 WRITE_SECONDS = 10.0  # then a server that accepts connections and hangs counts as unreachable
 READ_SECONDS = 2.0  # shorter: a caller waits for it
 UNAUTHORIZED, AUTHENTICATION, ATLAS = 13, 18, 8000
+NO_SUCH_INDEX = 27
+# Errors that no retry mends, and what an operator has to do.
+# https://github.com/mongodb/mongo/blob/master/src/mongo/base/error_codes.yml
+PERMANENT = {
+    20: ("IllegalOperation", "add retryWrites=false to MONGODB_URI, or use a replica set"),
+    59: ("CommandNotFound", "use a server that MongoDB's driver supports"),
+    67: ("CannotCreateIndex", "look at the indexes that the collections have"),
+    72: ("InvalidOptions", "look at the options in MONGODB_URI"),
+    73: ("InvalidNamespace", "choose another name of the database in MONGODB_URI"),
+    76: ("NoReplicationEnabled", "use a replica set, or a server without --replSet"),
+    79: ("UnknownReplWriteConcern", "the replica set must know the write concern majority"),
+    85: ("IndexOptionsConflict", "drop the index on ts of predictions and feedback"),
+    86: ("IndexKeySpecsConflict", "drop the index of the same name"),
+    100: ("UnsatisfiableWriteConcern", "give the replica set a majority of members with data"),
+    115: ("CommandNotSupported", "use a server that has this command"),
+    121: ("DocumentValidationFailure", "remove the validator of the collection"),
+    166: ("CommandNotSupportedOnView", "predictions and feedback must not be views"),
+    303: ("FeatureNotSupported", "use a server that has this feature"),
+    323: ("APIStrictError", "remove the strict API from MONGODB_URI"),
+}
+# Errors that end by themselves or when somebody makes room, and what helps.
+PASSING = {
+    10107: ("NotWritablePrimary", "if it stays, name the whole replica set in MONGODB_URI"),
+    13435: ("NotPrimaryNoSecondaryOk", "if it stays, name the whole replica set in MONGODB_URI"),
+    14031: ("OutOfDiskSpace", "free the disk of MongoDB"),
+    8000: ("AtlasError", "look at the limits of the cluster, such as its disk"),
+}
 INDEX_CONFLICTS = {85, 86}  # the index exists with other options
 INDEXES = {"predictions": ("ts", "request_id"), "feedback": ("ts", "prediction_id")}
 URI_FORMAT = "mongodb://[user:password@]host[:port][/database][?options], or mongodb+srv://…"
@@ -59,6 +94,7 @@ class MongoArchive:
         # At level debug the driver logs whole documents.
         logging.getLogger("pymongo").setLevel(logging.INFO)
         self._ttl = ttl
+        self._is_srv = uri.startswith("mongodb+srv://")
         self._user: str | None = parsed["username"]
         self._password: str | None = parsed["password"]
         self._database: str = parsed["database"] or DATABASE
@@ -72,6 +108,10 @@ class MongoArchive:
         for collection, keys in INDEXES.items():
             for key in keys:
                 await self._call(WRITE_SECONDS, partial(self._create_index, collection, key))
+
+    async def ping(self) -> None:
+        """Raise ArchiveError if MongoDB does not answer."""
+        await self._call(READ_SECONDS, lambda: self._client.admin.command("ping"))
 
     async def write(self, rows: Sequence[OutboxRow]) -> dict[int, str]:
         """Upsert rows; return the reason for each refused `seq`. Raises ArchiveError."""
@@ -112,7 +152,11 @@ class MongoArchive:
         except OperationFailure as error:
             if error.code not in INDEX_CONFLICTS:
                 raise
-            await documents.drop_index(key)
+            try:
+                await documents.drop_index(key)
+            except OperationFailure as missing:  # another service has just dropped it
+                if missing.code != NO_SUCH_INDEX:
+                    raise
             await documents.create_index([(key, 1)], **options)
 
     async def _bulk_write(
@@ -134,12 +178,13 @@ class MongoArchive:
             return refused | await self._bulk_write(collection, pairs[half:])
         except BulkWriteError as error:
             details = error.details or {}
-            if details.get("writeConcernErrors"):
-                message = self._message("did not confirm the write by a majority")
-                raise ArchiveError(message) from None
+            if concerns := details.get("writeConcernErrors"):
+                text, _ = _describe(concerns[0].get("code"), concerns[0].get("codeName"))
+                state = "did not confirm the write by a majority"
+                raise ArchiveError(self._message(f"{state}: {text}"), state) from None
             # Only the error's code: its text may quote the document.
             return {
-                pairs[failure["index"]][0]: f"MongoDB's error {failure.get('code')}"
+                pairs[failure["index"]][0]: f"MongoDB's {_describe(failure.get('code'))[0]}"
                 for failure in details.get("writeErrors", [])
             }
         return {}
@@ -159,27 +204,62 @@ class MongoArchive:
             raise
         except (BSONError, DocumentTooLarge, OverflowError) as error:
             raise _DocumentError(f"it cannot be written as BSON ({type(error).__name__})") from None
-        except OperationFailure as error:
+        except (OperationFailure, NotPrimaryError) as error:
             raise self._archive_error(error) from None
         except PyMongoError as error:
-            # ServerSelectionTimeoutError lists every host and topology after its first clause.
-            reason = str(error).split(", Timeout:")[0].split(" (configured timeouts:")[0]
-            if self._password:
-                reason = reason.replace(self._password, "…")
-            raise ArchiveError(self._message(f"does not answer: {reason[:200]}")) from None
+            raise self._no_answer(error) from None
 
-    def _archive_error(self, error: OperationFailure) -> ArchiveError:
-        if error.code == AUTHENTICATION or (error.code == ATLAS and "auth" in str(error)):
+    def _no_answer(self, error: PyMongoError) -> ArchiveError:
+        """Return the error for a server that did not get as far as an answer to a command."""
+        # ServerSelectionTimeoutError lists every host and topology after its first clause.
+        reason = str(error).split(", Timeout:")[0].split(" (configured timeouts:")[0]
+        if self._password:
+            reason = reason.replace(self._password, "…")
+        reason = reason[:200]
+        if isinstance(error, ConfigurationError | InvalidName):
+            if self._is_srv:  # a name server that is down looks like a name that does not exist
+                state = "has an address that cannot be resolved"
+                return ArchiveError(self._message(f"{state}: {reason}"), state)
+            state = "cannot be used"
+            return ArchiveRefusedError(
+                self._message(f"{state}: {reason}; correct MONGODB_URI"), state
+            )
+        if "replica set" in reason.lower():
+            state = "is not the replica set of MONGODB_URI"
+            return ArchiveError(self._message(f"{state}: {reason}"), state)
+        if "SSL" in reason or "certificate" in reason:
+            state = "cannot be reached by TLS"
+            message = f"{state}: {reason}; look at its certificate and at tls… in MONGODB_URI"
+            return ArchiveError(self._message(message), state)
+        return ArchiveError(self._message(f"does not answer: {reason}"))
+
+    def _archive_error(self, error: OperationFailure | NotPrimaryError) -> ArchiveError:
+        """Return the error for a server that answered with one."""
+        details = error.details if isinstance(error.details, dict) else {}
+        code = details.get("code") or getattr(error, "code", None)
+        if code == AUTHENTICATION or (code == ATLAS and "auth" in str(error)):
             text = f"does not accept the user {self._user!r} with the password in MONGODB_URI"
-            return ArchiveRefusedError(self._message(text))
-        if error.code == UNAUTHORIZED:
+            return ArchiveRefusedError(self._message(text), "does not accept our user")
+        if code == UNAUTHORIZED:
             user = f"the user {self._user!r}" if self._user else "a client without a user name"
             text = f"does not allow {user} to write to the database {self._database!r}"
-            return ArchiveRefusedError(self._message(text))
-        return ArchiveError(self._message(f"answers with error {error.code}"))
+            return ArchiveRefusedError(self._message(text), "does not allow our user to write")
+        text, advice = _describe(code, details.get("codeName"))
+        state = f"answers with {text}"
+        if code in PERMANENT:
+            message = f"{state}, which no retry mends: {advice}"
+            return ArchiveRefusedError(self._message(message), state)
+        return ArchiveError(self._message(f"{state}{advice and f': {advice}'}"), state)
 
     def _message(self, predicate: str) -> str:
         return f"MongoDB at {self._hosts} {predicate}"
+
+
+def _describe(code: int | None, name: str | None = None) -> tuple[str, str]:
+    """Return an error's code and name, and what to do; never its text, which may quote a row."""
+    known, advice = (PERMANENT | PASSING).get(code or 0, ("", ""))
+    name = name or known
+    return f"error {code}{f' ({name})' if name else ''}", advice
 
 
 def _operations(row: OutboxRow) -> list[tuple[str, Operation]]:

@@ -8,6 +8,8 @@ it did not read. This module knows neither the content of a prediction nor where
 
 import asyncio
 import contextlib
+import os
+import re
 import sqlite3
 import time
 from collections.abc import Iterable, Sequence
@@ -41,6 +43,11 @@ NEXT_BATCH = """SELECT json_group_array(json_array(seq, kind, attempts, json(bod
     SELECT seq, kind, attempts, body FROM log WHERE not_before <= ? ORDER BY seq LIMIT ?)"""
 REMOVE = "DELETE FROM log WHERE seq IN (SELECT value FROM json_each(?))"
 REMOVE_OLDEST = "DELETE FROM log WHERE seq IN (SELECT seq FROM log ORDER BY seq LIMIT ?)"
+# https://sqlite.org/wal.html: a write-ahead log works within one host only.
+NETWORK_FILESYSTEMS = {
+    "9p", "afs", "ceph", "cifs", "fuse.glusterfs", "fuse.s3fs", "fuse.sshfs", "glusterfs", "gpfs",
+    "lustre", "nfs", "nfs4", "smb3", "smbfs",
+}  # fmt: skip
 REMOVE_STEP = 500  # rows that one transaction removes
 
 
@@ -234,7 +241,27 @@ def _prepare(path: Path) -> None:
             db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")  # fails if it is read-only
             db.execute("COMMIT")
     except (OSError, sqlite3.Error) as error:
-        raise OutboxError(f"{path}: cannot be used as the outbox: {error}") from None
+        folder, user = path.parent.absolute(), os.geteuid()
+        raise OutboxError(
+            f"{path}: cannot be used as the outbox: {error}; mount a volume at {folder} that uid "
+            f"{user} can write, or set TAGGER_OUTBOX to a file in such a folder"
+        ) from None
+
+
+def network_filesystem(path: Path) -> str | None:
+    """Return the type of the network file system that a path is on, or None if it is on none."""
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:  # not Linux
+        return None
+    place, longest, kind = path.resolve(), -1, ""
+    for line in mounts.splitlines():
+        before, _, after = line.partition(" - ")
+        # Blanks in a path are written as octal numbers.
+        point = re.sub(r"\\(\d{3})", lambda match: chr(int(match[1], 8)), before.split()[4])
+        if place.is_relative_to(point) and len(point) >= longest:
+            longest, kind = len(point), after.split()[0]
+    return kind if kind in NETWORK_FILESYSTEMS else None
 
 
 def _documents(db: sqlite3.Connection, id_: str) -> dict[RecordType, Document]:

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 BATCH_ROWS = 500
 PAUSE_SECONDS = 0.5  # after a batch that was not full
 RETRY_SECONDS = (0.5, 30.0)  # first and longest wait after a failure
+CHECK_SECONDS = 10.0  # how long the archive may be silent, while nothing is sent, until it is asked
 POSTPONE_SECONDS = (1.0, 600.0)  # first and longest wait of a refused row
 
 
@@ -34,10 +35,13 @@ POSTPONE_SECONDS = (1.0, 600.0)  # first and longest wait of a refused row
 class RelayStats:
     """What the relay of this process has done.
 
+    reachable: whether the archive answered when it was asked last; not before the first answer.
+    state: why not, in a few words.
     lag: seconds from the oldest row of the last batch to the confirmation of that batch.
     """
 
-    reachable: bool = True
+    reachable: bool = False
+    state: str = "was not reached yet"
     flushes: int = 0
     sent: int = 0
     failures: int = 0
@@ -55,6 +59,7 @@ class Relay:
         self._pause = pause
         self._lock = _Lock(outbox.path.with_name(outbox.path.name + ".relay"))
         self._prepared = False
+        self._asked = 0.0
         self._consecutive_failures, self._reason = 0, ""
         self._task: asyncio.Task[None] | None = None
 
@@ -85,6 +90,7 @@ class Relay:
         await self._prepare()
         rows = await self._outbox.next_batch(BATCH_ROWS)
         if not rows:
+            await self._check()
             return 0
         refused = await self._archive.write(rows)
         self._recover()
@@ -103,12 +109,17 @@ class Relay:
             try:
                 if self._lock.acquire():
                     wait = 0 if await self.flush() >= BATCH_ROWS else self._pause
-            except (ArchiveError, OutboxError) as error:
-                self._fail(str(error))
+                else:  # another process sends; this one must know the archive's state all the same
+                    await self._check()
+            except ArchiveError as error:
+                self._fail(str(error), error.state)
+                wait = _backoff(self._consecutive_failures, RETRY_SECONDS)
+            except OutboxError as error:
+                self._fail(str(error), "gets nothing: the outbox cannot be used")
                 wait = _backoff(self._consecutive_failures, RETRY_SECONDS)
             except Exception as error:  # if the task ended, rows would pile up until a restart
                 # Only the type: the message may contain a caller's text.
-                self._fail(f"unexpected: {type(error).__name__}")
+                self._fail(f"unexpected: {type(error).__name__}", "cannot be used")
                 wait = _backoff(self._consecutive_failures, RETRY_SECONDS)
             await asyncio.sleep(wait)
 
@@ -116,6 +127,12 @@ class Relay:
         if not self._prepared:
             await self._archive.prepare()
             self._prepared = True
+            self._recover()
+
+    async def _check(self) -> None:
+        """Ask the archive whether it answers, unless it has just answered. Raises ArchiveError."""
+        if not self.stats.reachable or time.monotonic() - self._asked > CHECK_SECONDS:
+            await self._archive.ping()
             self._recover()
 
     async def _postpone(
@@ -135,10 +152,10 @@ class Relay:
             reasons[first.seq],
         )
 
-    def _fail(self, reason: str) -> None:
+    def _fail(self, reason: str, state: str) -> None:
         self._consecutive_failures += 1
         self.stats.failures += 1
-        self.stats.reachable = False
+        self.stats.reachable, self.stats.state = False, state
         if reason != self._reason:  # once per outage and reason, not once per retry
             log.warning("predictions wait in the outbox: %s", reason)
         self._reason = reason
@@ -147,7 +164,8 @@ class Relay:
         if self._consecutive_failures:
             log.warning("the archive answers again after %d failures", self._consecutive_failures)
         self._consecutive_failures, self._reason = 0, ""
-        self.stats.reachable = True
+        self.stats.reachable, self.stats.state = True, ""
+        self._asked = time.monotonic()
 
 
 def _backoff(failures: int, bounds: tuple[float, float]) -> float:
@@ -165,10 +183,13 @@ class _Lock:
         self._file: IO[bytes] | None = None
 
     def acquire(self) -> bool:
-        """Take the lock if it is free; return whether this process holds it."""
+        """Take the lock if it is free; return whether this process holds it. Raises OutboxError."""
         if self._file:
             return True
-        file = self._path.open("ab")
+        try:
+            file = self._path.open("ab")
+        except OSError as error:  # for example another user's file
+            raise OutboxError(f"{self._path}: {error.strerror}") from None
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -66,6 +66,9 @@ class MemoryArchive:
         if self.error:
             raise self.error
 
+    async def ping(self) -> None:
+        await self.prepare()
+
     async def write(self, rows: Sequence[OutboxRow]) -> dict[int, str]:
         self.writes.append(len(rows))
         if self.resume:
