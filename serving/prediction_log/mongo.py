@@ -238,18 +238,24 @@ class MongoArchive:
         details = error.details if isinstance(error.details, dict) else {}
         code = details.get("code") or getattr(error, "code", None)
         if code == AUTHENTICATION or (code == ATLAS and "auth" in str(error)):
-            text = f"does not accept the user {self._user!r} with the password in MONGODB_URI"
+            text = (
+                f"does not accept the user {self._user!r} with the password in MONGODB_URI "
+                f"(error {code}): correct them, or add authSource=…"
+            )
             return ArchiveRefusedError(self._message(text), "does not accept our user")
         if code == UNAUTHORIZED:
             user = f"the user {self._user!r}" if self._user else "a client without a user name"
-            text = f"does not allow {user} to write to the database {self._database!r}"
+            text = (
+                f"does not allow {user} to write to the database {self._database!r} "
+                f"(error {code}, Unauthorized): give it the role readWrite there"
+            )
             return ArchiveRefusedError(self._message(text), "does not allow our user to write")
         text, advice = _describe(code, details.get("codeName"))
         state = f"answers with {text}"
         if code in PERMANENT:
             message = f"{state}, which no retry mends: {advice}"
             return ArchiveRefusedError(self._message(message), state)
-        return ArchiveError(self._message(f"{state}{advice and f': {advice}'}"), state)
+        return ArchiveError(self._message(f"{state}: {advice}"), state)
 
     def _message(self, predicate: str) -> str:
         return f"MongoDB at {self._hosts} {predicate}"
@@ -257,7 +263,9 @@ class MongoArchive:
 
 def _describe(code: int | None, name: str | None = None) -> tuple[str, str]:
     """Return an error's code and name, and what to do; never its text, which may quote a row."""
-    known, advice = (PERMANENT | PASSING).get(code or 0, ("", ""))
+    known, advice = (PERMANENT | PASSING).get(
+        code or 0, ("", "if it stays, look at MongoDB's own log")
+    )
     name = name or known
     return f"error {code}{f' ({name})' if name else ''}", advice
 

@@ -10,8 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from motor.motor_asyncio import AsyncIOMotorCollection
 from pymongo import MongoClient
 from pymongo.database import Database
+from pymongo.errors import (
+    AutoReconnect,
+    ConfigurationError,
+    NotPrimaryError,
+    OperationFailure,
+    PyMongoError,
+    ServerSelectionTimeoutError,
+)
 
 from serving.app import create_log
 from serving.ids import new_id
@@ -208,6 +217,62 @@ def test_an_unreachable_server_is_reported_without_the_password() -> None:
         assert time.monotonic() - started < 6
 
     with_archive(f"mongodb://bob:{PASSWORD}@127.0.0.1:{port}/", test)
+
+
+@pytest.mark.parametrize(
+    ("error", "refused", "message"),
+    [
+        (
+            OperationFailure("a text", 73, {"code": 73, "codeName": "InvalidNamespace"}),
+            True,
+            "answers with error 73 (InvalidNamespace), which no retry mends: choose another name",
+        ),
+        (
+            OperationFailure("a text", 20, {"code": 20}),
+            True,
+            "answers with error 20 (IllegalOperation), which no retry mends: add retryWrites=false",
+        ),
+        (
+            OperationFailure("a text", 13, {"code": 13, "codeName": "Unauthorized"}),
+            True,
+            "(error 13, Unauthorized): give it the role readWrite",
+        ),
+        (
+            OperationFailure("a text", 50, {"code": 50, "codeName": "MaxTimeMSExpired"}),
+            False,
+            "answers with error 50 (MaxTimeMSExpired): if it stays, look at MongoDB's own log",
+        ),
+        (
+            NotPrimaryError("a text", {"code": 10107, "codeName": "NotWritablePrimary"}),
+            False,
+            "answers with error 10107 (NotWritablePrimary): if it stays, name the whole replica",
+        ),
+        (ConfigurationError("a wire version"), True, "cannot be used: a wire version; correct"),
+        (
+            ServerSelectionTimeoutError("SSL handshake failed: h:1: certificate verify failed"),
+            False,
+            "cannot be reached by TLS: SSL handshake failed",
+        ),
+        (AutoReconnect("Connection refused"), False, "does not answer: Connection refused"),
+    ],
+    ids=lambda value: getattr(value, "_message", None) or type(value).__name__,
+)
+def test_an_error_is_named_with_what_to_do(
+    error: PyMongoError, refused: bool, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(AsyncIOMotorCollection, "find_one", fail)
+
+    async def test(archive: MongoArchive) -> None:
+        with pytest.raises(ArchiveError) as caught:
+            await archive.find("a")
+        assert message in str(caught.value)
+        assert isinstance(caught.value, ArchiveRefusedError) == refused
+        assert "127.0.0.1" not in caught.value.state
+
+    with_archive("mongodb://127.0.0.1:1/", test)
 
 
 def test_a_server_that_hangs_is_given_up(own: MongoServer) -> None:

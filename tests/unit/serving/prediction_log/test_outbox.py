@@ -1,6 +1,7 @@
 """The outbox: a document that was acknowledged is on the disk, once, until it is removed."""
 
 import asyncio
+import errno
 import multiprocessing
 import os
 import signal
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from serving.prediction_log.outbox import SCHEMA_VERSION, Outbox
+from serving.prediction_log.outbox import SCHEMA_VERSION, Outbox, network_filesystem
 from serving.prediction_log.records import Document, RecordType
 from serving.prediction_log.sqlite_writer import OutboxError, OutboxFullError
 from tests.support.prediction_log import PLENTY, stored_ids
@@ -271,3 +272,44 @@ def test_a_path_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "file" / "outbox.db", tmp_path):
         with pytest.raises(OutboxError, match="cannot be used as the outbox"):
             store_one(path)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.EROFS, "Read-only file system"), PermissionError(13, "Permission denied")],
+)
+def test_a_place_that_cannot_be_written_names_the_setting_and_what_to_mount(
+    path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Path, "mkdir", fail)
+    with pytest.raises(OutboxError) as caught:
+        store_one(path)
+    assert str(caught.value).startswith(f"{path}: cannot be used as the outbox: ")
+    assert f"mount a volume at {path.parent} that uid {os.geteuid()} can write" in str(caught.value)
+    assert "set TAGGER_OUTBOX" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/srv/log/outbox.db", "nfs4"),
+        ("/srv/my log/outbox.db", "cifs"),
+        ("/srv/logs/outbox.db", None),
+        ("/srv/log/local/outbox.db", None),
+        ("/elsewhere", None),
+    ],
+)
+def test_a_network_file_system_is_recognised(
+    path: str, kind: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mounts = """\
+22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
+40 22 0:45 / /srv/log rw,relatime shared:2 - nfs4 server:/export rw,vers=4.2
+41 22 0:46 / /srv/my\\040log rw - cifs //server/share rw
+42 40 8:2 / /srv/log/local rw - ext4 /dev/sdb1 rw
+"""
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: mounts)
+    assert network_filesystem(Path(path)) == kind

@@ -81,6 +81,70 @@ def test_an_unreachable_archive_delays_and_loses_nothing(
     assert stored_ids(path) == []
 
 
+def test_an_archive_counts_as_reachable_after_its_first_answer_only(
+    path: Path, archive: MemoryArchive
+) -> None:
+    archive.error = ArchiveError("at 10.0.0.1: error 73", "answers with error 73")
+
+    async def test(log: PredictionLog) -> None:
+        stats = relay_stats(log)
+        assert (stats.reachable, stats.state) == (False, "was not reached yet")
+        await until(lambda: stats.failures > 0)
+        assert (stats.reachable, stats.state) == (False, "answers with error 73")
+        archive.error = None
+        await until(lambda: stats.reachable)
+        assert stats.state == ""
+
+    with_log(path, test, archive)
+
+
+def test_an_archive_that_is_lost_while_nothing_is_sent_is_noticed(
+    path: Path, archive: MemoryArchive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.prediction_log.relay.CHECK_SECONDS", 0.0)
+
+    async def test(log: PredictionLog) -> None:
+        stats = relay_stats(log)
+        await until(lambda: stats.reachable)
+        archive.error = ArchiveError("lost")
+        await until(lambda: not stats.reachable)
+        assert stats.state == "does not answer"
+
+    with_log(path, test, archive)
+
+
+def test_a_process_that_does_not_relay_knows_whether_the_archive_answers(path: Path) -> None:
+    first, second = MemoryArchive(), MemoryArchive()
+
+    async def test(log: PredictionLog) -> None:
+        await until(lambda: relay_stats(log).reachable)
+        outbox = Outbox(path, max_bytes=PLENTY, ring=False)
+        other = PredictionLog(outbox, second)
+        second.error = ArchiveError("not from here")
+        await other.start()
+        try:
+            await until(lambda: relay_stats(other).failures > 0)
+            assert not relay_stats(other).reachable
+            second.error = None
+            await until(lambda: relay_stats(other).reachable)
+            assert second.writes == []
+        finally:
+            await other.close()
+
+    with_log(path, test, first)
+
+
+def test_a_lock_file_of_another_user_is_named(path: Path, archive: MemoryArchive) -> None:
+    lock = path.with_name(path.name + ".relay")
+    lock.mkdir()  # nobody can open it for writing, root included
+
+    async def test(log: PredictionLog) -> None:
+        await until(lambda: relay_stats(log).failures > 0)
+        assert relay_stats(log).state == "gets nothing: the outbox cannot be used"
+
+    with_log(path, test, archive)
+
+
 def test_an_unexpected_error_does_not_end_the_relay(
     path: Path, archive: MemoryArchive, caplog: pytest.LogCaptureFixture
 ) -> None:
