@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from cachetools import LRUCache
 
-from serving.bundle import ATTRIBUTES, LABELS, MAX_WINDOWS, Bundle, Floats
+from serving.bundle import ATTRIBUTES, LABELS, Bundle, Floats
 from serving.errors import ErrorCode, ServiceError
 from serving.explain.lime import (
     Masks,
@@ -260,10 +260,9 @@ async def score_when_idle(
 
 def visible_text(bundle: Bundle, text: str) -> VisibleText:
     """Split a text into words. Of a text that is too long for the model, keep what it reads."""
-    first = bundle.tokenizer.encode(text)
-    windows = [first, *first.overflowing][:MAX_WINDOWS]
+    windows, is_cut = bundle.windows(text)
     words = split(text)
-    if len(first.overflowing) >= MAX_WINDOWS:
+    if is_cut:
         end = max(end for window in windows for _, end in window.offsets)
         words = [word for word in words if word.begin < end]
         text = text[: max([end, *(word.end for word in words)])]

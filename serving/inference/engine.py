@@ -18,15 +18,16 @@ from typing import Any, Protocol
 
 from cachetools import LRUCache
 
-from serving.bundle import ATTRIBUTES, LABELS, Bundle, Encoding
+from serving.bundle import ATTRIBUTES, LABELS, SPECIAL_TOKENS, Bundle, Encoding
 from serving.inference.batcher import Batcher, BatchReport, Capacity
 from serving.inference.language import detect_language
 from serving.inference.policy import Policy, PolicyDecision
 from serving.inference.scheduler import Priority
 
-INLINE_CHARS = 1500  # up to this many, work on the event loop is cheaper than in a thread
+# Up to this many ASCII characters, work on the event loop is cheaper than in a thread. Of any other
+# character, normalisation may make several words.
+INLINE_CHARS, INLINE_WEIGHT = 1500, 5
 INTERACTIVE_TEXTS = 4  # requests with up to this many texts have priority over longer lists
-SPECIAL_TOKENS = 2  # [CLS] and [SEP]: a text with no other tokens has no words
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +199,8 @@ class Engine:
         if _is_short(texts):
             # One by one: for several texts the tokenizer wakes threads of its own, and on busy
             # processors the event loop would wait for them.
-            encodings = [row for text in texts for row in self.bundle.encode([text])]
+            rows = {text: self.bundle.encode([text])[0] for text in dict.fromkeys(texts)}
+            encodings = [rows[text] for text in texts]
         else:
             encodings = await asyncio.to_thread(self.bundle.encode, texts)
         self._observer.tokenised(perf_counter() - started)
@@ -244,13 +246,15 @@ def _infer(
 
 async def _languages(texts: Sequence[str]) -> list[str]:
     def detect() -> list[str]:
-        return [detect_language(text) for text in texts]
+        found = {text: detect_language(text) for text in dict.fromkeys(texts)}
+        return [found[text] for text in texts]
 
     return detect() if _is_short(texts) else await asyncio.to_thread(detect)
 
 
 def _is_short(texts: Sequence[str]) -> bool:
-    return sum(map(len, texts)) <= INLINE_CHARS
+    cost = sum(len(text) * (1 if text.isascii() else INLINE_WEIGHT) for text in texts)
+    return cost <= INLINE_CHARS
 
 
 def _prediction(
