@@ -16,7 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
-from serving.inference.batcher import BatcherDeadError, QueueFullError
+from serving.inference.batcher import BatcherDeadError, DeadlineError, QueueFullError
 from serving.prediction_log.log import LogError
 
 
@@ -129,6 +129,9 @@ def as_service_error(error: Exception) -> ServiceError | None:
         return ServiceError(
             ErrorCode.OVERLOADED, "Server overloaded, retry later", retry_after=error.wait
         )
+    if isinstance(error, DeadlineError):
+        message = "The answer would come after the request's timeout, retry later"
+        return ServiceError(ErrorCode.UNAVAILABLE, message, retry_after=error.wait)
     if isinstance(error, BatcherDeadError | LogError):
         # A LogError's own text names hosts and files.
         part = "prediction log" if isinstance(error, LogError) else "model"

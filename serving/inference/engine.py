@@ -165,26 +165,34 @@ class Engine:
         self._batcher.check_capacity(priority, pending)
 
     async def score(
-        self, texts: Sequence[str], priority: Priority | None = None
+        self,
+        texts: Sequence[str],
+        priority: Priority | None = None,
+        deadline: float | None = None,
     ) -> list[ScoredText]:
         """Return the scores of each text, in order.
 
         Args:
             texts: any strings that UTF-8 can hold.
             priority: None: high for a few texts, normal for more.
+            deadline: in the event loop's time; see `Batcher.submit`.
 
         Raises:
             QueueFullError: the expected wait is too long.
+            DeadlineError: the scores would come after the deadline.
             BatcherDeadError: an inference thread died.
         """
-        return await self._score(await self._encode(texts), priority)
+        return await self._score(await self._encode(texts), priority, deadline)
 
     async def predict(
-        self, texts: Sequence[str], priority: Priority | None = None
+        self,
+        texts: Sequence[str],
+        priority: Priority | None = None,
+        deadline: float | None = None,
     ) -> list[Prediction]:
         """Return label, toxicity, action and warnings of each text, in order; see `score`."""
         encodings = await self._encode(texts)
-        scored = await self._score(encodings, priority)
+        scored = await self._score(encodings, priority, deadline)
         # Not in the cache of scores: texts with equal token ids can differ in letters.
         languages = await _languages(texts)
         return [
@@ -207,21 +215,21 @@ class Engine:
         return encodings
 
     async def _score(
-        self, encodings: Sequence[Encoding], priority: Priority | None
+        self, encodings: Sequence[Encoding], priority: Priority | None, deadline: float | None
     ) -> list[ScoredText]:
         if priority is None:
             priority = Priority.HIGH if len(encodings) <= INTERACTIVE_TEXTS else Priority.NORMAL
         if priority is not Priority.LOW:
             self._last_request = perf_counter()
         if self._cache is None:
-            return await self._batcher.submit(encodings, priority)
+            return await self._batcher.submit(encodings, priority, deadline)
         keys = [array("i", row.ids).tobytes() for row in encodings]
         results = {key: row for key in keys if (row := self._cache.get(key)) is not None}
         # A text that is in the list twice is inferred once.
         missing = {key: row for key, row in zip(keys, encodings, strict=True) if key not in results}
         self._observer.cached(len(keys) - len(missing), len(missing))
         if missing:
-            scored = await self._batcher.submit(list(missing.values()), priority)
+            scored = await self._batcher.submit(list(missing.values()), priority, deadline)
             fresh = dict(zip(missing, scored, strict=True))
             if priority is not Priority.LOW:  # masked texts will not come again, tweets may
                 self._cache.update(fresh)

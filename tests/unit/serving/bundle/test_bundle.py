@@ -101,7 +101,8 @@ def test_a_long_text_has_windows_and_is_truncated_after_the_last(folder: Path) -
 COSTLY = [
     "ﷺ", "㌖", "🥴", "🔂", "➱", "👨\u200d👩\u200d👧", "🇺🇸", "½", "각", "漢", "\u0301", "\u200d",
     "a\u0301\u0316", "e\u0301" * 30, "@ ", "a ", "!?", "#aA", "&#0", "x", "\n", "f-u-c-k ",
-    "i d i o t ", "@user ", "http://a.b/c(", "word" * 25 + " ", "qxzjvk" * 16 + " ", "бвгджз" * 16 + " ",
+    "i d i o t ", "@user ", "http://a.b/c(", "a$", "@a", "word" * 25 + " ",
+    "qxzjvk" * 16 + " ", "бвгджз" * 16 + " ",
 ]  # fmt: skip
 
 
