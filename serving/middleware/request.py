@@ -122,11 +122,11 @@ class RequestMiddleware:
             raise ServiceError(ErrorCode.UNAVAILABLE, f"Not ready: {reason}", retry_after=5)
         if scope["method"] == "POST":
             self._admission.check_capacity()
-        context.limit_time(requested_timeout(scope["headers"]), self._timeout)
         key = self._authenticate(scope, rule)
         if rule.scope not in key.scopes:
             raise ServiceError(ErrorCode.FORBIDDEN, f"Missing scope: {rule.scope}")
         scope["state"]["client"] = client = _client_name(key, scope)
+        context.limit_time(requested_timeout(scope["headers"]), self._timeout)
         wait = self._rate.hit(client or "unknown")
         if wait is not None:
             message = "Rate limit exceeded, retry later"
