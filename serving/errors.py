@@ -16,7 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
-from serving.inference.batcher import BatcherDeadError, QueueFullError
+from serving.inference.batcher import BatcherDeadError, DeadlineError, QueueFullError
 from serving.prediction_log.log import LogError
 
 
@@ -125,10 +125,11 @@ def as_service_error(error: Exception) -> ServiceError | None:
     """Return the error that the caller gets for an exception; None if it is a bug of ours."""
     if isinstance(error, ServiceError):
         return error
-    if isinstance(error, QueueFullError):
-        return ServiceError(
-            ErrorCode.OVERLOADED, "Server overloaded, retry later", retry_after=error.wait
-        )
+    if isinstance(error, QueueFullError | DeadlineError):
+        code, message = ErrorCode.OVERLOADED, "Server overloaded, retry later"
+        if isinstance(error, DeadlineError):
+            code, message = ErrorCode.UNAVAILABLE, "No answer within the timeout, retry later"
+        return ServiceError(code, message, retry_after=error.wait)
     if isinstance(error, BatcherDeadError | LogError):
         # A LogError's own text names hosts and files.
         part = "prediction log" if isinstance(error, LogError) else "model"

@@ -117,4 +117,5 @@ def classifier_of(request: Request) -> Classifier:
 def caller_of(request: Request, api: str) -> Caller:
     """Return the caller of a request; `api` is the API's name in the prediction log."""
     state = request.scope["state"]
-    return Caller(state["engine"], state["request_id"], state.get("client"), api)
+    client, deadline = state.get("client"), state.get("deadline")
+    return Caller(state["engine"], state["request_id"], client, api, deadline)

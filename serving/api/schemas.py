@@ -116,7 +116,10 @@ class ExplainRequest(Request):
     num_samples: Annotated[
         int,
         Field(
-            ge=16, le=5000, description="number of masked texts to score, where not all of them are"
+            ge=16,
+            le=5000,
+            description="number of masked texts to score, where not all of them are; fewer where "
+            "the text is long",
         ),
     ] = 1000
     seed: Annotated[int, Field(ge=0, lt=2**32, description="seed of the random sample")] = 0
@@ -131,6 +134,13 @@ class WordWeight(BaseModel):
     end: Annotated[int, Field(description="offset of the character after it")]
 
 
+class Part(BaseModel):
+    """A part of a text."""
+
+    begin: Annotated[int, Field(description="offset in characters (code points)")]
+    end: Annotated[int, Field(description="offset of the character after it")]
+
+
 class ExplainReply(BaseModel):
     """How much each word speaks for a label or an attribute."""
 
@@ -140,6 +150,13 @@ class ExplainReply(BaseModel):
     scores_used: int
     exact: Annotated[
         bool, Field(description="all masks were scored; the result does not depend on the seed")
+    ]
+    explained: Annotated[
+        Part,
+        Field(
+            description="what was explained: all that the model reads, or of a long text "
+            "the window that decides its scores"
+        ),
     ]
     seed: int
     model: ModelName

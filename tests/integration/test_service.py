@@ -546,6 +546,80 @@ def test_a_dead_inference_thread_ends_liveness(trained: Path, tmp_path: Path) ->
     asyncio.run(scenario())
 
 
+class SlowBundle(Bundle):
+    """A bundle that takes half a second for a batch with a text that is truncated, and a tenth of a
+    second for any other.
+    """
+
+    def infer(self, batch: Sequence[Encoding], *, intra_op_parallel: bool = False) -> Scores:
+        time.sleep(0.5 if any(row.truncated for row in batch) else 0.1)
+        return super().infer(batch, intra_op_parallel=intra_op_parallel)
+
+
+@pytest.mark.parametrize("configured", [0.0, 0.3])
+def test_a_client_with_a_timeout_gets_its_answer_or_a_refusal_by_then(
+    trained: Path, tmp_path: Path, configured: float
+) -> None:
+    folder = trained / "models" / "candidate"
+    settings = Settings(
+        bundle=folder, outbox=tmp_path / "outbox.db", request_timeout_seconds=configured
+    )
+    sent = {} if configured else {"x-request-timeout": "0.3"}
+
+    async def scenario() -> None:
+        app = create_app(settings)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as http,
+        ):
+            models = app.state.models
+            slow = Engine(
+                SlowBundle.load(folder),
+                Policy.load(settings.policy),
+                app.state.classifier.metrics,
+                Capacity(1, 8, 60),
+                cache_size=0,
+            )
+            await slow.start()
+            await models.engine.close()
+            models._activate(slow, folder)
+
+            async def answer(text: str, path: str = "/v1/predict") -> tuple[int, float, str | None]:
+                started = time.perf_counter()
+                fields = {"/v1/predict": "texts", "/v1/explain": "text"}
+                body = {fields[path]: [text] if path == "/v1/predict" else text}
+                reply = await http.post(path, json=body, headers=sent)
+                seconds = time.perf_counter() - started
+                return reply.status_code, seconds, reply.headers.get("retry-after")
+
+            answers = [await answer("ok"), await answer("word " * 1500)]
+            await asyncio.sleep(0.5)
+            answers.append(await answer("one text with nine other words around it", "/v1/explain"))
+            await asyncio.sleep(0.2)
+            answers += await asyncio.gather(*(answer(f"number {n}") for n in range(12)))
+            statuses = [status for status, _, _ in answers]
+            assert statuses[:3] == [200, 503, 503]
+            assert 1 <= statuses[3:].count(200) <= 3
+            assert set(statuses[3:]) == {200, 503}
+            assert max(seconds for _, seconds, _ in answers) < 0.3
+            assert {retry for status, _, retry in answers if status == 503} == {"1"}
+            assert slow.waiting_tokens == 0 or (await answer("ok"))[0] in {200, 503}
+            await slow.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("value", ["", "0", "-1", "nan", "inf", "1e3", "300ms", "0,3", "1" * 20])
+def test_a_timeout_that_is_no_time_is_refused(served: Served, value: str) -> None:
+    body = {"texts": ["ok"]}
+    reply = served.http.post("/v1/predict", json=body, headers={"x-request-timeout": value})
+    assert reply.status_code == 400
+    assert "X-Request-Timeout" in problem(reply)["message"]
+    usual = served.http.post("/v1/predict", json=body, headers={"x-request-timeout": "30"})
+    assert usual.status_code == 200
+    assert served.http.get("/healthz", headers={"x-request-timeout": value}).status_code == 200
+
+
 def test_sigint_stops_the_service_too(serve: Serve) -> None:
     service = serve()
     service.process.send_signal(signal.SIGINT)
