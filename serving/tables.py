@@ -219,7 +219,7 @@ def _csv_problem(message: str) -> str:
 def _separator(path: Path, content: str) -> str:
     """Return the usual separator of such a file, or the one that its header has instead."""
     usual = "\t" if path.suffix.lower() == ".tsv" else ","
-    for separator in (usual, *",;\t"):
+    for separator in f"{usual},;\t":
         header = next((row for _, row in _records(content, separator) if row), "")
         if not isinstance(header, str) and len(header) > 1:
             return separator
