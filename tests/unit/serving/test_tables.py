@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from serving.tables import TableError, decimal_point, read_lines, read_table
 
-
 Put = Callable[[str, bytes], Path]
 
 
