@@ -577,7 +577,7 @@ def test_a_client_with_a_timeout_gets_its_answer_or_a_refusal_by_then(
                 SlowBundle.load(folder),
                 Policy.load(settings.policy),
                 app.state.classifier.metrics,
-                Capacity(1, 8, 60),
+                Capacity(1, 1, 60),
                 cache_size=0,
             )
             await slow.start()
@@ -599,8 +599,7 @@ def test_a_client_with_a_timeout_gets_its_answer_or_a_refusal_by_then(
             answers += await asyncio.gather(*(answer(f"number {n}") for n in range(12)))
             statuses = [status for status, _, _ in answers]
             assert statuses[:3] == [200, 503, 503]
-            assert 1 <= statuses[3:].count(200) <= 3
-            assert set(statuses[3:]) == {200, 503}
+            assert set(statuses[3:]) == {200, 503}, answers
             assert max(seconds for _, seconds, _ in answers) < 0.3
             assert {retry for status, _, retry in answers if status == 503} == {"1"}
             assert slow.waiting_tokens == 0 or (await answer("ok"))[0] in {200, 503}
