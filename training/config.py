@@ -164,13 +164,12 @@ class Source(_Section):
     weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     max_rows: Annotated[int, Field(ge=0)] = 0
     twins: bool = False
-    shares_prior: bool = False
+    shares_prior: Probability = 0.0
     labels: dict[str | int, list[Label]] | list[LabelRule]
     attributes: dict[Attribute, str | dict[str | int, Probability]] = {}
     raters: str | None = None
     groups: str | None = None
     fillings: Annotated[int, Field(ge=0)] = 0
-    swaps: Probability = 0.0
     unpunctuated: Probability = 0.0
 
     @model_validator(mode="after")

@@ -225,7 +225,8 @@ _VOWEL, _CONSONANT = "[aeiouy]", "[b-df-hj-np-tv-xz]"
 _START, _END = "[^a-z0-9]", "(?![a-z0-9])"
 _SIGNS = "".join(LEET.values())
 # What follows a sign inside a word: no digit at the end, as a code has ("xf4gt7").
-_REST = rf"[a-z](?:[a-z']|[{_SIGNS}]{{1,2}}+(?=[a-z]))*+(?:(?<=[rl])3s?\b|(?![0-9]))"
+# Words end within 30 characters: else every sign of "a$a$a$…" would look at all the rest.
+_REST = rf"[a-z](?>(?:[a-z']|[{_SIGNS}]{{1,2}}+(?=[a-z])){{0,30}})(?:(?<=[rl])3s?\b|(?![0-9]))"
 _NO_WORD = r"(?![\w-])"
 
 
@@ -287,16 +288,19 @@ def _gaps(gap: str, width: int) -> str:
 _GAP_SIGN = r"[._\-*~|/+]"
 _LETTER_END = r"(?![a-z0-9'])"
 _AFTER_FOLDING = [
-    # A link ends at a bracket, a quote or a comma, and t.co's after ten characters: what follows is
-    # a word of the text.
+    # Links are left out: a word in their place would separate the words around it. A link ends at a
+    # bracket, a quote or a comma, and t.co's after ten characters: what follows is a word of the
+    # text.
     (
         r"(?:https?://(?!t\.co/)|www\.)(?:[^\s()\[\]{}<>\"',;!|*]|\([^\s()]*\))*"
-        r"|(?:https?://|\b)t\.co/[a-z0-9]{0,10}",
-        " url ",
+        r"|(?:https?://|\b)t\.co/[a-z0-9]{0,10}|[\[<]url[\]>]",
+        " ",
     ),
+    # What corpora write for a mention.
+    (r"[\[<]user[\]>]", " @user "),
     (r"\brt\b(?=\W*@)", " "),
     (
-        rf"(?={_ALIKE}(?:(?<=[a-z].|[a-z]{_ALIKE}.|[a-z]{_ALIKE}{{2}}.)|{_ALIKE}*[a-z]))",
+        rf"(?={_ALIKE}(?:(?<=[a-z].|[a-z]{_ALIKE}.|[a-z]{_ALIKE}{{2}}.)|{_ALIKE}{{0,30}}[a-z]))",
         _DISGUISED,
     ),
     (_leet(), _DISGUISED),
@@ -346,9 +350,9 @@ def build_normalizer() -> normalizers.Sequence:
 
 
 _WORD = re.compile(r"\w+")
-_MEDIUM = re.compile(r"@user\b|\burl\b")
+_MENTION = re.compile(r"@user\b")
 
 
 def words(normalized: str) -> list[str]:
-    """Return the words of a normalised text, without mentions, URLs and punctuation."""
-    return _WORD.findall(_MEDIUM.sub(" ", normalized))
+    """Return the words of a normalised text, without mentions and punctuation."""
+    return _WORD.findall(_MENTION.sub(" ", normalized))

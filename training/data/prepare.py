@@ -23,8 +23,7 @@ The rules, in this order:
 4. The split depends on the text's hash alone, so that a new source moves no row from one split to
    another. Only sources with single labels are in test; the other sources' share of the test goes
    to val, never to train. With `use` a source is in train only, or in none of the three.
-5. With `swaps` some training texts then name another group than the source has, and with
-   `unpunctuated` some harmless ones lose their punctuation; their ids stay.
+5. With `unpunctuated` some harmless training texts lose their punctuation; their ids stay.
 """
 
 import hashlib
@@ -36,7 +35,7 @@ import numpy as np
 import pandas as pd
 
 from training.config import PrepareParams, Source, load_params, load_profile, load_sources
-from training.data.augment import remove_punctuation, swap_groups
+from training.data.augment import remove_punctuation
 from training.data.dedup import (
     combine_attributes,
     keep_if_agreeing,
@@ -48,7 +47,6 @@ from training.data.normalize import build_normalizer, words
 from training.data.sources import read_source
 from training.errors import run_stage
 from training.files import atomic_write, write_json
-from training.groups import read_groups
 from training.paths import REPORTS, split_file
 
 SPLITS = ("train", "val", "test", "external")
@@ -143,10 +141,6 @@ def _augment(rows: pd.DataFrame, sources: dict[str, Source]) -> None:
     """Change training texts in place (rule 5)."""
     for name, source in sources.items():
         own = (rows["source"] == name) & (rows["split"] == "train")
-        if source.groups and source.swaps:
-            texts = rows[own].set_index("id")["text"]
-            swapped = swap_groups(texts, read_groups(source.groups), source.swaps)
-            rows.loc[own, "text"] = swapped.to_numpy()
         if source.unpunctuated:
             harmless = own & rows["labels"].map(lambda labels: labels == ["neither"])
             texts = rows[harmless].set_index("id")["text"]

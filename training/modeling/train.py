@@ -92,7 +92,7 @@ def train(
     names = [*classes, *sorted(seen - set(classes))]
     weights = {name: configured[name].weight for name in names}
     model.source_logit_bias = nn.Parameter(torch.zeros(len(weights), len(OUTPUTS)))
-    model.register_buffer("source_has_bias", _has_bias(names, configured))
+    model.register_buffer("source_bias_share", _bias_shares(names, configured))
     # Sorted by length: validation runs in this order.
     val = frames["val"].sort_values("text", key=lambda text: text.str.len())
     trainer = PartialLabelTrainer(
@@ -109,23 +109,22 @@ def train(
     trainer.add_callback(Progress(folder, trainer))
     _fit(trainer, folder)
     model.load_state_dict(torch.load(folder / "best.pt", weights_only=True))
-    del model.source_logit_bias, model.source_has_bias
+    del model.source_logit_bias, model.source_bias_share
     history = {"log": trainer.state.log_history, "best": read_json(folder / "best.json")}
     return model, tokenizer, history
 
 
-def _has_bias(names: list[str], configured: Mapping[str, Source]) -> torch.Tensor:
+def _bias_shares(names: list[str], configured: Mapping[str, Source]) -> torch.Tensor:
     """Return [sources, outputs]: 0 where a source's prior is the one that the scores keep."""
-    has_bias = torch.ones(len(names), len(OUTPUTS))
+    shares = torch.ones(len(names), len(OUTPUTS))
     for i, name in enumerate(names):
-        if i == 0 or configured[name].shares_prior:
-            has_bias[i, : len(LABELS)] = 0
+        shares[i, : len(LABELS)] = 0.0 if i == 0 else 1 - configured[name].shares_prior
     for i, attribute in enumerate(LEARNED_ATTRIBUTES, len(LABELS)):
         teaches = [name for name in configured if attribute in configured[name].attributes]
         first = next((name for name in teaches if name in names), None)
         if first:
-            has_bias[names.index(first), i] = 0
-    return has_bias
+            shares[names.index(first), i] = 0
+    return shares
 
 
 def _validation_metrics(

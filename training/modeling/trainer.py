@@ -5,8 +5,9 @@ rate that falls to zero, and keeps more distance from single rows.
 
 Sources differ in how much of each label they hold, because they were collected differently. Each
 source has a bias on the logits, which is learned with the rest and used in training only: it takes
-up that source's prior. It is fixed at zero for the first source, for those that share its prior,
-and for the first that teaches an attribute, so that the scores keep their priors.
+up that source's prior. It is fixed at zero for the first source, and for the first that teaches an
+attribute, so that the scores keep their priors. Where a source shares the first one's prior in
+part, that part of its rows, drawn anew in each batch, is learned without the bias.
 """
 
 import sys
@@ -32,6 +33,8 @@ from training.partial_labels import LABELS, label_mask
 
 SOURCE_BIAS_RATE = 20  # times the learning rate
 HEAD_RATE = 3  # the same, of the new layers
+# Tokens of a row in training. Few are longer, and a batch of them would need twice the memory.
+LONGEST = 256
 
 
 class LengthGroupedSampler(torch.utils.data.Sampler[int]):
@@ -69,7 +72,7 @@ class PartialLabelTrainer(Trainer):  # type: ignore[misc]
     averaged weights.
 
     Beside its own parameters the model has `source_logit_bias` [sources, outputs], and a buffer
-    `source_has_bias` of the same shape: 0 where a source's prior is kept.
+    `source_bias_share` of the same shape: in which share of the rows it counts.
     """
 
     model: nn.Module
@@ -99,8 +102,9 @@ class PartialLabelTrainer(Trainer):  # type: ignore[misc]
         logits = output.logits
         if model.training:
             bias = self.model.get_parameter("source_logit_bias")
-            has_bias = self.model.get_buffer("source_has_bias")
-            logits = logits + (bias * has_bias)[inputs["source"]]
+            share = self.model.get_buffer("source_bias_share")[inputs["source"]]
+            counts = torch.rand(len(logits), 1, device=logits.device) < share
+            logits = logits + bias[inputs["source"]] * counts
         labels = len(LABELS)
         loss = partial_label_loss(
             logits[:, :labels], *(inputs[name] for name in ("allowed", "votes", "weight"))
@@ -237,13 +241,15 @@ def encode(
         params: class weights.
     """
     encoded = tokenizer.encode_batch(frame["text"].tolist())
+    ids = [row.ids for row in encoded]
+    ids = [row if len(row) <= LONGEST else [*row[: LONGEST - 1], row[-1]] for row in ids]
     allowed = label_mask(frame["labels"])
     votes = np.array(frame["votes"].tolist(), dtype=np.float32)
     by_class = (allowed @ np.array(params.class_weights)) / allowed.sum(axis=1)
     return Dataset.from_dict(
         {
-            "input_ids": [row.ids for row in encoded],
-            "length": [len(row.ids) for row in encoded],
+            "input_ids": ids,
+            "length": list(map(len, ids)),
             "allowed": allowed.tolist(),
             "votes": (votes / votes.sum(axis=1, keepdims=True).clip(1)).tolist(),
             "attributes": [list(map(float, shares)) for shares in frame["attributes"]],

@@ -7,7 +7,7 @@ import pytest
 
 from tests.conftest import write_csv
 from training.config import PrepareParams, Source, load_sources
-from training.data.augment import remove_punctuation, swap_groups
+from training.data.augment import remove_punctuation
 from training.data.dedup import combine_attributes, near_duplicates, resolve_labels
 from training.data.ingest import ingest
 from training.data.prepare import prepare
@@ -209,24 +209,6 @@ def test_templates_are_dealt_to_all_groups_alike() -> None:
         counts = named[filled["labels"].str[0][:-1] == label].value_counts()
         assert len(counts) == 7
         assert counts.nunique() == 1
-
-
-def test_groups_are_swapped_in_a_share_of_the_texts_that_name_one() -> None:
-    groups = pd.DataFrame({"group": ["Jews", "women", "Black women", "old people"]})
-    texts = ["all women!", "ALL JEWS", "Black women here", "women and jews", "womenfolk", "none"]
-    ids = [f"{text} {i}" for i in range(40) for text in texts]
-    before = pd.Series([row_id.rsplit(maxsplit=1)[0] for row_id in ids], index=ids)
-    after = swap_groups(before, groups, 0.5)
-    by_text = {text: set(after[before == text]) for text in texts}
-    names = ("women", "jews", "black women", "old people")
-    assert by_text["all women!"] == {f"all {name}!" for name in names}
-    assert by_text["ALL JEWS"] == {f"ALL {name.upper()}" for name in names}
-    assert "Jews here" in by_text["Black women here"]
-    for text in texts[3:]:
-        assert by_text[text] == {text}
-    assert 0.4 < (after == before)[before == texts[0]].mean() < 0.8  # some get their own back
-    assert swap_groups(before[::-1], groups, 0.5)[::-1].equals(after)
-    assert swap_groups(before, groups, 0.0).equals(before)
 
 
 def test_a_share_of_harmless_training_texts_loses_its_punctuation(checkout: Path) -> None:

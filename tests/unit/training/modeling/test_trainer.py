@@ -27,8 +27,8 @@ def trainer(tmp_path: Path) -> PartialLabelTrainer:
     )
     model.source_logit_bias = torch.nn.Parameter(torch.tensor([[9.0] * 8, BIAS]))
     # The first source keeps the prior of the labels, the second that of the first attribute.
-    has_bias = torch.tensor([[0.0] * 3 + [1] * 5, [1.0] * 3 + [0] + [1] * 4])
-    model.register_buffer("source_has_bias", has_bias)
+    shares = torch.tensor([[0.0] * 3 + [1] * 5, [1.0] * 3 + [0] + [1] * 4])
+    model.register_buffer("source_bias_share", shares)
     args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none")
     return PartialLabelTrainer(decay=0.0, attribute_weight=0.5, model=model, args=args)
 
@@ -64,6 +64,21 @@ def test_a_source_has_a_logit_bias_in_training_only(
     assert plain == loss(output.logits)
     shifted = loss(output.logits + torch.tensor(bias))
     assert trainer.compute_loss(model.train(), inputs) == shifted
+
+
+def test_a_source_that_shares_the_prior_has_its_bias_in_a_part_of_its_rows(
+    trainer: PartialLabelTrainer,
+) -> None:
+    trainer.model.source_bias_share[1] = 0.25
+    one = {name: value.repeat(400, *[1] * (value.dim() - 1)) for name, value in batch(1).items()}
+    trainer.model.train()
+    losses = {}
+    for share in (0.0, 1.0):
+        trainer.model.source_bias_share[1] = share
+        losses[share] = trainer.compute_loss(trainer.model, one).item()
+    trainer.model.source_bias_share[1] = 0.25
+    loss = trainer.compute_loss(trainer.model, one).item()
+    assert 0.15 < (loss - losses[0.0]) / (losses[1.0] - losses[0.0]) < 0.35
 
 
 def test_what_is_new_learns_faster_and_source_biases_do_not_decay(
