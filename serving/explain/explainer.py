@@ -42,8 +42,8 @@ from serving.inference.engine import Engine, ScoredText
 from serving.inference.scheduler import Priority
 
 NAMES = (*LABELS, *ATTRIBUTES)  # what can be explained
-# Tokens of all masked texts of an explanation: four seconds on two cores.
-MAX_MASK_TOKENS = 60_000
+# Tokens of all masked texts of an explanation: three to four seconds on two cores.
+MAX_MASK_TOKENS = 50_000
 MIN_MASKS = 16
 MASKS_PER_WORD, MASKS_PER_PASSAGE = 2, 3  # needed to weigh each; see `Explainer._weigh`
 MAX_CHUNKS = 4  # chunks of masked texts that are with the engine at one time

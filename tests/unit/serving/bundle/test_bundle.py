@@ -127,7 +127,8 @@ def test_the_work_for_a_text_is_in_proportion_to_its_bytes(trained: Path, unit: 
     usual = of_size("nobody wants to read this long and boring comment today ", 30_000)
     text = of_size(unit, 30_000)
     cost = seconds(lambda: bundle.encode([text])) / seconds(lambda: bundle.encode([usual]))
-    assert cost < 8  # 3 for most; a word of 99 letters has 99 pieces
+    # A word of 96 pieces is split by trial; with the model's work it is a factor of two.
+    assert cost < (12 if len(unit) > 90 else 4)
     for size in (60, 600, 6000):
         (encoding,) = bundle.encode([of_size(unit, size)])
         assert len(encoding.ids) <= 2 * size + 2 * bundle.manifest.max_tokens

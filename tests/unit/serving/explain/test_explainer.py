@@ -222,23 +222,23 @@ def test_the_masks_of_a_long_text_have_a_limited_number_of_tokens(
 ) -> None:
     engine: Any = WordEngine(Bundle.load(ROOT / "models" / "release"))
     text = long_text(length, place, "I will hurt you vermin")
-    explainer = Explainer()
+    (encoding,) = engine.bundle.encode([text])
     for label, expected in (
         (None, {"vermin": 0.9}),
         ("THREAT", {"hurt": 0.4, "you": 0.2}),
         ("neither", {"vermin": -0.9}),
     ):
         engine.tokens = 0
-        result = asyncio.run(explainer.explain(engine, ExplainParams(text, label)))
+        result = asyncio.run(Explainer().explain(engine, ExplainParams(text, label)))
         # Without the limit: a thousand times the text.
-        assert engine.tokens <= MAX_MASK_TOKENS + len(engine.bundle.encode([text])[0].ids) + 1000
+        assert engine.tokens <= MAX_MASK_TOKENS + len(encoding.ids) + 1000
         assert 16 <= result.scores_used < 1000
         assert not result.exact
         found = {row.word.text: row.weight for row in result.weights[: len(expected)]}
         assert found == pytest.approx(expected, abs=0.05)
         begin, end = result.explained
         assert begin <= text.index("hurt") < end
-        assert (end - begin < len(text)) == (length == 9000)
+        assert (end - begin < len(text)) == (len(encoding.windows) > 1)
         for row in result.weights:
             assert text[row.word.begin : row.word.end] == row.word.text
             assert begin <= row.word.begin < row.word.end <= end
