@@ -22,7 +22,7 @@ from serving.auth import ApiKey, ApiKeyStore, key_of_request
 from serving.errors import ErrorCode, ErrorFormat, MissingKeyError, ServiceError, as_service_error
 from serving.ids import new_id
 from serving.middleware.rate_limit import RateLimit, client_prefix
-from serving.middleware.route_table import RouteRule, RouteTable
+from serving.middleware.route_table import UNKNOWN, RouteRule, RouteTable
 from serving.observability.metrics import Metrics
 from serving.settings import Settings
 
@@ -88,11 +88,16 @@ class RequestMiddleware:
         engine = None
         try:
             self._admit(scope, rule, context)
-            app = self._app
-            if scope["method"] == "POST":  # a GET is cheap and needs no place
+            app, routed = self._app, scope
+            if scope["method"] == "HEAD":
+                # The server drops the body: its own scope still says HEAD.
+                routed = {**scope, "method": "GET"}
+            if (
+                scope["method"] == "POST" and rule is not UNKNOWN
+            ):  # a GET is cheap and needs no place
                 engine = scope["state"]["engine"] = self._admission.enter()
                 app = rule.fast_path or app
-            await app(scope, context.receive, context.send)
+            await app(routed, context.receive, context.send)
         except asyncio.CancelledError:
             if not context.disconnected:
                 raise
@@ -107,12 +112,20 @@ class RequestMiddleware:
 
     def _admit(self, scope: ASGIScope, rule: RouteRule, context: "RequestContext") -> None:
         """Raise ServiceError or QueueFullError if the request must be refused."""
-        if rule.scope is None:
+        is_open = rule.scope is None
+        if is_open and (scope["method"] != "POST" or rule is UNKNOWN):
             return
         if reason := self._admission.not_ready:
             raise ServiceError(ErrorCode.UNAVAILABLE, f"Not ready: {reason}", retry_after=5)
         if scope["method"] == "POST":
             self._admission.check_capacity()
+        if not is_open:
+            self._check_caller(scope, rule)
+        if context.announced_bytes > self._max_bytes:
+            raise context.too_large()
+
+    def _check_caller(self, scope: ASGIScope, rule: RouteRule) -> None:
+        """Raise ServiceError if the caller may not use the route, or uses it too often."""
         key = self._authenticate(scope, rule)
         if rule.scope not in key.scopes:
             raise ServiceError(ErrorCode.FORBIDDEN, f"Missing scope: {rule.scope}")
@@ -121,8 +134,6 @@ class RequestMiddleware:
         if wait is not None:
             message = "Rate limit exceeded, retry later"
             raise ServiceError(ErrorCode.RATE_LIMITED, message, retry_after=wait)
-        if context.announced_bytes > self._max_bytes:
-            raise context.too_large()
 
     def _authenticate(self, scope: ASGIScope, rule: RouteRule) -> ApiKey:
         secret = None
