@@ -115,14 +115,18 @@ HTTP_MESSAGES = {
 }
 # pydantic's types of problems, in plain words.
 TYPES = {
+    "bool_parsing": "true or false",
     "bool_type": "true or false",
     "dict_type": "an object",
+    "finite_number": "a finite number",
+    "float_parsing": "a number",
     "float_type": "a number",
     "int_type": "a whole number",
     "list_type": "a list",
     "model_type": "an object",
     "string_type": "a string",
 }
+TYPE_NAME = re.compile(r"str$|\w+\[")  # pydantic's of a member of a union
 MAX_PROBLEMS = 5  # that a message names; then it counts
 PROBLEMS = {
     "extra_forbidden": "Unknown field",
@@ -178,9 +182,7 @@ def invalid_request(
         if reason.endswith("line 1 column 0"):
             message = "The request body must not be empty"
         return ServiceError(ErrorCode.BAD_REQUEST, message)
-    grouped: dict[tuple[str | int, ...], list[Any]] = {}
-    for problem in found:
-        grouped.setdefault(_path(problem["loc"]), []).append(problem)
+    grouped = _grouped(found)
     problems = [
         FieldProblem(_name(path), _message(path, group, schema or {}))
         for path, group in list(grouped.items())[:MAX_PROBLEMS]
@@ -196,10 +198,34 @@ def invalid_request(
     return reported
 
 
-def _path(location: Sequence[str | int]) -> tuple[str | int, ...]:
-    """Return a location without what follows a member of a union, such as `str` or `list[str]`."""
-    tags = (i for i, part in enumerate(location) if i and re.match(r"str$|\w+\[", str(part)))
-    return tuple(location[: next(tags, None)])
+Path = tuple[str | int, ...]
+
+
+def _grouped(found: Sequence[Any]) -> dict[Path, list[Any]]:
+    """Return pydantic's problems by field.
+
+    A value that may have several types has problems with each of them, under the type's name:
+    `inputs, list[str], 1`. In a list, the wrong items are those that no type allows.
+    """
+    fields: dict[Path, list[tuple[Path, Any]]] = {}
+    for problem in found:
+        location = problem["loc"]
+        names = (i for i, part in enumerate(location) if i and TYPE_NAME.match(str(part)))
+        end = next(names, len(location))
+        fields.setdefault(location[:end], []).append((location[end:], problem))
+    grouped: dict[Path, list[Any]] = {}
+    for field, rows in fields.items():
+        items: dict[str | int, set[Any]] = {}
+        for inner, _ in rows:
+            if len(inner) > 1:
+                items.setdefault(inner[0], set()).add(inner[1])
+        wrong = set.intersection(*items.values()) if items else set()
+        for inner, problem in rows:
+            if not wrong:
+                grouped.setdefault(field, []).append(problem)
+            elif len(inner) > 1 and inner[1] in wrong:
+                grouped.setdefault((*field, inner[1]), []).append(problem)
+    return grouped
 
 
 def _name(path: Sequence[str | int]) -> str:
@@ -221,7 +247,9 @@ def _message(path: Sequence[str | int], group: Sequence[Any], schema: Mapping[st
     message: str = template.format(**first.get("ctx", {})).replace("be False", "be false")
     if first["type"] == "extra_forbidden" and (known := known_fields(schema, path[:-1])):
         plain = {re.sub("[^a-z]", "", name.lower()): name for name in known}
-        close = get_close_matches(re.sub("[^a-z]", "", str(path[-1])[:100].lower()), plain, n=1)
+        close = get_close_matches(
+            re.sub("[^a-z]", "", str(path[-1])[:100].lower()), plain, n=1, cutoff=0.75
+        )
         names = [plain[name] for name in close] or known
         shown = ", ".join(f"`{name}`" for name in names)
         message += f"; did you mean {shown}?" if close else f"; known fields: {shown}"

@@ -27,6 +27,7 @@ from serving.errors import NATIVE, ErrorCode, ErrorFormat, ServiceError, invalid
 from serving.middleware.route_table import RouteRule, RouteTable
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+GZIP = b"\x1f\x8b"  # the beginning of its data
 CHARSETS = {"utf-8", "utf8", "us-ascii"}  # JSON is always UTF-8
 CODINGS = {"gzip": 31, "x-gzip": 31, "deflate": 15}  # zlib's `wbits` of each
 RAW_DEFLATE = -15  # what some clients send as deflate
@@ -143,6 +144,8 @@ def _check_utf8(content: bytes) -> None:
         content.decode()
     except UnicodeDecodeError as error:
         message = f"The request body is not UTF-8: its byte {error.start + 1} cannot be read"
+        if content.startswith(GZIP):
+            message = "The request body is compressed: send the header Content-Encoding: gzip"
         raise ServiceError(ErrorCode.BAD_REQUEST, message) from None
 
 

@@ -38,7 +38,7 @@ class Call(NamedTuple):
     method: str = ""
     path: str = ""
     query: bytes = b""
-    headers: Headers = []
+    headers: Sequence[tuple[bytes, bytes]] = ()
     body: bytes = b""
     error: ServiceError | None = None
 
