@@ -250,8 +250,7 @@ def _message(path: Sequence[str | int], group: Sequence[Any], schema: Mapping[st
         close = get_close_matches(
             re.sub("[^a-z]", "", str(path[-1])[:100].lower()), plain, n=1, cutoff=0.75
         )
-        names = [plain[name] for name in close] or known
-        shown = ", ".join(f"`{name}`" for name in names)
+        shown = ", ".join(f"`{name}`" for name in [plain[name] for name in close] or known)
         message += f"; did you mean {shown}?" if close else f"; known fields: {shown}"
     return message
 

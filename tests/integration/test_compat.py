@@ -161,7 +161,7 @@ def words(count: int) -> str:
 
 
 def test_a_reply_without_a_field_for_it_says_in_a_header_what_was_not_read(start: Start) -> None:
-    client, long = start(), words(1300)
+    client, long = start(), words(1100)
     header = "x-truncated-inputs"
     for path, body, wanted in [
         ("/v1/moderations", {"input": ["a", long, "b", long]}, "1, 3"),
@@ -174,7 +174,7 @@ def test_a_reply_without_a_field_for_it_says_in_a_header_what_was_not_read(start
 
 
 def test_every_span_of_a_long_comment_is_read_to_its_end(start: Start) -> None:
-    comments = [words(1300), " ".join(f"Sentence {i}." for i in range(600))]
+    comments = [words(1100), " ".join(f"Sentence {i}." for i in range(600))]
     for comment in comments:
         reply = start().post(ANALYZE, json=analyze_body(comment, spanAnnotations=True))
         assert reply.status_code == 200
@@ -186,7 +186,7 @@ def test_every_span_of_a_long_comment_is_read_to_its_end(start: Start) -> None:
 def test_a_text_that_would_lose_its_beginning_is_refused(start: Start) -> None:
     body = {"inputs": "a", "truncation_direction": "Left"}
     assert start().post("/predict", json=body).status_code == 200
-    reply = start().post("/predict", json=body | {"inputs": words(1300)})
+    reply = start().post("/predict", json=body | {"inputs": words(1100)})
     assert reply.status_code == 413
     assert "truncation_direction is Left" in reply.json()["error"]
 
@@ -340,7 +340,7 @@ def test_a_batch_answers_each_call_with_its_own_key_and_error(start: Start) -> N
     assert rows[0][2] == alone
     assert rows[1][2]["error"]["details"][0]["errorType"] == "COMMENT_EMPTY"
     assert rows[2][2]["error"]["details"][0]["reason"] == "API_KEY_INVALID"
-    assert [row["text"] for row in log.records()] == [text, "x", text]
+    assert sorted(row["text"] for row in log.records()) == sorted([text, "x", text])
 
 
 def test_a_batch_is_bounded_and_its_own_errors_have_googles_format(start: Start) -> None:
@@ -355,6 +355,7 @@ def test_a_batch_is_bounded_and_its_own_errors_have_googles_format(start: Start)
         (batch_of(good, good, good), "3 calls are too many; the limit of a batch is 2"),
         (batch_of(good + b" " * 3000), "must not exceed 3000 bytes"),
         (batch_of(), "no parts"),
+        (batch_of(good) | {"content": batch_of(good)["content"][:-8]}, "no end"),
         (batch_of(good) | {"headers": {"content-type": "application/json"}}, "multipart/mixed"),
         (batch_of(good) | {"headers": {"content-type": "multipart/mixed"}}, "boundary"),
     ]:
@@ -460,7 +461,7 @@ def test_truncate_false_refuses_a_text_that_the_model_would_truncate(start: Star
     client = start()
     assert client.post("/predict", json={"inputs": TEXTS, "truncate": False}).status_code == 200
     log = Log(client)
-    body = {"inputs": ["short", "word " * 1500], "truncate": False}
+    body = {"inputs": ["short", words(1100)], "truncate": False}
     reply = client.post("/predict", json=body)
     assert (reply.status_code, reply.json()["error_type"]) == (413, "validation")
     assert "inputs[1]" in reply.json()["error"]

@@ -10,13 +10,13 @@ headers of the outer one that it does not have itself.
 import asyncio
 import re
 from collections.abc import Sequence
-from email.parser import BytesParser
-from email.policy import HTTP
+from email.message import Message
 from http import HTTPStatus
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from starlette.types import ASGIApp, Message
+from starlette.types import ASGIApp
+from starlette.types import Message as ASGIMessage
 from starlette.types import Scope as ASGIScope
 
 from serving.compat.perspective.errors import ERROR_FORMAT
@@ -62,30 +62,49 @@ def parse(content_type: str, body: bytes, limit: int) -> list[Call]:
     Raises:
         ServiceError: it is not a batch, it is empty, or it has too many calls.
     """
-    header = content_type.encode("latin-1", "replace").replace(b"\n", b" ")
-    message = BytesParser(policy=HTTP).parsebytes(b"Content-Type: " + header + b"\r\n\r\n" + body)
-    if message.get_content_type() != "multipart/mixed" or not message.get_boundary():
+    header = Message()
+    header["content-type"] = content_type
+    boundary = header.get_boundary()
+    if header.get_content_type() != "multipart/mixed" or not boundary:
         text = "Content-Type must be multipart/mixed with a boundary"
         raise ServiceError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, text)
-    parts = message.get_payload() if message.is_multipart() else []
-    if not parts:
-        raise ServiceError(ErrorCode.BAD_REQUEST, "The batch has no parts")
+    parts = _split(body, boundary.encode("latin-1", "replace"))
     if len(parts) > limit:
         text = f"{len(parts)} calls are too many; the limit of a batch is {limit}"
         raise ServiceError(ErrorCode.TOO_LARGE, text)
-    return [
-        _call(part.get("content-id"), part.get_content_type(), part.get_payload(decode=True))
-        for part in parts
-    ]
+    return [_call(part) for part in parts]
 
 
-def _call(content_id: str | None, content_type: str, payload: bytes | None) -> Call:
+def _split(body: bytes, boundary: bytes) -> list[bytes]:
+    """Return the parts of a multipart body; ServiceError if it has none, or no end.
+
+    Not `email`: that reads parts within parts, thousands of them if a caller likes.
+    """
+    delimiter = rb"(?:\A|\r?\n)--" + re.escape(boundary) + rb"(--)?[ \t]*(?=\r?\n|\Z)"
+    parts, start = [], None
+    for match in re.finditer(delimiter, body):
+        if start is not None:
+            parts.append(re.sub(rb"\A\r?\n", b"", body[start : match.start()]))
+        if match[1]:
+            break
+        start = match.end()
+    else:
+        raise ServiceError(ErrorCode.BAD_REQUEST, "The batch has no end: the last boundary misses")
+    if not parts:
+        raise ServiceError(ErrorCode.BAD_REQUEST, "The batch has no parts")
+    return parts
+
+
+def _call(part: bytes) -> Call:
     """Return the call of a part."""
-    if content_id is not None:
-        content_id = re.sub(r"[^ -~]", "", str(content_id))[:200]
-    lines, body = _split_head(payload or b"")
+    lines, payload = _split_head(part)
+    own = dict(_headers(lines))
+    name = own.get(b"content-id", b"").decode("ascii", "ignore")
+    content_id = re.sub(r"[^ -~]", "", name)[:200] or None
+    lines, body = _split_head(payload)
+    content_type = own.get(b"content-type", b"").partition(b";")[0].strip().lower()
     match = REQUEST_LINE.fullmatch(lines[0].strip())
-    if content_type != "application/http" or match is None:
+    if content_type != b"application/http" or match is None:
         text = "A part of a batch must be an HTTP request of the type application/http"
         return Call(content_id, error=ServiceError(ErrorCode.BAD_REQUEST, text))
     try:
@@ -97,14 +116,17 @@ def _call(content_id: str | None, content_type: str, payload: bytes | None) -> C
     if not path.startswith(PREFIX):
         text = f"A batch can only have calls of {PREFIX}"
         return Call(content_id, error=ServiceError(ErrorCode.NOT_FOUND, text))
-    pairs = (line.partition(b":") for line in lines[1:])
-    headers = [(name.strip().lower(), value.strip()) for name, _, value in pairs]
-    return Call(content_id, match[1].decode(), path, url.query.encode(), headers, body)
+    return Call(content_id, match[1].decode(), path, url.query.encode(), _headers(lines[1:]), body)
+
+
+def _headers(lines: Sequence[bytes]) -> Headers:
+    pairs = (line.partition(b":") for line in lines)
+    return [(name.strip().lower(), value.strip()) for name, _, value in pairs]
 
 
 def _split_head(payload: bytes) -> tuple[list[bytes], bytes]:
     """Return the lines before the first empty line, and what follows that."""
-    end = re.search(rb"\r?\n\r?\n|\Z", payload)
+    end = re.search(rb"(?:\A|\r?\n)\r?\n|\Z", payload)
     assert end is not None
     return payload[: end.start()].split(b"\n"), payload[end.end() :]
 
@@ -152,14 +174,16 @@ async def _answer(app: ASGIApp, outer: ASGIScope, call: Call) -> Reply:
         "state": {},
     }
     unread = [call.body]
-    status, reply_headers, chunks = 500, [], []
+    status = 500
+    reply_headers: Headers = []
+    chunks: list[bytes] = []
 
-    async def receive() -> Message:
+    async def receive() -> ASGIMessage:
         if not unread:  # the client waits for the reply to the whole batch
             await asyncio.Event().wait()
         return {"type": "http.request", "body": unread.pop()}
 
-    async def send(message: Message) -> None:
+    async def send(message: ASGIMessage) -> None:
         nonlocal status, reply_headers
         if message["type"] == "http.response.start":
             status, reply_headers = message["status"], list(message["headers"])
