@@ -128,7 +128,8 @@ def _split_head(payload: bytes) -> tuple[list[bytes], bytes]:
     """Return the lines before the first empty line, and what follows that."""
     end = re.search(rb"(?:\A|\r?\n)\r?\n|\Z", payload)
     assert end is not None
-    return payload[: end.start()].split(b"\n"), payload[end.end() :]
+    head = re.sub(rb"\r?\n[ \t]+", b" ", payload[: end.start()])  # a long header is folded
+    return head.split(b"\n"), payload[end.end() :]
 
 
 async def answer(app: ASGIApp, outer: ASGIScope, calls: Sequence[Call]) -> list[Reply]:
