@@ -156,12 +156,12 @@ def test_a_comment_has_at_most_max_texts_spans(start: Start) -> None:
 
 
 def words(count: int) -> str:
-    """A text without a full stop, of different words."""
-    return " ".join(f"word{i}" for i in range(count))
+    """A text without a full stop, of words that no vocabulary has."""
+    return " ".join("abcdefghij"[i % 10] + "zyxwvut"[i % 7] + "kl" * (i % 3) for i in range(count))
 
 
 def test_a_reply_without_a_field_for_it_says_in_a_header_what_was_not_read(start: Start) -> None:
-    client, long = start(), words(1100)
+    client, long = start(), words(1800)
     header = "x-truncated-inputs"
     for path, body, wanted in [
         ("/v1/moderations", {"input": ["a", long, "b", long]}, "1, 3"),
@@ -174,19 +174,20 @@ def test_a_reply_without_a_field_for_it_says_in_a_header_what_was_not_read(start
 
 
 def test_every_span_of_a_long_comment_is_read_to_its_end(start: Start) -> None:
-    comments = [words(1100), " ".join(f"Sentence {i}." for i in range(600))]
+    plain = "have a lovely day you absolute clown "
+    comments = [plain * 250, "".join(f"{plain[:17]}{i}. " for i in range(400))]
     for comment in comments:
         reply = start().post(ANALYZE, json=analyze_body(comment, spanAnnotations=True))
         assert reply.status_code == 200
         assert "x-truncated-spans" not in reply.headers
-    reply = start(max_texts=1).post(ANALYZE, json=analyze_body(comments[0], spanAnnotations=True))
+    reply = start(max_texts=1).post(ANALYZE, json=analyze_body(words(1800), spanAnnotations=True))
     assert reply.headers["x-truncated-spans"] == "0"
 
 
 def test_a_text_that_would_lose_its_beginning_is_refused(start: Start) -> None:
     body = {"inputs": "a", "truncation_direction": "Left"}
     assert start().post("/predict", json=body).status_code == 200
-    reply = start().post("/predict", json=body | {"inputs": words(1100)})
+    reply = start().post("/predict", json=body | {"inputs": words(1800)})
     assert reply.status_code == 413
     assert "truncation_direction is Left" in reply.json()["error"]
 
@@ -461,7 +462,7 @@ def test_truncate_false_refuses_a_text_that_the_model_would_truncate(start: Star
     client = start()
     assert client.post("/predict", json={"inputs": TEXTS, "truncate": False}).status_code == 200
     log = Log(client)
-    body = {"inputs": ["short", words(1100)], "truncate": False}
+    body = {"inputs": ["short", words(1800)], "truncate": False}
     reply = client.post("/predict", json=body)
     assert (reply.status_code, reply.json()["error_type"]) == (413, "validation")
     assert "inputs[1]" in reply.json()["error"]
