@@ -24,7 +24,7 @@ from serving.errors import ErrorCode, ErrorFormat, MissingKeyError, ServiceError
 from serving.ids import new_id
 from serving.inference.batcher import DeadlineError
 from serving.middleware.rate_limit import RateLimit, client_prefix
-from serving.middleware.route_table import RouteRule, RouteTable
+from serving.middleware.route_table import UNKNOWN, RouteRule, RouteTable
 from serving.observability.metrics import Metrics
 from serving.settings import Settings
 
@@ -94,12 +94,16 @@ class RequestMiddleware:
         engine = None
         try:
             self._admit(scope, rule, context)
-            app = self._app
-            if scope["method"] == "POST":  # a GET is cheap and needs no place
+            app, routed = self._app, scope
+            if scope["method"] == "HEAD":
+                # The server drops the body: its own scope still says HEAD.
+                routed = {**scope, "method": "GET"}
+            # A GET is cheap and needs no place.
+            if scope["method"] == "POST" and rule is not UNKNOWN:
                 engine = scope["state"]["engine"] = self._admission.enter()
                 app = rule.fast_path or app
             async with asyncio.timeout_at(scope["state"].get("deadline")):
-                await app(scope, context.receive, context.send)
+                await app(routed, context.receive, context.send)
         except asyncio.CancelledError:
             if not context.disconnected:
                 raise
@@ -116,12 +120,20 @@ class RequestMiddleware:
 
     def _admit(self, scope: ASGIScope, rule: RouteRule, context: "RequestContext") -> None:
         """Raise ServiceError or QueueFullError if the request must be refused."""
-        if rule.scope is None:
+        is_open = rule.scope is None
+        if is_open and (scope["method"] != "POST" or rule is UNKNOWN):
             return
         if reason := self._admission.not_ready:
             raise ServiceError(ErrorCode.UNAVAILABLE, f"Not ready: {reason}", retry_after=5)
         if scope["method"] == "POST":
             self._admission.check_capacity()
+        if not is_open:
+            self._check_caller(scope, rule)
+        if context.announced_bytes > self._max_bytes:
+            raise context.too_large()
+
+    def _check_caller(self, scope: ASGIScope, rule: RouteRule) -> None:
+        """Raise ServiceError if the caller may not use the route, or uses it too often."""
         key = self._authenticate(scope, rule)
         if rule.scope not in key.scopes:
             raise ServiceError(ErrorCode.FORBIDDEN, f"Missing scope: {rule.scope}")
@@ -131,8 +143,6 @@ class RequestMiddleware:
         if wait is not None:
             message = "Rate limit exceeded, retry later"
             raise ServiceError(ErrorCode.RATE_LIMITED, message, retry_after=wait)
-        if context.announced_bytes > self._max_bytes:
-            raise context.too_large()
 
     def _authenticate(self, scope: ASGIScope, rule: RouteRule) -> ApiKey:
         secret = None

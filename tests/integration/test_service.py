@@ -1,6 +1,7 @@
 """The service over HTTP, as its own process."""
 
 import asyncio
+import gzip
 import hashlib
 import json
 import re
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -202,6 +204,93 @@ def test_another_content_type_is_refused(served: Served, content_type: str) -> N
     assert "application/json" in problem(reply)["message"]
 
 
+BODY = json.dumps({"texts": ["ok"]}).encode()
+RAW_DEFLATE = zlib.compress(BODY)[2:-4]  # without zlib's header and checksum
+
+
+@pytest.mark.parametrize(
+    ("coding", "body"),
+    [
+        ("gzip", gzip.compress(BODY)),
+        ("GZIP, identity", gzip.compress(BODY[:5]) + gzip.compress(BODY[5:])),
+        ("x-gzip", gzip.compress(BODY)),
+        ("deflate", zlib.compress(BODY)),
+        ("deflate", RAW_DEFLATE),
+        ("identity", BODY),
+        ("", b"\xef\xbb\xbf" + BODY),  # a byte order mark
+        ("gzip", gzip.compress(b"\xef\xbb\xbf" + BODY)),
+    ],
+)
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_compressed_body_or_one_with_a_byte_order_mark_is_read(
+    served: Served, coding: str, body: bytes, chunked: bool
+) -> None:
+    headers = {"content-type": "application/json"}
+    headers |= {"content-encoding": coding} if coding else {}
+    content = iter([body[:7], body[7:]]) if chunked else body
+    reply = served.http.post("/v1/predict", content=content, headers=headers)
+    assert reply.status_code == 200, reply.text
+
+
+@pytest.mark.parametrize(
+    ("coding", "body", "status", "words"),
+    [
+        ("gzip", gzip.compress(b" " * 50_000_000), 413, "1000000 bytes, decompressed"),
+        ("deflate", zlib.compress(b" " * 50_000_000), 413, "1000000 bytes, decompressed"),
+        ("gzip", gzip.compress(b"") * 50_000, 413, "1000000 bytes"),
+        ("gzip", gzip.compress(b"") * 1000, 400, "not valid gzip"),
+        ("gzip", gzip.compress(BODY)[:-5], 400, "not valid gzip"),
+        ("gzip", BODY, 400, "not valid gzip"),
+        ("deflate", b"", 400, "not valid deflate"),
+        ("br", BODY, 415, "Content-Encoding must be gzip or deflate"),
+        ("gzip, gzip", BODY, 415, "Content-Encoding must be gzip or deflate"),
+        ("", gzip.compress(BODY), 400, "Content-Encoding: gzip"),
+        ("", BODY.decode().encode("utf-16"), 400, "not UTF-8"),
+        ("", b"\xef\xbb\xbf", 400, "must not be empty"),
+    ],
+)
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_that_cannot_be_decoded_is_refused_with_the_reason(
+    served: Served, coding: str, body: bytes, status: int, words: str, chunked: bool
+) -> None:
+    headers = {"content-type": "application/json"}
+    headers |= {"content-encoding": coding} if coding else {}
+    content = iter([body[:7], body[7:]]) if chunked else body
+    reply = served.http.post("/v1/predict", content=content, headers=headers)
+    assert reply.status_code == status, reply.text
+    assert words in problem(reply)["message"]
+    assert reply.headers.get("accept-encoding") == ("gzip, deflate" if status == 415 else None)
+
+
+@pytest.mark.parametrize(
+    ("content_type", "status"),
+    [
+        ("application/json; charset=UTF-8", 200),
+        ('Application/JSON;charset="utf-8"', 200),
+        ("application/json; charset=utf-16", 415),
+        ("application/json; charset=iso-8859-1", 415),
+    ],
+)
+def test_a_body_in_another_charset_is_refused(
+    served: Served, content_type: str, status: int
+) -> None:
+    reply = served.http.post("/v1/predict", content=BODY, headers={"content-type": content_type})
+    assert reply.status_code == status, reply.text
+
+
+def test_head_is_answered_like_get_without_a_body(served: Served) -> None:
+    document = served.http.get("/openapi.json").json()
+    gets = {path for path, methods in document["paths"].items() if "get" in methods}
+    paths = {path for path in gets if "{" not in path} | {"/", "/docs", "/card", "/nowhere"}
+    assert len(paths) > 6
+    for path in sorted(paths | {"/$discovery/rest", "/v1/predictions/none", "/docs/start.js"}):
+        head, get = served.http.head(path), served.http.get(path)
+        assert (head.status_code, head.content) == (get.status_code, b""), path
+        assert head.headers["content-type"] == get.headers["content-type"], path
+    assert served.http.head("/v1/predict").status_code == 405
+    assert served.http.post("/healthz").headers["allow"] == "GET, HEAD"
+
+
 def test_unknown_paths_and_methods_get_the_error_shape(served: Served) -> None:
     assert problem(served.http.get("/nowhere"))["type"] == "not_found"
     reply = served.http.get("/v1/predict")
@@ -383,6 +472,26 @@ def test_only_configured_origins_get_cors_headers(serve: Serve) -> None:
         reply = service.http.post("/v1/predict", json={"texts": [""]}, headers={"origin": origin})
         assert reply.status_code == 422
         assert reply.headers.get("access-control-allow-origin") == wanted
+
+
+def test_a_preflight_allows_the_headers_of_client_libraries(serve: Serve) -> None:
+    service = serve(CORS_ORIGINS="https://ours.example")
+    names = "authorization,content-type,x-stainless-lang,x-stainless-os,openai-project,traceparent"
+    for origin, status in [("https://ours.example", 200), ("https://x.y", 400)]:
+        headers = {
+            "origin": origin,
+            "access-control-request-method": "POST",
+            "access-control-request-headers": names,
+        }
+        reply = service.http.options("/v1/moderations", headers=headers)
+        assert reply.status_code == status
+        assert ("access-control-allow-origin" in reply.headers) == (status == 200)
+    allowed = reply.headers["access-control-allow-headers"]
+    assert set(names.split(",")) <= set(allowed.split(","))
+    headers = {"origin": "https://ours.example"}
+    reply = service.http.post("/v1/moderations", json={"input": "a"}, headers=headers)
+    exposed = reply.headers["access-control-expose-headers"]
+    assert {"retry-after", "x-request-id", "x-truncated-inputs"} <= set(exposed.split(", "))
 
 
 def test_metrics_count_every_phase_and_the_json_log_has_no_texts(serve: Serve) -> None:
