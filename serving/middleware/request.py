@@ -129,6 +129,7 @@ class RequestMiddleware:
             self._admission.check_capacity()
         if not is_open:
             self._check_caller(scope, rule)
+            context.limit_time(requested_timeout(scope["headers"]), self._timeout)
         if context.announced_bytes > self._max_bytes:
             raise context.too_large()
 
@@ -138,7 +139,6 @@ class RequestMiddleware:
         if rule.scope not in key.scopes:
             raise ServiceError(ErrorCode.FORBIDDEN, f"Missing scope: {rule.scope}")
         scope["state"]["client"] = client = _client_name(key, scope)
-        context.limit_time(requested_timeout(scope["headers"]), self._timeout)
         wait = self._rate.hit(client or "unknown")
         if wait is not None:
             message = "Rate limit exceeded, retry later"
