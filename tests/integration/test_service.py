@@ -237,7 +237,7 @@ def test_a_compressed_body_or_one_with_a_byte_order_mark_is_read(
     [
         ("gzip", gzip.compress(b" " * 50_000_000), 413, "1000000 bytes, decompressed"),
         ("deflate", zlib.compress(b" " * 50_000_000), 413, "1000000 bytes, decompressed"),
-        ("gzip", gzip.compress(b"") * 50_000, 413, "1000000 bytes"),
+        ("gzip", gzip.compress(b"") * 51_000, 413, "1000000 bytes"),
         ("gzip", gzip.compress(b"") * 1000, 400, "not valid gzip"),
         ("gzip", gzip.compress(BODY)[:-5], 400, "not valid gzip"),
         ("gzip", BODY, 400, "not valid gzip"),
