@@ -32,7 +32,7 @@ from sklearn.metrics import auc, precision_recall_curve
 from benchmarks.markdown import publish, table
 from serving.bundle import Bundle
 from serving.explain.explainer import visible_text
-from serving.explain.lime import DIGITS, apply_mask, fit, make_masks
+from serving.explain.lime import DIGITS, apply_mask, fit, make_masks, number_of_masks
 
 MASKS = {"`[MASK]`": "[MASK]", "`[UNK]`": "[UNK]", "deleted": ""}
 FIGURES = ("token F1", "AUPRC", "comprehensiveness", "sufficiency")
@@ -75,7 +75,8 @@ def lime(bundle: Bundle, mask: str, samples: int) -> Method:
 
     def weights_of(post: Post) -> np.ndarray:
         visible = visible_text(bundle, post.text)
-        masks = make_masks(len(visible.occurrences), samples, seed=0)
+        words = len(visible.occurrences)
+        masks = make_masks(words, number_of_masks(words, samples), seed=0)
         scores = bundle.score(
             [apply_mask(visible.text, visible.occurrences, row, mask) for row in masks]
         ).labels.round(DIGITS)

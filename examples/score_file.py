@@ -16,7 +16,7 @@ import httpx
 
 URL = os.environ.get("TAGGER_URL", "http://127.0.0.1:8000")
 BATCH = 64  # texts in a request; the service takes up to TAGGER_MAX_TEXTS, by default 256
-CSV = {"encoding": "utf-8", "newline": ""}
+CSV = {"encoding": "utf-8-sig", "newline": ""}  # with or without a byte order mark
 COLUMNS = ["predicted", "action", "hate", "offensive", "neither"]
 
 
@@ -30,11 +30,13 @@ def predict(client: httpx.Client, texts: list[str]) -> list[dict]:
 
 
 source, target = map(Path, sys.argv[1:])
-with source.open(**CSV) as read, target.open("w", **CSV) as write:
-    rows, client = csv.DictReader(read), httpx.Client(base_url=URL, timeout=30)
+with source.open(**CSV) as read, target.open("w", encoding="utf-8", newline="") as write:
+    rows, client = csv.DictReader(read, strict=True), httpx.Client(base_url=URL, timeout=30)
     writer = csv.DictWriter(write, [*rows.fieldnames, *COLUMNS])
     writer.writeheader()
     while batch := list(islice(rows, BATCH)):
+        if wrong := [row for row in batch if None in row or None in row.values()]:
+            sys.exit(f"{source}: the row {wrong[0]} has another number of fields than the header")
         for row, reply in zip(batch, predict(client, [row["text"] for row in batch]), strict=True):
             added = {"predicted": reply["label"], "action": reply["action"], **reply["scores"]}
             writer.writerow(row | added)

@@ -57,6 +57,15 @@ from serving.ui import pages
 
 CANNOT_START = (SettingsError, BundleError, OutboxError, ArchiveRefusedError)
 
+# Headers of replies that scripts of other origins may read.
+EXPOSED_HEADERS = [
+    "retry-after",
+    "x-categories-judged",
+    "x-request-id",
+    "x-truncated-inputs",
+    "x-truncated-spans",
+]
+
 log = logging.getLogger("serving.app")
 
 
@@ -131,9 +140,11 @@ def _add_middleware(
             CORSMiddleware,
             allow_origins=["*"] if "*" in settings.cors_origins else [],
             allow_origin_regex=origin_pattern(settings.cors_origins),
-            allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["authorization", "content-type", "x-api-key", "x-request-id"],
-            expose_headers=["x-request-id", "retry-after"],
+            allow_methods=["GET", "HEAD", "POST", "DELETE"],
+            # Client libraries send headers of their own, such as x-stainless-*. There are no
+            # cookies that a page could abuse: a key is a header that the page itself must know.
+            allow_headers=["*"],
+            expose_headers=EXPOSED_HEADERS,
         )
 
 

@@ -24,12 +24,16 @@ from serving.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who sent a request, through which API, and the engine that answers all of it."""
+    """Who sent a request, through which API, and the engine that answers all of it.
+
+    `deadline` is when an answer is of no use any more, in the event loop's time; None: never.
+    """
 
     engine: Engine
     request_id: str
     client: str | None
     api: str
+    deadline: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +72,13 @@ class Classifier:
 
         Raises:
             ServiceError: a text cannot be classified; none of them is.
-            QueueFullError, BatcherDeadError: see `Engine.score`.
+            QueueFullError, DeadlineError, BatcherDeadError: see `Engine.score`.
             LogError: the predictions could not be stored, and so are not returned.
         """
         self.check_texts(texts, field)
         engine = caller.engine
         started = perf_counter()
-        predictions = await engine.predict(texts, priority)
+        predictions = await engine.predict(texts, priority, caller.deadline)
         predicted = perf_counter()
         ids = new_ids(len(predictions))
         if store:

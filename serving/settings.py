@@ -197,7 +197,19 @@ class Settings(BaseSettings):
         256, "tokens", "Size limit of a micro-batch, padding included", ge=1, le=10**6
     )
     max_queue_seconds: float = _setting(
-        0.3, "seconds", "Longest expected wait in the queue; above it requests get 429", gt=0, le=60
+        0.3,
+        "seconds",
+        "Longest expected time until a request that waits for others is answered (a longer list: "
+        "until it starts); above it requests get 429",
+        gt=0,
+        le=60,
+    )
+    request_timeout_seconds: float = _setting(
+        0.0,
+        "seconds",
+        "Time within which a request gets its answer or a 503, as X-Request-Timeout; 0: no limit",
+        ge=0,
+        le=86_400,
     )
     cache_size: int = _setting(
         20_000, "texts", "Number of recent texts whose scores are cached; 0: none", ge=0, le=10**8

@@ -12,12 +12,13 @@ from training.partial_labels import LABELS
 PARAMS = Path("configs/params.yaml")
 SOURCES = Path("configs/sources.yaml")
 PROFILE = Path("data/profile.yaml")
+_BOOL, _MERGE = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:merge"
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Label = Literal["hate", "offensive", "neither"]
 # GitHub serves a file of a repository at raw.githubusercontent.com/OWNER/NAME/COMMIT/PATH.
-Url = Annotated[str, Field(pattern=r"^https?://[^/]+/.*\.(csv|jsonl|parquet|txt)$")]
+Url = Annotated[str, Field(pattern=r"(?i)^https?://[^/]+/.*\.(csv|tsv|jsonl|ndjson|parquet|txt)$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Attribute = Literal["SEVERE_TOXICITY", "IDENTITY_ATTACK", "INSULT", "PROFANITY", "THREAT"]
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -112,7 +113,7 @@ class Public(_Section):
     """A file of a public repository at a fixed commit, and perhaps a parallel file of its labels.
 
     header: the names of the columns of a .csv without a header line.
-    separator: of the columns of a .csv.
+    separator: of the columns of a .csv; default: the one that its header has.
     columns: new names of its columns, by their names in the public file.
     """
 
@@ -121,7 +122,7 @@ class Public(_Section):
     label_url: Url | None = None
     label_sha256: Sha256 | None = None
     header: list[str] = []
-    separator: Annotated[str, Field(min_length=1, max_length=1)] = ","
+    separator: Annotated[str, Field(min_length=1, max_length=1)] | None = None
     columns: dict[str, str] = {}
 
     @model_validator(mode="after")
@@ -130,14 +131,15 @@ class Public(_Section):
             raise ValueError("got one of label_url and label_sha256, wanted both or neither")
         if self.suffix == ".txt" and (self.label_url is None or self.header or self.columns):
             raise ValueError("a .txt file needs label_url and has no columns")
-        if (self.header or self.separator != ",") and self.suffix != ".csv":
+        if (self.header or self.separator) and self.suffix not in {".csv", ".tsv"}:
             raise ValueError("only a .csv file can have a header or a separator")
         return self
 
     @property
     def suffix(self) -> str:
-        """The kind of file: .csv, .jsonl, .parquet or .txt."""
-        return Path(self.url).suffix
+        """The kind of file: .csv, .tsv, .jsonl, .parquet or .txt."""
+        suffix = Path(self.url).suffix.lower()
+        return ".jsonl" if suffix == ".ndjson" else suffix
 
 
 class LabelRule(_Section):
@@ -242,9 +244,34 @@ def load_profile() -> Profile:
     return load_file(PROFILE, Profile)
 
 
+class _Loader(yaml.SafeLoader):
+    """Keys are texts as they are written, and differ; of booleans there are only true and false.
+
+    A dataset's labels may be `yes` and `no`, `010`, or `null`; YAML 1.1 makes other values of them.
+    """
+
+    yaml_implicit_resolvers = {  # noqa: RUF012
+        first: [pair for pair in pairs if pair[0] != _BOOL or first in "tTfF"]
+        for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Return a mapping's node; ComposerError if a key is there twice."""
+        node = super().compose_mapping_node(anchor)
+        seen = set[str]()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE:
+                key.tag = "tag:yaml.org,2002:str"
+                if key.value in seen:
+                    problem = f"{key.value!r} is there twice"
+                    raise yaml.composer.ComposerError(None, None, problem, key.start_mark)
+                seen.add(key.value)
+        return node
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader)  # noqa: S506
     except FileNotFoundError:
         raise ConfigError(f"{path}: missing; run `make train`") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

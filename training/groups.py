@@ -7,8 +7,6 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from training.errors import DataError
-
 # Words that name a group, as regular expressions. No slurs: they are evidence of hate.
 IDENTITY_GROUPS = {
     "women": r"wom[ae]n|females?|girls?|ladies|feminis\w+",
@@ -32,14 +30,6 @@ def names_group(texts: Iterable[str], *groups: str) -> list[bool]:
     words = "|".join(IDENTITY_GROUPS[group] for group in groups or IDENTITY_GROUPS)
     pattern = re.compile(rf"\b({words})\b", re.IGNORECASE)
     return [bool(pattern.search(text)) for text in texts]
-
-
-def read_groups(path: str) -> pd.DataFrame:
-    """Return a file of groups: a row for each, a column for each form of its name."""
-    try:
-        return pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: unreadable: {error}") from None
 
 
 def fill_groups(rows: pd.DataFrame, groups: pd.DataFrame, fillings: int) -> pd.DataFrame:

@@ -7,6 +7,8 @@
 `route_table` derives from the routes what the middleware has to know of each path.
 """
 
+import asyncio
+import zlib
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
@@ -14,24 +16,33 @@ import orjson
 from fastapi import Request
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from starlette.routing import Route, Router
 from starlette.types import Receive, Send
 from starlette.types import Scope as ASGIScope
 
 from serving.auth import Scope
 from serving.classifier import Caller, Classifier
-from serving.errors import NATIVE, ErrorCode, ErrorFormat, ServiceError
+from serving.errors import NATIVE, ErrorCode, ErrorFormat, ServiceError, invalid_request
 from serving.middleware.route_table import RouteRule, RouteTable
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+GZIP = b"\x1f\x8b"  # the beginning of its data
+CHARSETS = {"utf-8", "utf8", "us-ascii"}  # JSON is always UTF-8
+CODINGS = {"gzip": 31, "x-gzip": 31, "deflate": 15}  # zlib's `wbits` of each
+RAW_DEFLATE = -15  # what some clients send as deflate
+MAX_GZIP_MEMBERS = 16  # each of them costs, even if it is empty
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
 
-def requires(scope: Scope, *, error_format: ErrorFormat = NATIVE) -> Callable[[Endpoint], Endpoint]:
+def requires(
+    scope: Scope | None, *, error_format: ErrorFormat = NATIVE
+) -> Callable[[Endpoint], Endpoint]:
     """Declare what a route needs; without this it is open and reports errors in our own format.
 
     Args:
-        scope: that a caller's key must have.
+        scope: that a caller's key must have; None: the route is open.
         error_format: of the errors that its callers get.
     """
 
@@ -92,20 +103,110 @@ class FastRoute(APIRoute):
         if self.body_field is None:
             return super().get_route_handler()
         adapter: TypeAdapter[Any] = TypeAdapter(self.body_field.field_info.annotation or Any)
+        schema = adapter.json_schema()
         endpoint = self.dependant.call
         assert endpoint is not None
 
         async def answer(request: Request) -> Response:
-            media_type = request.headers.get("content-type", "application/json").partition(";")[0]
-            if media_type.strip().lower() != "application/json":
-                message = "Content-Type must be application/json"
-                raise ServiceError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, message)
-            body = adapter.validate_json(await request.body())
+            _check_content_type(request.headers.get("content-type", "application/json"))
+            content = (await read_body(request)).removeprefix(BYTE_ORDER_MARK)
+            try:
+                body = adapter.validate_json(content)
+            except ValidationError as error:
+                _check_utf8(content)
+                raise invalid_request(error, schema) from None
             reply = await endpoint(request, body)
             return reply if isinstance(reply, Response) else Json(reply)
 
         self._answer = answer
         return answer
+
+
+def _check_content_type(header: str) -> None:
+    """Raise ServiceError if a body is not JSON in UTF-8."""
+    media_type, *parameters = (part.strip().lower() for part in header.split(";"))
+    if media_type != "application/json":
+        message = "Content-Type must be application/json"
+        raise ServiceError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, message)
+    charsets = [
+        value.removeprefix("charset=").strip('"')
+        for value in parameters
+        if value.startswith("charset=")
+    ]
+    if not CHARSETS.issuperset(charsets):
+        message = "The charset of the request body must be utf-8"
+        raise ServiceError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, message)
+
+
+def _check_utf8(content: bytes) -> None:
+    """Raise ServiceError if a body is not UTF-8."""
+    try:
+        content.decode()
+    except UnicodeDecodeError as error:
+        message = f"The request body is not UTF-8: its byte {error.start + 1} cannot be read"
+        if content.startswith(GZIP):
+            message = "The request body is compressed: send the header Content-Encoding: gzip"
+        raise ServiceError(ErrorCode.BAD_REQUEST, message) from None
+
+
+async def read_body(request: Request) -> bytes:
+    """Return the body of a request, decompressed.
+
+    Raises:
+        ServiceError: its Content-Encoding is unknown, its data are damaged, or it is larger than
+            MAX_BYTES, compressed or not.
+    """
+    if "content-encoding" not in request.headers:
+        return await request.body()
+    header = ",".join(request.headers.getlist("content-encoding")).lower()
+    codings = [coding.strip() for coding in header.split(",") if coding.strip() != "identity"]
+    if not codings:
+        return await request.body()
+    if len(codings) > 1 or codings[0] not in CODINGS:
+        message = "Content-Encoding must be gzip or deflate"
+        headers = {"accept-encoding": "gzip, deflate"}  # as RFC 7694 wants it
+        raise ServiceError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, message, headers=headers)
+    limit = classifier_of(request).settings.max_bytes
+    return await asyncio.to_thread(decompress, await request.body(), codings[0], limit)
+
+
+def decompress(data: bytes, coding: str, limit: int) -> bytes:
+    """Return decompressed data; never more than `limit` bytes are in memory.
+
+    Raises:
+        ServiceError: the data are damaged, or more than that.
+    """
+    wbits = CODINGS[coding]
+    # A zlib header is a multiple of 31, and the method is in its first four bits.
+    head = int.from_bytes(data[:2], "big")
+    if coding == "deflate" and (head % 31 or head >> 8 & 15 != zlib.DEFLATED):
+        wbits = RAW_DEFLATE
+    result = b""
+    for _ in range(MAX_GZIP_MEMBERS):
+        decompressor = zlib.decompressobj(wbits)
+        try:
+            result += decompressor.decompress(data, limit + 1 - len(result))
+        except zlib.error:
+            break
+        if len(result) > limit:
+            message = f"The request body must not exceed {limit} bytes, decompressed"
+            raise ServiceError(ErrorCode.TOO_LARGE, message)
+        data = decompressor.unused_data
+        if not decompressor.eof:
+            break
+        if not data:
+            return result
+    raise ServiceError(ErrorCode.BAD_REQUEST, f"The request body is not valid {coding} data")
+
+
+def truncation_headers(truncated: Iterable[bool], name: str = "inputs") -> dict[str, str]:
+    """Return the header that says of which texts the model did not read the end.
+
+    `X-Truncated-Inputs: 0, 2` names the first and the third; without such texts there is none.
+    For replies that have no field for it.
+    """
+    places = [str(i) for i, cut in enumerate(truncated) if cut]
+    return {f"x-truncated-{name}": ", ".join(places)} if places else {}
 
 
 def classifier_of(request: Request) -> Classifier:
@@ -117,4 +218,5 @@ def classifier_of(request: Request) -> Classifier:
 def caller_of(request: Request, api: str) -> Caller:
     """Return the caller of a request; `api` is the API's name in the prediction log."""
     state = request.scope["state"]
-    return Caller(state["engine"], state["request_id"], state.get("client"), api)
+    client, deadline = state.get("client"), state.get("deadline")
+    return Caller(state["engine"], state["request_id"], client, api, deadline)

@@ -28,7 +28,10 @@ Text = Annotated[str, Field(json_schema_extra={"minLength": 1, "pattern": r"\S"}
 
 
 class Request(BaseModel):
-    """Base of all requests: unknown fields are refused and values are not converted."""
+    """Base of all requests: unknown fields are refused and values are not converted.
+
+    `null` for a field that may be missing means that it is missing.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -42,7 +45,7 @@ class PredictRequest(Request):
 
     texts: Annotated[list[Text], Field(description="each is classified on its own")]
     do_not_store: Annotated[
-        bool, Field(description="store neither text nor scores in the prediction log")
+        bool | None, Field(description="store neither text nor scores in the prediction log")
     ] = False
 
 
@@ -108,18 +111,21 @@ class ExplainRequest(Request):
         Field(description="label or attribute to explain; default: the predicted label"),
     ] = None
     num_features: Annotated[
-        int,
+        int | None,
         Field(
             ge=1, le=500, description="number of distinct words to return, largest weights first"
         ),
     ] = 10
     num_samples: Annotated[
-        int,
+        int | None,
         Field(
-            ge=16, le=5000, description="number of masked texts to score, where not all of them are"
+            ge=16,
+            le=5000,
+            description="number of masked texts to score, where not all of them are; fewer where "
+            "the text is long",
         ),
     ] = 1000
-    seed: Annotated[int, Field(ge=0, lt=2**32, description="seed of the random sample")] = 0
+    seed: Annotated[int | None, Field(ge=0, lt=2**32, description="seed of the random sample")] = 0
 
 
 class WordWeight(BaseModel):
@@ -127,6 +133,13 @@ class WordWeight(BaseModel):
 
     word: str
     weight: Annotated[float, Field(description="above 0: speaks for what is explained")]
+    begin: Annotated[int, Field(description="offset in characters (code points)")]
+    end: Annotated[int, Field(description="offset of the character after it")]
+
+
+class Part(BaseModel):
+    """A part of a text."""
+
     begin: Annotated[int, Field(description="offset in characters (code points)")]
     end: Annotated[int, Field(description="offset of the character after it")]
 
@@ -140,6 +153,13 @@ class ExplainReply(BaseModel):
     scores_used: int
     exact: Annotated[
         bool, Field(description="all masks were scored; the result does not depend on the seed")
+    ]
+    explained: Annotated[
+        Part,
+        Field(
+            description="what was explained: all that the model reads, or of a long text "
+            "the window that decides its scores"
+        ),
     ]
     seed: int
     model: ModelName

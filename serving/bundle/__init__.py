@@ -10,7 +10,7 @@
 The bundle is all that serving gets from training.
 """
 
-from serving.bundle.bundle import MAX_WINDOWS, Bundle, Encoding
+from serving.bundle.bundle import MAX_WINDOWS, SPECIAL_TOKENS, Bundle, Encoding
 from serving.bundle.decision import (
     Floats,
     Ints,
@@ -43,6 +43,7 @@ __all__ = [
     "MAX_WINDOWS",
     "SCHEMA_VERSION",
     "SEALED",
+    "SPECIAL_TOKENS",
     "Bundle",
     "BundleError",
     "Calibration",

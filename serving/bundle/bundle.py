@@ -9,11 +9,13 @@ policies, and no more of training than the manifest says.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
+import tokenizers
 from tokenizers import Tokenizer
 
 from serving.bundle.decision import Floats, Ints, Scores, combine_windows, decide
@@ -28,7 +30,13 @@ from serving.bundle.manifest import (
 )
 
 MAX_WINDOWS = 8  # of a text; what a longer one has beyond them is not read
+# Normalisation makes up to 50 characters of one: words of an emoji, letters of a ligature. A text
+# is cut where it becomes longer than this, and has fewer windows where it has more tokens than
+# bytes, so the work for a text is in proportion to its size. Usual texts keep far below both.
+MAX_NORMALIZED_CHARS, MAX_EXPANSION, PIECE_CHARS = 20_000, 50, 256
+TOKENS_PER_BYTE = 1.25
 MAX_ROWS = 32  # windows that one run of the model gets: attention's memory grows with them
+SPECIAL_TOKENS = 2  # [CLS] and [SEP]: a text with no other tokens has no words
 OUTPUTS = ["logits", "attribute_logits"]
 
 
@@ -71,6 +79,9 @@ class Bundle:
             self._session if parallel_threads in {0, threads} else _session(model, parallel_threads)
         )
         self._pad = tokenizer.token_to_id("[PAD]")
+        # New tokens of a window: without [CLS], [SEP] and what it shares with the one before it.
+        stride = (tokenizer.truncation or {}).get("stride", 0)
+        self._step = manifest.max_tokens - SPECIAL_TOKENS - stride
         calibrations = manifest.attributes.values()
         self._scale = np.array([row.scale for row in calibrations], dtype=np.float32)
         self._bias = np.array([row.bias for row in calibrations], dtype=np.float32)
@@ -117,13 +128,46 @@ class Bundle:
             raise BundleError(f"{folder}: its files cannot be loaded: {error}") from None
 
     def encode(self, texts: Sequence[str]) -> list[Encoding]:
-        """Return the encoding of each text."""
-        encodings = []
-        for row in self.tokenizer.encode_batch_fast(texts):  # without offsets
-            more = row.overflowing
-            windows = (row.ids, *(window.ids for window in more[: MAX_WINDOWS - 1]))
-            encodings.append(Encoding(windows, len(more) >= MAX_WINDOWS))
-        return encodings
+        """Return the encoding of each text; equal texts are tokenised once and share theirs."""
+        parts = {text: self._within_bounds(text) for text in texts}
+        rows = self.tokenizer.encode_batch_fast(list(parts.values()))  # without offsets
+        encodings = {}
+        for (text, part), row in zip(parts.items(), rows, strict=True):
+            windows, is_cut = self._windows(row, part)
+            ids = tuple(window.ids for window in windows)
+            encodings[text] = Encoding(ids, is_cut or len(part) < len(text))
+        return [encodings[text] for text in texts]
+
+    def windows(self, text: str) -> tuple[list[tokenizers.Encoding], bool]:
+        """Return the windows that the model reads of a text, with offsets in characters, and
+        whether the text goes on after them.
+        """
+        part = self._within_bounds(text)
+        windows, is_cut = self._windows(self.tokenizer.encode(part), part)
+        return windows, is_cut or len(part) < len(text)
+
+    def _within_bounds(self, text: str) -> str:
+        """Return as much of a text as has at most about MAX_NORMALIZED_CHARS when normalised."""
+        normalizer = self.tokenizer.normalizer
+        if normalizer is None or text.isascii() or len(text) * MAX_EXPANSION < MAX_NORMALIZED_CHARS:
+            return text
+        total = 0
+        for end in range(PIECE_CHARS, len(text), PIECE_CHARS):
+            total += len(normalizer.normalize_str(text[end - PIECE_CHARS : end]))
+            if total > MAX_NORMALIZED_CHARS:
+                return text[:end]
+        return text
+
+    def _windows(
+        self, row: tokenizers.Encoding, text: str
+    ) -> tuple[list[tokenizers.Encoding], bool]:
+        """Return the windows that are read of a tokenised text, and whether there are more."""
+        more = row.overflowing
+        if not more:
+            return [row], False
+        bytes_ = len(text.encode("utf-8", "surrogatepass"))
+        most = min(MAX_WINDOWS, 1 + ceil(TOKENS_PER_BYTE * bytes_ / self._step))
+        return [row, *more[: most - 1]], len(more) >= most
 
     def infer(self, batch: Sequence[Encoding], *, intra_op_parallel: bool = False) -> Scores:
         """Return the scores of one batch.

@@ -8,23 +8,32 @@ The first two forms are those of text-embeddings-inference, with one exception: 
 strings is a pair, here it is two texts, because this model takes no pairs. The third is the
 Inference API's; `InferenceClient.text_classification` always sends `parameters` and expects the
 nested list.
+
+Every field of both servers is done or refused, and unknown ones are refused: an option that has no
+effect would give a wrong answer without a word.
 """
 
 import asyncio
-import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from serving.api.routing import FastRoute, caller_of, classifier_of, requires
+from serving.api.routing import (
+    FastRoute,
+    Json,
+    caller_of,
+    classifier_of,
+    requires,
+    truncation_headers,
+)
 from serving.api.schemas import Label, Probability, Text
 from serving.bundle import MAX_WINDOWS
 from serving.errors import ErrorCode, ErrorFormat, ServiceError
 
-# Unknown fields are ignored: clients send options that do not apply to this model.
-REQUEST_CONFIG = ConfigDict(strict=True, frozen=True)
+# Null is "not set" in every field that may be missing.
+REQUEST_CONFIG = ConfigDict(strict=True, frozen=True, extra="forbid")
 
 
 class Parameters(BaseModel):
@@ -39,6 +48,18 @@ class Parameters(BaseModel):
     ] = None
 
 
+class Options(BaseModel):
+    """How the Inference API schedules a request; nothing of it changes a score."""
+
+    model_config = REQUEST_CONFIG
+    use_cache: Annotated[
+        bool | None, Field(description="accepted: a cached score is the same score")
+    ] = None
+    wait_for_model: Annotated[
+        bool | None, Field(description="accepted: the model is always loaded")
+    ] = None
+
+
 class HuggingFaceRequest(BaseModel):
     """Texts to classify."""
 
@@ -48,12 +69,25 @@ class HuggingFaceRequest(BaseModel):
 
     inputs: Text | list[Text] | list[list[Text]]
     parameters: Parameters | None = None
+    options: Options | None = None
     raw_scores: Annotated[
-        Literal[False], Field(description="scores are calibrated probabilities")
+        Literal[False] | None, Field(description="scores are calibrated probabilities")
     ] = False
     truncate: Annotated[
-        bool, Field(description="false: refuse a text that the model would truncate")
+        bool | None, Field(description="false: refuse a text that the model would truncate")
     ] = True
+    truncation_direction: Annotated[
+        Literal["Right", "right", "Left", "left"] | None,
+        Field(
+            description="what a text loses that is too long for the model is its end; Left: "
+            "refuse such a text"
+        ),
+    ] = "Right"
+
+    @property
+    def may_truncate(self) -> bool:
+        """Whether the model may leave the end of a text unread."""
+        return self.truncate is not False and self.truncation_direction not in {"Left", "left"}
 
 
 class LabelScore(BaseModel):
@@ -112,9 +146,7 @@ def reply(body: HuggingFaceRequest, scores: Sequence[Mapping[str, float]]) -> li
 def render_error(error: ServiceError) -> tuple[int, dict[str, str]]:
     """Return status and body of an error."""
     types = {429: "overloaded", 500: "backend", 503: "unhealthy"}
-    # pydantic appends the member of the union that it tried: `inputs.str`.
-    field = error.field and re.sub(r"^inputs\..*", "inputs", error.field)
-    message = error.message
+    field, message = error.field, error.message
     if field and not message.startswith("`"):
         message = f"`{field}`: {message}"
     error_type = types.get(error.code.status, "validation")
@@ -131,7 +163,7 @@ STATUSES = (400, 401, 403, 408, 413, 415, 422, 429, 500, 503)
     responses={status: {"model": HuggingFaceError} for status in STATUSES},
 )
 @requires("predict", error_format=ErrorFormat(render_error))
-async def predict(request: Request, body: HuggingFaceRequest) -> list[Any]:
+async def predict(request: Request, body: HuggingFaceRequest) -> Json:
     """Classify texts as text-embeddings-inference or the Inference API does."""
     classifier, caller = classifier_of(request), caller_of(request, "huggingface")
     texts = texts_of(body)
@@ -139,13 +171,17 @@ async def predict(request: Request, body: HuggingFaceRequest) -> list[Any]:
     def field(i: int) -> str:
         return field_of(body, i)
 
-    if not body.truncate:
+    if not body.may_truncate:
         classifier.check_texts(texts, field)
         encodings = await asyncio.to_thread(caller.engine.bundle.encode, texts)
         for i, encoding in enumerate(encodings):
             if encoding.truncated:
                 tokens = caller.engine.bundle.manifest.max_tokens
                 message = f"The text must fit into {MAX_WINDOWS} windows of {tokens} tokens"
+                if body.truncate is not False:
+                    message += ", because truncation_direction is Left"
                 raise ServiceError(ErrorCode.TOO_LARGE, message, field=field(i))
     result = await classifier.classify(texts, caller, field=field)
-    return reply(body, [prediction.scores for prediction in result.predictions])
+    content = reply(body, [prediction.scores for prediction in result.predictions])
+    headers = truncation_headers(prediction.truncated for prediction in result.predictions)
+    return Json(content, headers=headers)

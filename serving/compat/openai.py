@@ -17,14 +17,20 @@ categories are always false and 0, because clients read them; their `category_ap
 is empty.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from serving.api.routing import FastRoute, Json, caller_of, classifier_of, requires
+from serving.api.routing import (
+    FastRoute,
+    Json,
+    caller_of,
+    classifier_of,
+    requires,
+    truncation_headers,
+)
 from serving.api.schemas import Text
 from serving.errors import ErrorCode, ErrorFormat, MissingKeyError, ServiceError
 
@@ -47,8 +53,10 @@ SCORED = CATEGORIES[:4]
 THRESHOLD = 0.5  # of an attribute
 HEADERS = {"x-categories-judged": ", ".join(SCORED)}  # on every reply
 
-# Unknown fields are ignored: OpenAI has added and removed some.
-REQUEST_CONFIG = ConfigDict(strict=True, frozen=True)
+# Of an image it is enough to know that it is one.
+IMAGE_CONFIG = ConfigDict(strict=True, frozen=True)
+# OpenAI refuses unknown fields too.
+REQUEST_CONFIG = IMAGE_CONFIG | {"extra": "forbid"}
 
 
 class TextPart(BaseModel):
@@ -62,14 +70,14 @@ class TextPart(BaseModel):
 class ImageUrl(BaseModel):
     """The URL of an image, or the image itself as a data URL."""
 
-    model_config = REQUEST_CONFIG
+    model_config = IMAGE_CONFIG
     url: str
 
 
 class ImagePart(BaseModel):
     """An image, as one part of an input; not supported here."""
 
-    model_config = REQUEST_CONFIG
+    model_config = IMAGE_CONFIG
     type: Literal["image_url"]
     image_url: ImageUrl
 
@@ -203,9 +211,8 @@ def render_error(error: ServiceError) -> tuple[int, dict[str, Any]]:
         code = "string_above_max_length" if "[" in error.field else None
     elif error.code is ErrorCode.INVALID:
         status, code = 400, "invalid_value"
-    # pydantic appends the member of the union that it tried: `input.str`.
-    param = error.field and re.sub(r"^input\..*", "input", error.field)
-    return status, {"error": {"message": message, "type": type_, "param": param, "code": code}}
+    problem = {"message": message, "type": type_, "param": error.field, "code": code}
+    return status, {"error": problem}
 
 
 router = APIRouter(route_class=FastRoute, tags=["OpenAI"])
@@ -226,4 +233,5 @@ async def moderate(request: Request, body: ModerationRequest) -> Json:
     )
     model = f"{result.manifest.name}-{result.manifest.version}"
     rows = [(row.label, row.scores, row.attributes) for row in result.predictions]
-    return Json(reply(caller.request_id, model, rows), headers=dict(HEADERS))
+    truncated = truncation_headers(row.truncated for row in result.predictions)
+    return Json(reply(caller.request_id, model, rows), headers=HEADERS | truncated)

@@ -2,6 +2,10 @@
 
     text ──> words ──> masks ──> masked texts ──> scores (cached) ──> LIME's fit ──> weights
 
+The masked texts of an explanation have a limited number of tokens together. Of a text for which
+that is too little, only the window that decides its score is explained; and if its masks are too
+few to weigh every word, half of them find the passages that matter, the others weigh their words.
+
 It limits how many explanations run, sends masked texts to the engine in small low-priority chunks
 so that predictions stay fast, and caches the scores. lime.py has the method. It knows no HTTP.
 
@@ -13,22 +17,23 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Any
 
 import numpy as np
 from cachetools import LRUCache
 
-from serving.bundle import ATTRIBUTES, LABELS, MAX_WINDOWS, Bundle, Floats
+from serving.bundle import ATTRIBUTES, LABELS, Bundle, Floats
 from serving.errors import ErrorCode, ServiceError
 from serving.explain.lime import (
+    Array,
     Masks,
     WordWeight,
     apply_mask,
     fit,
-    is_exact,
     make_masks,
+    number_of_masks,
     top_words,
 )
 from serving.explain.words import Word, group_occurrences, split
@@ -37,6 +42,10 @@ from serving.inference.engine import Engine, ScoredText
 from serving.inference.scheduler import Priority
 
 NAMES = (*LABELS, *ATTRIBUTES)  # what can be explained
+# Tokens of all masked texts of an explanation: three to four seconds on two cores.
+MAX_MASK_TOKENS = 50_000
+MIN_MASKS = 16
+MASKS_PER_WORD, MASKS_PER_PASSAGE = 2, 3  # needed to weigh each; see `Explainer._weigh`
 MAX_CHUNKS = 4  # chunks of masked texts that are with the engine at one time
 CHUNK_TOKENS = 256  # size of a chunk while nothing else is requested
 # Otherwise, and one chunk at a time: a tweet waits for no more than this, or for one long text.
@@ -73,6 +82,7 @@ class Explanation:
     exact: whether these were all that there are.
     scores: the unmasked text's probabilities by NAMES.
     model: name and version.
+    explained: begin and end of the part of the text that was explained, end exclusive.
     """
 
     label: str
@@ -83,6 +93,7 @@ class Explanation:
     seed: int
     scores: dict[str, float]
     model: tuple[str, str]
+    explained: tuple[int, int]
 
     def as_dict(self) -> dict[str, Any]:
         """Return the reply of /v1/explain."""
@@ -100,6 +111,7 @@ class Explanation:
             "r2": self.r2,
             "scores_used": self.scores_used,
             "exact": self.exact,
+            "explained": {"begin": self.explained[0], "end": self.explained[1]},
             "seed": self.seed,
             "model": {"name": self.model[0], "version": self.model[1]},
         }
@@ -111,11 +123,15 @@ class VisibleText:
 
     occurrences: of each distinct word.
     tokens: of all its windows.
+    windows: begin and end of each, at the edges of words.
+    begin: of this part in the whole text.
     """
 
     text: str
     occurrences: list[list[Word]]
     tokens: int
+    windows: list[tuple[int, int]]
+    begin: int = 0
 
 
 class Explainer:
@@ -152,26 +168,81 @@ class Explainer:
             QueueFullError, BatcherDeadError: see `Engine.score`.
         """
         async with self._turn():
-            visible = await asyncio.to_thread(visible_text, engine.bundle, params.text)
+            visible = await self._explained_part(engine, params)
             words = len(visible.occurrences)
-            masks = await asyncio.to_thread(make_masks, words, params.num_samples, params.seed)
-            scores = await self._scores(engine, params, visible, masks)
-            label = params.label
-            if label is None:
-                label = LABELS[engine.bundle.decide(scores[:1, : len(LABELS)])[0]]
-            column = scores[:, NAMES.index(label)].astype(np.float64)
-            weights, r2 = await asyncio.to_thread(fit, masks, column)
+            number = number_of_masks(words, params.num_samples, max_masks(visible))
+            weights, r2, scores, used = await self._weigh(engine, params, visible, number)
         manifest = engine.bundle.manifest
+        top = top_words(visible.occurrences, weights, params.num_features)
         return Explanation(
-            label=label,
-            weights=top_words(visible.occurrences, weights, params.num_features),
+            label=self._label(engine, params, scores),
+            weights=tuple(row.moved(visible.begin) for row in top),
             r2=r2,
-            scores_used=len(masks),
-            exact=is_exact(words, params.num_samples),
+            scores_used=used,
+            exact=used == 2**words,
             seed=params.seed,
             scores=dict(zip(NAMES, scores[0].tolist(), strict=True)),
             model=(manifest.name, manifest.version),
+            explained=(visible.begin, visible.begin + len(visible.text)),
         )
+
+    async def _explained_part(self, engine: Engine, params: ExplainParams) -> VisibleText:
+        """Return what the model reads of a text, or the window that decides its score if there are
+        too few masks for all of it.
+        """
+        visible = await asyncio.to_thread(visible_text, engine.bundle, params.text)
+        number = number_of_masks(len(visible.occurrences), params.num_samples)
+        if len(visible.windows) == 1 or number <= max_masks(visible):
+            return visible
+        texts = [visible.text[begin:end] for begin, end in visible.windows]
+        scored = await score_when_idle(engine, texts, monotonic() + MAX_YIELD_S)
+        # A text's labels are those of its most toxic window, an attribute is the largest of all.
+        name = params.label if params.label in ATTRIBUTES else "TOXICITY"
+        of_windows = [row.attributes[name] for row in scored]
+        begin, end = visible.windows[of_windows.index(max(of_windows))]
+        part = await asyncio.to_thread(visible_text, engine.bundle, visible.text[begin:end])
+        return replace(part, begin=begin)
+
+    async def _weigh(
+        self, engine: Engine, params: ExplainParams, visible: VisibleText, number: int
+    ) -> tuple[Array, float | None, Floats, int]:
+        """Return the weights [distinct words], R², the masked texts' scores, and how many masks.
+
+        If `number` masks are too few for so many words, words that stand together are masked
+        together at first. Then only those of the passages with the largest weights are masked, one
+        by one; the weights of all others are 0.
+        """
+        words = len(visible.occurrences)
+        chosen, used = np.arange(words), 0
+        if number < min(MASKS_PER_WORD * words, number_of_masks(words, params.num_samples)):
+            number //= 2
+            passages = np.array_split(chosen, max(1, number // MASKS_PER_PASSAGE))
+            masks = await asyncio.to_thread(make_masks, len(passages), number, params.seed)
+            by_word = np.repeat(masks, [len(passage) for passage in passages], axis=1)
+            scores = await self._scores(engine, visible, by_word)
+            weights, _ = await self._fit(engine, params, masks, scores)
+            used, order = len(masks), np.argsort(-np.abs(weights), kind="stable")
+            sizes = np.cumsum([len(passages[i]) for i in order])
+            count = max(1, int((sizes <= number // MASKS_PER_WORD).sum()))
+            chosen = np.sort(np.concatenate([passages[i] for i in order[:count]]))
+        some = await asyncio.to_thread(make_masks, len(chosen), number, params.seed)
+        masks = np.ones((len(some), words), dtype=np.bool_)
+        masks[:, chosen] = some
+        scores = await self._scores(engine, visible, masks)
+        of_chosen, r2 = await self._fit(engine, params, some, scores)
+        weights = np.zeros(words)
+        weights[chosen] = of_chosen
+        return weights, r2, scores, used + len(masks)
+
+    def _label(self, engine: Engine, params: ExplainParams, scores: Floats) -> str:
+        """Return what is explained; `scores` begin with the unmasked text's."""
+        return params.label or LABELS[engine.bundle.decide(scores[:1, : len(LABELS)])[0]]
+
+    async def _fit(
+        self, engine: Engine, params: ExplainParams, masks: Masks, scores: Floats
+    ) -> tuple[Array, float | None]:
+        column = NAMES.index(self._label(engine, params, scores))
+        return await asyncio.to_thread(fit, masks, scores[:, column].astype(np.float64))
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
@@ -199,18 +270,17 @@ class Explainer:
                 async with self._single_chunk:
                     yield BUSY_CHUNK_TOKENS
 
-    async def _scores(
-        self, engine: Engine, params: ExplainParams, visible: VisibleText, masks: Masks
-    ) -> Floats:
+    async def _scores(self, engine: Engine, visible: VisibleText, masks: Masks) -> Floats:
         """Return probabilities [masks, NAMES], from the cache or the engine."""
-        version = engine.bundle.manifest.version
-        inputs = f"{version} {self._replacement} {params.num_samples} {params.seed} {params.text}"
-        key = hashlib.sha256(inputs.encode("utf-8", "surrogatepass")).digest()
-        cached = self._cache.get(key)
+        inputs = f"{engine.bundle.manifest.version} {self._replacement} {visible.text}"
+        key = hashlib.sha256(inputs.encode("utf-8", "surrogatepass"))
+        key.update(np.packbits(masks).tobytes())
+        digest = key.digest()
+        cached = self._cache.get(digest)
         if cached is not None:
             return cached
         scores = await self._score_masks(engine, visible, masks)
-        self._cache[key] = scores
+        self._cache[digest] = scores
         return scores
 
     async def _score_masks(self, engine: Engine, visible: VisibleText, masks: Masks) -> Floats:
@@ -258,14 +328,25 @@ async def score_when_idle(
             await asyncio.sleep(full.wait)
 
 
+def max_masks(visible: VisibleText) -> int:
+    """Return how many masked texts an explanation may score."""
+    return max(MIN_MASKS, MAX_MASK_TOKENS // visible.tokens)
+
+
 def visible_text(bundle: Bundle, text: str) -> VisibleText:
     """Split a text into words. Of a text that is too long for the model, keep what it reads."""
-    first = bundle.tokenizer.encode(text)
-    windows = [first, *first.overflowing][:MAX_WINDOWS]
+    windows, is_cut = bundle.windows(text)
     words = split(text)
-    if len(first.overflowing) >= MAX_WINDOWS:
+    if is_cut:
         end = max(end for window in windows for _, end in window.offsets)
         words = [word for word in words if word.begin < end]
         text = text[: max([end, *(word.end for word in words)])]
+    spans = []
+    for window in windows if len(windows) > 1 else ():
+        # Of special tokens both offsets are 0.
+        first = min((begin for begin, end in window.offsets if end), default=0)
+        last = max(end for _, end in window.offsets)
+        inside = [word for word in words if word.begin >= first and word.end <= last]
+        spans += [(inside[0].begin, inside[-1].end)] if inside else []
     tokens = sum(len(window.ids) for window in windows)
-    return VisibleText(text, group_occurrences(words), tokens)
+    return VisibleText(text, group_occurrences(words), tokens, spans or [(0, len(text))])

@@ -38,28 +38,38 @@ class WordWeight:
     word: Word
     weight: float
 
+    def moved(self, by: int) -> "WordWeight":
+        """Return the same in a text that has `by` more characters in front."""
+        begin, end = self.word.begin + by, self.word.end + by
+        return WordWeight(Word(self.word.text, begin, end), self.weight)
 
-def is_exact(words: int, num_samples: int) -> bool:
-    """Say whether all masks of this many distinct words are scored."""
-    return words <= EXACT_WORDS or 2**words <= num_samples
+
+def number_of_masks(words: int, num_samples: int, limit: int | None = None) -> int:
+    """Return how many masks of this many distinct words are scored.
+
+    These are all, if they are few; else `num_samples`. They are never more than `limit`.
+    """
+    every = 2**words
+    wanted = every if every <= max(num_samples, 2**EXACT_WORDS) else num_samples
+    return wanted if limit is None else min(wanted, limit)
 
 
-def make_masks(words: int, num_samples: int, seed: int) -> Masks:
-    """Return distinct masks [masks, words]: all of them, or a sample of `num_samples`.
+def make_masks(words: int, number: int, seed: int) -> Masks:
+    """Return distinct masks [masks, words]: all of them, or a sample if `number` is smaller.
 
     For a sampled mask the number of removed words is drawn first, then which words, as in LIME.
     """
-    if is_exact(words, num_samples):
+    if 2**words <= number:
         numbers = np.arange(2**words)[::-1, None]
         return np.asarray(numbers >> np.arange(words) & 1, dtype=np.bool_)
     rng = np.random.default_rng(seed)
     rows = {b"\x01" * words: None}  # a dict is a set that keeps the order
-    while len(rows) < num_samples:
-        removed = rng.integers(1, words + 1, size=num_samples)
-        ranks = rng.random((num_samples, words)).argsort(axis=1).argsort(axis=1)
+    while len(rows) < number:
+        removed = rng.integers(1, words + 1, size=number)
+        ranks = rng.random((number, words)).argsort(axis=1).argsort(axis=1)
         rows |= dict.fromkeys(row.tobytes() for row in ranks >= removed[:, None])
-    content = b"".join(list(rows)[:num_samples])
-    return np.frombuffer(content, dtype=np.bool_).reshape(num_samples, words)
+    content = b"".join(list(rows)[:number])
+    return np.frombuffer(content, dtype=np.bool_).reshape(number, words)
 
 
 def apply_mask(

@@ -13,11 +13,12 @@ import unicodedata
 from dataclasses import dataclass
 from itertools import groupby
 
-# Words by spelling: links, HTML character references, three or more letters with gaps between.
+# Words by spelling: links, HTML character references, three to 42 letters with gaps between
+# (without a bound, every letter of "a-b-c-…-yz" would look ahead to its end).
 _SPELLED = re.compile(
     r"(?:https?://|www\.)\S+|\bt\.co/\S+"
     r"|&#x?[0-9a-f]{2,7};|&[a-z]{2,8};"
-    r"|(?<![\w*])[a-z]([ .\-_*])[a-z](?:\1[a-z])+(?![.\-_*]?\w)",
+    r"|(?<![\w*])[a-z]([ .\-_*])[a-z](?:\1[a-z]){1,40}(?![.\-_*]?\w)",
     re.IGNORECASE,
 )
 _REFERENCE = re.compile(r"&#?\w+;")

@@ -8,6 +8,7 @@ the futures and the clock. It knows neither text nor HTTP, and nothing of an ite
 
     BatcherError
     ├── QueueFullError    a new item would wait longer than `Capacity.max_wait`
+    ├── DeadlineError     a new item would not be finished at its deadline
     └── BatcherDeadError  no thread is left that could run a batch
 """
 
@@ -29,6 +30,7 @@ __all__ = [
     "BatcherDeadError",
     "BatcherError",
     "Capacity",
+    "DeadlineError",
     "Priority",
     "QueueFullError",
 ]
@@ -50,6 +52,14 @@ class QueueFullError(BatcherError):
 
     def __init__(self, wait: float) -> None:
         super().__init__(f"the wait would be {ceil(wait)} s")
+        self.wait = wait
+
+
+class DeadlineError(BatcherError):
+    """The result would come after the deadline; `wait` has the expected wait in seconds."""
+
+    def __init__(self, wait: float = 0.0) -> None:
+        super().__init__("the deadline cannot be met")
         self.wait = wait
 
 
@@ -83,7 +93,8 @@ class Capacity:
 
     threads: number of threads that run batches.
     batch_tokens: size limit of a batch, padding included; a larger item is a batch alone.
-    max_wait: longest expected wait in seconds; above it a new item is refused.
+    max_wait: longest expected time in seconds until a new high-priority item is finished if it has
+        to wait for others, and until any other item starts; above it the item is refused.
     """
 
     threads: int
@@ -144,6 +155,7 @@ class Batcher(Generic[Item, Result]):
         self._closing = False
         self._died: BaseException | None = None
         self._busy_since: list[float | None] = [None] * capacity.threads
+        self._busy_tokens = [0] * capacity.threads  # of each thread's batch; valid while it runs
         self._threads = [
             threading.Thread(target=self._work, args=(i,), name=f"inference-{i}", daemon=True)
             for i in range(capacity.threads)
@@ -182,25 +194,65 @@ class Batcher(Generic[Item, Result]):
 
         `pending` further items are expected to arrive before it; see `Scheduler.expected_wait`.
         """
+        wait = self._expected_wait(priority, pending)
+        self._check_wait(wait, self._scheduler.expected_run(), priority)
+
+    def _expected_wait(self, priority: Priority, pending: int = 0) -> float:
+        """Return the seconds until an item that arrived now would start.
+
+        The rest of the batches that run now counts too.
+        """
         wait = self._scheduler.expected_wait(priority, pending)
-        if wait > self._max_wait:
+        if self._idle:
+            return wait
+        now, left = perf_counter(), 0.0
+        for since, tokens in zip(self._busy_since, self._busy_tokens, strict=True):
+            if since is not None:
+                run = self._scheduler.expected_run(longest=tokens)
+                left += max(0.0, run - (now - since))
+        return wait + left / len(self._threads)
+
+    def _check_wait(self, wait: float, run: float, priority: Priority) -> None:
+        # A longer list, or a chunk of an explanation, takes the time that it takes. If half of the
+        # limit were not kept for the wait, a request as long as the limit would need an idle
+        # service.
+        own = min(run, self._max_wait / 2) if priority is Priority.HIGH else 0.0
+        if wait + own > self._max_wait:
             raise QueueFullError(wait)
 
-    def submit(self, items: Sequence[Item], priority: Priority) -> "asyncio.Future[list[Result]]":
+    def submit(
+        self, items: Sequence[Item], priority: Priority, deadline: float | None = None
+    ) -> "asyncio.Future[list[Result]]":
         """Queue items. The future gets their results in the same order; cancel it to give up.
+
+        Args:
+            items: of one caller.
+            priority: of all of them.
+            deadline: in the event loop's time. A later result is of no use to the caller, who
+                cancels the future then.
 
         Raises:
             QueueFullError: the expected wait is too long.
+            DeadlineError: others wait, and behind them the items would be finished too late.
             BatcherDeadError: an inference thread died, or the batcher is closed.
         """
         assert self._loop is not None, "not started"
-        self.check_capacity(priority)
+        sizes = [self._size(item) for item in items]
+        wait = self._expected_wait(priority)
+        run = self._scheduler.expected_run(sum(sizes), max(sizes, default=0))
+        self._check_wait(wait, run, priority)
+        # With nothing ahead it is tried, whatever the estimate: otherwise it never would be.
+        if deadline is not None and wait and self._loop.time() + wait + run > deadline:
+            raise DeadlineError(wait)
         future: asyncio.Future[list[Result]] = self._loop.create_future()
         if not items:
             future.set_result([])
             return future
         request: _Request[Result] = _Request(future, len(items))
-        entries = [_Entry(item, self._size(item), request, i) for i, item in enumerate(items)]
+        entries = [
+            _Entry(item, size, request, i)
+            for i, (item, size) in enumerate(zip(items, sizes, strict=True))
+        ]
         with self._ready:
             if self._died or self._closing:
                 raise BatcherDeadError("no inference thread is left")
@@ -220,15 +272,19 @@ class Batcher(Generic[Item, Result]):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
         try:
             while batch := self._take():
+                tokens = sum(entry.size for entry in batch)
+                self._busy_tokens[thread] = tokens
                 self._busy_since[thread] = started = perf_counter()
                 queued = _queue_times(batch, started)
-                results = self._results(batch, self._is_idle())
+                is_idle = self._is_idle()
+                results = self._results(batch, is_idle)
                 # The time between two batches also slows down waiting items, so it counts.
                 could_start = max(ended, min(entry.request.since for entry in batch))
                 ended = perf_counter()
                 self._busy_since[thread] = None
-                tokens = sum(entry.size for entry in batch)
-                self._scheduler.note_speed(len(batch), tokens, ended - could_start)
+                # Alone, it had all threads' processors; the speed is that of one thread.
+                taken = (ended - could_start) * (len(self._threads) if is_idle else 1)
+                self._scheduler.note_speed(len(batch), tokens, taken)
                 padded = len(batch) * max(entry.size for entry in batch)
                 failed = any(isinstance(result, Exception) for result in results)
                 seconds = ended - started

@@ -18,15 +18,16 @@ from typing import Any, Protocol
 
 from cachetools import LRUCache
 
-from serving.bundle import ATTRIBUTES, LABELS, Bundle, Encoding
+from serving.bundle import ATTRIBUTES, LABELS, SPECIAL_TOKENS, Bundle, Encoding
 from serving.inference.batcher import Batcher, BatchReport, Capacity
 from serving.inference.language import detect_language
 from serving.inference.policy import Policy, PolicyDecision
 from serving.inference.scheduler import Priority
 
-INLINE_CHARS = 1500  # up to this many, work on the event loop is cheaper than in a thread
+# Up to this many ASCII characters, work on the event loop is cheaper than in a thread. Of any other
+# character, normalisation may make several words.
+INLINE_CHARS, INLINE_WEIGHT = 1500, 5
 INTERACTIVE_TEXTS = 4  # requests with up to this many texts have priority over longer lists
-SPECIAL_TOKENS = 2  # [CLS] and [SEP]: a text with no other tokens has no words
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,26 +165,34 @@ class Engine:
         self._batcher.check_capacity(priority, pending)
 
     async def score(
-        self, texts: Sequence[str], priority: Priority | None = None
+        self,
+        texts: Sequence[str],
+        priority: Priority | None = None,
+        deadline: float | None = None,
     ) -> list[ScoredText]:
         """Return the scores of each text, in order.
 
         Args:
             texts: any strings that UTF-8 can hold.
             priority: None: high for a few texts, normal for more.
+            deadline: in the event loop's time; see `Batcher.submit`.
 
         Raises:
             QueueFullError: the expected wait is too long.
+            DeadlineError: the scores would come after the deadline.
             BatcherDeadError: an inference thread died.
         """
-        return await self._score(await self._encode(texts), priority)
+        return await self._score(await self._encode(texts), priority, deadline)
 
     async def predict(
-        self, texts: Sequence[str], priority: Priority | None = None
+        self,
+        texts: Sequence[str],
+        priority: Priority | None = None,
+        deadline: float | None = None,
     ) -> list[Prediction]:
         """Return label, toxicity, action and warnings of each text, in order; see `score`."""
         encodings = await self._encode(texts)
-        scored = await self._score(encodings, priority)
+        scored = await self._score(encodings, priority, deadline)
         # Not in the cache of scores: texts with equal token ids can differ in letters.
         languages = await _languages(texts)
         return [
@@ -198,28 +207,29 @@ class Engine:
         if _is_short(texts):
             # One by one: for several texts the tokenizer wakes threads of its own, and on busy
             # processors the event loop would wait for them.
-            encodings = [row for text in texts for row in self.bundle.encode([text])]
+            rows = {text: self.bundle.encode([text])[0] for text in dict.fromkeys(texts)}
+            encodings = [rows[text] for text in texts]
         else:
             encodings = await asyncio.to_thread(self.bundle.encode, texts)
         self._observer.tokenised(perf_counter() - started)
         return encodings
 
     async def _score(
-        self, encodings: Sequence[Encoding], priority: Priority | None
+        self, encodings: Sequence[Encoding], priority: Priority | None, deadline: float | None
     ) -> list[ScoredText]:
         if priority is None:
             priority = Priority.HIGH if len(encodings) <= INTERACTIVE_TEXTS else Priority.NORMAL
         if priority is not Priority.LOW:
             self._last_request = perf_counter()
         if self._cache is None:
-            return await self._batcher.submit(encodings, priority)
+            return await self._batcher.submit(encodings, priority, deadline)
         keys = [array("i", row.ids).tobytes() for row in encodings]
         results = {key: row for key in keys if (row := self._cache.get(key)) is not None}
         # A text that is in the list twice is inferred once.
         missing = {key: row for key, row in zip(keys, encodings, strict=True) if key not in results}
         self._observer.cached(len(keys) - len(missing), len(missing))
         if missing:
-            scored = await self._batcher.submit(list(missing.values()), priority)
+            scored = await self._batcher.submit(list(missing.values()), priority, deadline)
             fresh = dict(zip(missing, scored, strict=True))
             if priority is not Priority.LOW:  # masked texts will not come again, tweets may
                 self._cache.update(fresh)
@@ -244,13 +254,15 @@ def _infer(
 
 async def _languages(texts: Sequence[str]) -> list[str]:
     def detect() -> list[str]:
-        return [detect_language(text) for text in texts]
+        found = {text: detect_language(text) for text in dict.fromkeys(texts)}
+        return [found[text] for text in texts]
 
     return detect() if _is_short(texts) else await asyncio.to_thread(detect)
 
 
 def _is_short(texts: Sequence[str]) -> bool:
-    return sum(map(len, texts)) <= INLINE_CHARS
+    cost = sum(len(text) * (1 if text.isascii() else INLINE_WEIGHT) for text in texts)
+    return cost <= INLINE_CHARS
 
 
 def _prediction(

@@ -133,6 +133,18 @@ class Scheduler(Generic[EntryT]):
         ahead = sum(self._tokens[: priority + 1]) + pending * mean_size
         return ahead / (speed * self._threads) if speed else 0.0
 
+    def expected_run(self, tokens: float = 0, longest: float = 0) -> float:
+        """Return the seconds that a request's own items take; 0 if the speed is unknown.
+
+        Args:
+            tokens: of all its items, which the threads share; 0: those of one item of mean size.
+            longest: tokens of its longest item, which one thread runs.
+        """
+        speed, mean_size = self._pace
+        if not speed:
+            return 0.0
+        return max(tokens / self._threads, longest or mean_size) / speed
+
     def note_speed(self, rows: int, tokens: int, seconds: float) -> None:
         """Take a batch that one thread has run into the averages of speed and item size."""
         speed, mean_size = self._pace

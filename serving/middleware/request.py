@@ -2,7 +2,8 @@
 
     request -> admission (ready? capacity? key? scope? rate? size?) -> route -> reply + headers
 
-A request that can be refused is refused before a byte of its body is read. Every reply gets a
+A request that can be refused is refused before a byte of its body is read. One that has a timeout
+(X-Request-Timeout, REQUEST_TIMEOUT_SECONDS) gets its answer or a 503 by then. Every reply gets a
 request id and the security headers; every error is rendered in the error format of its route. This
 module knows no model and no text.
 """
@@ -21,14 +22,18 @@ from starlette.types import Scope as ASGIScope
 from serving.auth import ApiKey, ApiKeyStore, key_of_request
 from serving.errors import ErrorCode, ErrorFormat, MissingKeyError, ServiceError, as_service_error
 from serving.ids import new_id
+from serving.inference.batcher import DeadlineError
 from serving.middleware.rate_limit import RateLimit, client_prefix
-from serving.middleware.route_table import RouteRule, RouteTable
+from serving.middleware.route_table import UNKNOWN, RouteRule, RouteTable
 from serving.observability.metrics import Metrics
 from serving.settings import Settings
 
 # Seconds before a request is watched for a disconnect. Watching costs 40 µs; most requests are
 # answered sooner.
 WATCH_AFTER_S = 0.5
+TIMEOUT = re.compile(rb"\d{1,9}(?:\.\d{1,9})?")  # of X-Request-Timeout
+# The rest of a timeout is for the refusal's way to the client.
+TIMEOUT_SHARE = 0.9
 REQUEST_ID = re.compile(rb"[\w.:-]{1,128}", re.ASCII)
 SECURITY = [
     (b"x-content-type-options", b"nosniff"),
@@ -76,6 +81,7 @@ class RequestMiddleware:
         self._keys = ApiKeyStore(settings.api_keys)
         self._rate = RateLimit(settings.requests_per_minute)
         self._max_bytes, self._body_seconds = settings.max_bytes, settings.body_seconds
+        self._timeout = settings.request_timeout_seconds
         self._log_requests = settings.log_requests
 
     async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
@@ -88,16 +94,23 @@ class RequestMiddleware:
         engine = None
         try:
             self._admit(scope, rule, context)
-            app = self._app
-            if scope["method"] == "POST":  # a GET is cheap and needs no place
+            app, routed = self._app, scope
+            if scope["method"] == "HEAD":
+                # The server drops the body: its own scope still says HEAD.
+                routed = {**scope, "method": "GET"}
+            # A GET is cheap and needs no place.
+            if scope["method"] == "POST" and rule is not UNKNOWN:
                 engine = scope["state"]["engine"] = self._admission.enter()
                 app = rule.fast_path or app
-            await app(scope, context.receive, context.send)
+            async with asyncio.timeout_at(scope["state"].get("deadline")):
+                await app(routed, context.receive, context.send)
         except asyncio.CancelledError:
             if not context.disconnected:
                 raise
             self._metrics.client_disconnected()
         except Exception as error:
+            if isinstance(error, TimeoutError) and context.is_late:
+                error = DeadlineError()
             await self._report(error, rule.error_format, context)
         finally:
             context.end()
@@ -107,12 +120,21 @@ class RequestMiddleware:
 
     def _admit(self, scope: ASGIScope, rule: RouteRule, context: "RequestContext") -> None:
         """Raise ServiceError or QueueFullError if the request must be refused."""
-        if rule.scope is None:
+        is_open = rule.scope is None
+        if is_open and (scope["method"] != "POST" or rule is UNKNOWN):
             return
         if reason := self._admission.not_ready:
             raise ServiceError(ErrorCode.UNAVAILABLE, f"Not ready: {reason}", retry_after=5)
         if scope["method"] == "POST":
             self._admission.check_capacity()
+        if not is_open:
+            self._check_caller(scope, rule)
+            context.limit_time(requested_timeout(scope["headers"]), self._timeout)
+        if context.announced_bytes > self._max_bytes:
+            raise context.too_large()
+
+    def _check_caller(self, scope: ASGIScope, rule: RouteRule) -> None:
+        """Raise ServiceError if the caller may not use the route, or uses it too often."""
         key = self._authenticate(scope, rule)
         if rule.scope not in key.scopes:
             raise ServiceError(ErrorCode.FORBIDDEN, f"Missing scope: {rule.scope}")
@@ -121,8 +143,6 @@ class RequestMiddleware:
         if wait is not None:
             message = "Rate limit exceeded, retry later"
             raise ServiceError(ErrorCode.RATE_LIMITED, message, retry_after=wait)
-        if context.announced_bytes > self._max_bytes:
-            raise context.too_large()
 
     def _authenticate(self, scope: ASGIScope, rule: RouteRule) -> ApiKey:
         secret = None
@@ -181,8 +201,8 @@ class RequestContext:
     """One request: its id, the limits of its body, and whether its client is still connected."""
 
     __slots__ = (
-        "_deadline", "_max_bytes", "_receive", "_received", "_send", "_timer", "_watcher",
-        "announced_bytes", "disconnected", "request_id", "started", "status",
+        "_deadline", "_max_bytes", "_receive", "_received", "_send", "_state", "_timer",
+        "_watcher", "announced_bytes", "disconnected", "request_id", "started", "status",
     )  # fmt: skip
 
     def __init__(
@@ -199,7 +219,24 @@ class RequestContext:
             if name == b"content-length" and value.isdigit():
                 self.announced_bytes = int(value[:18])
         self.request_id = request_id_of(scope["headers"])
-        scope.setdefault("state", {})["request_id"] = self.request_id
+        self._state = scope.setdefault("state", {})
+        self._state["request_id"] = self.request_id
+
+    def limit_time(self, requested: float | None, configured: float) -> None:
+        """Set the time by which the request is answered: the caller's or the operator's timeout,
+        whichever is shorter; 0 is none.
+        """
+        seconds = min(filter(None, (requested, configured)), default=None)
+        if seconds is not None:
+            now = asyncio.get_running_loop().time()
+            passed = perf_counter() - self.started
+            self._state["deadline"] = now - passed + seconds * TIMEOUT_SHARE
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the time to answer is over."""
+        deadline = self._state.get("deadline")
+        return deadline is not None and asyncio.get_running_loop().time() >= deadline
 
     def too_large(self) -> ServiceError:
         """Return the error of a body over the limit."""
@@ -259,6 +296,17 @@ def request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
         if name == b"x-request-id" and REQUEST_ID.fullmatch(value):
             return value.decode()
     return new_id()
+
+
+def requested_timeout(headers: Iterable[tuple[bytes, bytes]]) -> float | None:
+    """Return the seconds of X-Request-Timeout; None without it; ServiceError if it is no time."""
+    for name, value in headers:
+        if name == b"x-request-timeout":
+            if not TIMEOUT.fullmatch(value) or not float(value):
+                message = "X-Request-Timeout must be a number of seconds above 0, such as 0.5"
+                raise ServiceError(ErrorCode.BAD_REQUEST, message)
+            return float(value)
+    return None
 
 
 def common_headers(request_id: str, headers: Headers) -> Headers:

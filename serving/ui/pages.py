@@ -34,6 +34,7 @@ PATHS = {
             "batch.js",
             "card.js",
             "common.js",
+            "papaparse.min.js",
             "table.js",
             "icon.svg",
         )

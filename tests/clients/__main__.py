@@ -7,6 +7,7 @@ compared with those of `/v1/predict` for the same texts. Exits with 1 if a case 
 """
 
 import argparse
+import re
 import sys
 import tempfile
 import traceback
@@ -14,15 +15,17 @@ from importlib.metadata import version
 from pathlib import Path
 
 from serving.model_manager import bundle_folder
-from tests.clients import google, hub, npm, openai_sdk
+from tests.clients import browser, google, hub, npm, openai_sdk
 from tests.clients.world import CASES, MAX_CHARS, Case, World, api_keys
 from tests.support.service import Served
 
 NPM = "perspective-api-client"
+BROWSER = "openai (npm)"
 CLIENTS: dict[str, dict[str, Case]] = {
     "google-api-python-client": google.CASES,
     NPM: npm.CASES,
     "openai": openai_sdk.CASES,
+    BROWSER: browser.CASES,
     "huggingface_hub": hub.CASES,
 }
 NO_CASE = "·"
@@ -40,10 +43,11 @@ def run_case(case: Case, world: World) -> str | None:
 
 def run_all(bundle: Path) -> Results:
     """Run every case of every client."""
-    keys = {client: client.partition("-")[0] for client in CLIENTS}
+    keys = {client: re.sub("[^a-z]", "", client) for client in CLIENTS}
     settings = {"API_KEYS": api_keys([*keys.values()]), "MAX_CHARS": str(MAX_CHARS)}
     results = {}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, browser.pages() as origin:
+        settings["CORS_ORIGINS"] = origin
         folders = [Path(folder, name) for name in ("service", "limited")]
         for path in folders:
             path.mkdir()
@@ -51,7 +55,8 @@ def run_all(bundle: Path) -> Results:
         limited = Served(bundle, folders[1], **settings, REQUESTS_PER_MINUTE="1")
         try:
             for client, cases in CLIENTS.items():
-                world = World(service, limited, keys[client], folders[0] / "outbox.db")
+                outbox = folders[0] / "outbox.db"
+                world = World(service, limited, keys[client], outbox, origin)
                 for name, case in cases.items():
                     results[client, name] = run_case(case, world)
         finally:
@@ -87,9 +92,8 @@ def main() -> int:
     for (client, case), reason in failed.items():
         print(f"{client}: {case}\n{reason}", file=sys.stderr)
     print(table(results))
-    versions = [
-        f"{client} {npm.version() if client == NPM else version(client)}" for client in CLIENTS
-    ]
+    installed = {NPM: npm.version(), BROWSER: npm.version("openai")}
+    versions = [f"{client} {installed.get(client) or version(client)}" for client in CLIENTS]
     passed = len(results) - len(failed)
     print(f"\n{passed} of {len(results)} cases pass: {', '.join(versions)}")
     return 1 if failed else 0

@@ -81,6 +81,35 @@ def options(world: World) -> None:
     assert (reply["languages"], reply["clientToken"]) == (["en"], "token")
 
 
+def batch(world: World) -> None:
+    """Three calls in one request; the second has an error of its own."""
+    results: dict[str, Any] = {}
+
+    def collect(request_id: str, reply: Any, error: HttpError | None) -> None:
+        results[request_id] = error or reply
+
+    with client(world.service, world.key) as api:
+        calls = api.new_batch_http_request(callback=collect)
+        for text in (OFFENSIVE, "", GERMAN):
+            body = {"comment": {"text": text}, "requestedAttributes": ATTRIBUTES}
+            calls.add(api.comments().analyze(body=body))
+        calls.execute()
+    first, error, last = (results[name] for name in sorted(results))
+    for reply, attributes in zip((first, last), world.attributes(OFFENSIVE, GERMAN), strict=True):
+        scores = reply["attributeScores"]
+        assert {name: row["summaryScore"]["value"] for name, row in scores.items()} == attributes
+    assert isinstance(error, HttpError), error
+    assert error.resp.status == 400
+    assert "COMMENT_EMPTY" in str(error)
+
+
+def partial_response(world: World) -> None:
+    body = {"comment": {"text": KIND}, "requestedAttributes": ATTRIBUTES}
+    with client(world.service, world.key) as api:
+        reply = api.comments().analyze(body=body, fields="languages").execute()
+    assert reply == {"languages": ["en"]}
+
+
 def feedback(world: World) -> None:
     suggested = {"TOXICITY": {"summaryScore": {"value": 0}}}
     body = {"comment": {"text": KIND}, "attributeScores": suggested, "clientToken": "c"}
@@ -122,6 +151,8 @@ def call(service: Served, key: str | None) -> None:
 CASES = {
     "single text": lambda world: check(world, OFFENSIVE),
     "list": sentences,
+    "batch": batch,
+    "partial response": partial_response,
     "non-English": lambda world: check(world, GERMAN),
     "emoji": lambda world: check(world, EMOJI),
     "right-to-left": lambda world: check(world, RIGHT_TO_LEFT),

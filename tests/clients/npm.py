@@ -24,17 +24,18 @@ ATTRIBUTES = [name.lower() for name in WITH_ATTRIBUTE]
 
 
 def install() -> None:
-    """Install the client from the npm registry if it is missing."""
+    """Install the clients from the npm registry if one is missing."""
     if shutil.which("npm") is None:
         raise AssertionError("npm is missing (Debian: apt-get install nodejs npm)")
-    if not (FOLDER / "node_modules" / "perspective-api-client").exists():
+    packages = [FOLDER / "node_modules" / name for name in ("perspective-api-client", "openai")]
+    if not all(package.exists() for package in packages):
         command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--silent"]
         subprocess.run(command, cwd=FOLDER, check=True, timeout=300)
 
 
-def version() -> str:
-    """Return the client's version."""
-    manifest = FOLDER / "node_modules" / "perspective-api-client" / "package.json"
+def version(name: str = "perspective-api-client") -> str:
+    """Return a client's version."""
+    manifest = FOLDER / "node_modules" / name / "package.json"
     return json.loads(manifest.read_text())["version"]
 
 

@@ -28,12 +28,14 @@ MAX_CHARS = 2000
 CASES = (
     "single text",
     "list",
+    "batch",
     "non-English",
     "emoji",
     "right-to-left",
     "options",
     *WITH_ATTRIBUTE,
     "feedback",
+    "partial response",
     "do not store",
     "empty text",
     "text too long",
@@ -50,6 +52,7 @@ class World:
     """The services that a client calls, and its key.
 
     limited: a service that allows one request a minute for each key.
+    origin: of web pages that may call both.
     native: predictions of `/v1/predict` so far, by text.
     """
 
@@ -57,6 +60,7 @@ class World:
     limited: Served
     key: str
     outbox: Path
+    origin: str
     native: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def predictions(self, *texts: str) -> list[dict[str, Any]]:

@@ -1,7 +1,6 @@
 """A real service and a real browser. The tests run only with `make e2e`, which provides both."""
 
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from tests.support.chromium import launch
 from tests.support.service import Served
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,11 +46,9 @@ def url(bundle: Path, log: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    program = os.environ.get("CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium"
-    flags = ["--no-sandbox"] if os.geteuid() == 0 else []  # its sandbox refuses root
     expect.set_options(timeout=TIMEOUT_MS)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=flags)
+        browser = launch(playwright)
         yield browser
         browser.close()
 

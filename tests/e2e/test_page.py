@@ -155,6 +155,70 @@ def test_a_csv_of_500_rows_is_classified(page: Page, tmp_path: Path) -> None:
     assert total == pytest.approx(1, abs=1e-4)
 
 
+def choose(page: Page, name: str, content: str | bytes) -> None:
+    buffer = content.encode() if isinstance(content, str) else content
+    page.get_by_role("tab", name="Many texts").click()
+    page.locator("#file").set_input_files({"name": name, "mimeType": "", "buffer": buffer})
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "count"),
+    [
+        ("a.csv", "sep=;\r\nid;text\r\n1;hi, you\r\n2;\r\n", "1 texts, 1 blank ones are left out"),
+        ("A.CSV", "\ufeffid;text\n1;hi, you\n2;ho\n", "2 texts"),
+        ("a.tsv", "id\ttext\n1\thi, you\n2\tho\n", "2 texts"),
+        ("a.jsonl", '{"id": 1, "text": "hi"}\n\n{"text": "two\\nlines"}\n', "2 texts"),
+        ("a.csv", 'id,text\r1,"two\r\nlines"\r2,ho\r', "2 texts"),
+        ("a.TXT", "\ufeffhi, you\r\nho\r\n", "2 texts"),
+    ],
+)
+def test_what_spreadsheets_write_is_read(page: Page, name: str, content: str, count: str) -> None:
+    choose(page, name, content)
+    expect(page.locator("#ready-count")).to_have_text(count)
+    expect(page.locator("#many-error")).to_be_hidden()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", "text,label\nwell, you,hate\n", "line 2: 3 fields, the first line has 2."),
+        (
+            "a.csv",
+            "text,n\n" + "a,b,c\n" * 7,
+            "line 6: 3 fields, the first line has 2; 7 lines in all",
+        ),
+        ("a.csv", 'text,label\n"hi,hate\nho,hate\n', "line 2: a quotation mark is not closed"),
+        ("a.csv", 'text,label\n"hi,hate\nho",hate\n', "line 2: a cell has other rows in it"),
+        ("a.csv", "text\na\0b\n", "line 2: a NUL byte"),
+        ("a.csv", b"text\nok\n\x93hi\x94\n", "line 3: not UTF-8. In Excel, save it as"),
+        ("a.xlsx", b"PK\x03\x04", "The file is a spreadsheet or a ZIP archive. In Excel, save"),
+        ("a.jsonl", '{"text": "hi"}\nho\n', "line 2: not a JSON object"),
+        ("a.json", '[{"text": "hi"}]', "Please write one object on each line"),
+        ("a.csv", "\n", "The file is empty."),
+    ],
+)
+def test_a_row_that_does_not_fit_is_an_error(
+    page: Page, name: str, content: str | bytes, message: str
+) -> None:
+    choose(page, name, content)
+    expect(page.locator("#many-error")).to_contain_text(message)
+    expect(page.locator("#ready-count")).to_have_text("")
+
+
+def test_the_export_can_be_uploaded_again(page: Page) -> None:
+    texts = ["=1+1", "'=1", "'quoted'", " -x", "a fine day"]
+    page.get_by_role("tab", name="Many texts").click()
+    page.get_by_label("Or paste texts").fill("\n".join(texts))
+    for _ in range(2):
+        page.get_by_role("button", name="Classify all").click()
+        expect(page.locator("#progress-text")).to_contain_text("5 of 5 texts classified")
+        assert page.locator("#rows .text").all_text_contents() == texts
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Download CSV").click()
+        choose(page, "tweet-tagger.csv", Path(download.value.path()).read_bytes())
+        expect(page.locator("#ready-count")).to_have_text("5 texts")
+
+
 def test_a_pasted_list_is_sent_again_after_a_429(page: Page) -> None:
     refused: list[str] = []
 
@@ -198,7 +262,7 @@ def test_errors_are_shown_as_sentences(page: Page) -> None:
     expect(page.locator("#many-error")).to_contain_text("choose a file or paste a list")
     file = {"name": "x.csv", "mimeType": "text/csv", "buffer": b"\xff\xfe\x00a"}
     page.locator("#file").set_input_files(file)
-    expect(page.locator("#many-error")).to_have_text("The file is not text in UTF-8.")
+    expect(page.locator("#many-error")).to_contain_text("The file is UTF-16, not UTF-8.")
     page.get_by_label("Or paste texts").fill("fine\n" + "b" * 10_001)
     page.get_by_role("button", name="Classify all").click()
     expect(page.locator("#many-error")).to_contain_text("Text 2: 10001 characters are too many")

@@ -1,5 +1,7 @@
 """The compatible APIs of one app in this process, with a real bundle and a real outbox."""
 
+import email
+import gzip
 import hashlib
 import json
 import shutil
@@ -145,7 +147,222 @@ def test_a_comment_has_at_most_max_texts_spans(start: Start) -> None:
     body = analyze_body("a. " * 50, spanAnnotations=True)
     reply = start(max_texts=4).post(ANALYZE, json=body).json()
     spans = reply["attributeScores"]["IDENTITY_ATTACK"]["spanScores"]
-    assert [(row["begin"], row["end"]) for row in spans] == [(0, 2), (3, 5), (6, 8), (9, 149)]
+    assert [(row["begin"], row["end"]) for row in spans] == [
+        (0, 38),
+        (39, 77),
+        (78, 116),
+        (117, 149),
+    ]
+
+
+def words(count: int) -> str:
+    """A text without a full stop, of words that no vocabulary has."""
+    return " ".join("abcdefghij"[i % 10] + "zyxwvut"[i % 7] + "kl" * (i % 3) for i in range(count))
+
+
+def test_a_reply_without_a_field_for_it_says_in_a_header_what_was_not_read(start: Start) -> None:
+    client, long = start(), words(1800)
+    header = "x-truncated-inputs"
+    for path, body, wanted in [
+        ("/v1/moderations", {"input": ["a", long, "b", long]}, "1, 3"),
+        ("/v1/moderations", {"input": "a"}, None),
+        ("/predict", {"inputs": long}, "0"),
+        (ANALYZE, analyze_body(long), "0"),
+    ]:
+        reply = client.post(path, json=body)
+        assert (reply.status_code, reply.headers.get(header)) == (200, wanted), path
+
+
+def test_every_span_of_a_long_comment_is_read_to_its_end(start: Start) -> None:
+    plain = "have a lovely day you absolute clown "
+    comments = [plain * 250, "".join(f"{plain[:17]}{i}. " for i in range(400))]
+    for comment in comments:
+        reply = start().post(ANALYZE, json=analyze_body(comment, spanAnnotations=True))
+        assert reply.status_code == 200
+        assert "x-truncated-spans" not in reply.headers
+    reply = start(max_texts=1).post(ANALYZE, json=analyze_body(words(1800), spanAnnotations=True))
+    assert reply.headers["x-truncated-spans"] == "0"
+
+
+def test_a_text_that_would_lose_its_beginning_is_refused(start: Start) -> None:
+    body = {"inputs": "a", "truncation_direction": "Left"}
+    assert start().post("/predict", json=body).status_code == 200
+    reply = start().post("/predict", json=body | {"inputs": words(1800)})
+    assert reply.status_code == 413
+    assert "truncation_direction is Left" in reply.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("query", "wanted"),
+    [
+        ({"fields": "languages"}, {"languages": ["en"]}),
+        ({"$fields": "attributeScores/IDENTITY_ATTACK/summaryScore/type"}, None),
+        ({"alt": "json", "prettyPrint": "false", "quotaUser": "a", "fields": "clientToken"}, {}),
+    ],
+)
+def test_a_partial_response_has_the_fields_that_were_asked_for(
+    start: Start, query: dict[str, str], wanted: Any
+) -> None:
+    scores = {"IDENTITY_ATTACK": {"summaryScore": {"type": "PROBABILITY"}}}
+    reply = start().post(ANALYZE, json=analyze_body("x"), params=query)
+    assert reply.json() == ({"attributeScores": scores} if wanted is None else wanted)
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ({"alt": "proto"}, "alt must be json"),
+        ({"callback": "f"}, 'Unknown name "callback"'),
+        ({"fields": "a(b"}, "not a field mask"),
+    ],
+)
+def test_a_query_parameter_that_cannot_be_obeyed_is_refused(
+    start: Start, query: dict[str, str], words: str
+) -> None:
+    reply = start().post(ANALYZE, json=analyze_body("x"), params=query)
+    assert reply.status_code == 400
+    assert words in reply.json()["error"]["message"]
+
+
+def test_a_misspelt_field_gets_the_name_that_was_meant(start: Start) -> None:
+    client = start()
+    for path, body, name in [
+        ("/v1/predict", {"text": ["a"]}, "`texts`"),
+        ("/v1/predict", {"texts": ["a"], "doNotStore": True}, "`do_not_store`"),
+        ("/v1/moderations", {"inputs": "a"}, "`input`"),
+        ("/predict", {"input": "a"}, "`inputs`"),
+        ("/predict", {"inputs": "a", "parameters": {"topk": 1}}, "`top_k`"),
+        (ANALYZE, analyze_body("a", request_attributes={}), "`requestedAttributes`"),
+    ]:
+        reply = client.post(path, json=body)
+        assert reply.status_code in {400, 422}
+        assert f"Unknown field; did you mean {name}?" in reply.text, path
+
+
+def test_an_error_names_every_wrong_field(start: Start) -> None:
+    client = start()
+    body: Any = {"texts": ["a", 1, 2], "do_not_store": "no", "zzz": 1}
+    error = client.post("/v1/predict", json=body).json()["error"]
+    assert error["field"] == "texts[1]"
+    assert all(f"`{name}`: " in error["message"] for name in ("texts[2]", "do_not_store", "zzz"))
+    assert "known fields: `texts`, `do_not_store`" in error["message"]
+    body = {"inputs": ["a", 5], "truncate": "x", "raw_scores": True}
+    message = client.post("/predict", json=body).json()["error"]
+    assert all(f"`{name}`: " in message for name in ("inputs[1]", "truncate", "raw_scores"))
+    body = analyze_body("a", languages=5, spanAnnotations="maybe")
+    (detail,) = client.post(ANALYZE, json=body).json()["error"]["details"]
+    fields = [row["field"] for row in detail["fieldViolations"]]
+    assert fields == ["languages", "spanAnnotations"]
+    body = {f"unknown{i}": 1 for i in range(1000)}
+    message = client.post("/v1/predict", json=body).json()["error"]["message"]
+    assert message.endswith("; and 996 more")
+
+
+def test_null_is_not_set_in_every_api(start: Start) -> None:
+    client = start()
+    perspective = ("context", "languages", "clientToken", "sessionId", "communityId")
+    for path, body in [
+        ("/v1/predict", {"texts": ["a"], "do_not_store": None}),
+        ("/v1/explain", {"text": "a"} | dict.fromkeys(("label", "num_samples", "seed"))),
+        ("/v1/explain", {"text": "a", "num_features": None}),
+        ("/v1/moderations", {"input": "a", "model": None}),
+        ("/predict", {"inputs": "a", "raw_scores": None, "truncate": None, "parameters": None}),
+        ("/predict", {"inputs": "a", "parameters": {"top_k": None, "function_to_apply": None}}),
+        (ANALYZE, analyze_body("a", **dict.fromkeys(perspective))),
+        (ANALYZE, analyze_body("a", spanAnnotations=None, doNotStore=None)),
+        (ANALYZE, analyze_body("a", requestedAttributes={"TOXICITY": None})),
+    ]:
+        reply = client.post(path, json=body)
+        assert reply.status_code == 200, reply.text
+
+
+def test_a_suggestion_that_would_not_be_stored_whole_is_refused(start: Start) -> None:
+    for more, words_ in [
+        ({"spanScores": [{}]}, "spanScores"),
+        ({"summaryScore": {"value": 0, "type": "X"}}, "type"),
+    ]:
+        scores = {"TOXICITY": {"summaryScore": {"value": 0}} | more}
+        body = {"comment": {"text": "a"}, "attributeScores": scores}
+        reply = start().post(SUGGEST, json=body)
+        assert reply.status_code == 400
+        assert words_ in reply.json()["error"]["message"]
+    body = analyze_body("a", requestedAttributes={"TOXICITY": {"scoreThreshold": float("nan")}})
+    reply = start().post(
+        ANALYZE, content=json.dumps(body), headers={"content-type": "application/json"}
+    )
+    assert "finite" in reply.json()["error"]["message"]
+
+
+def batch_of(*calls: bytes) -> dict[str, Any]:
+    """The arguments of a request with these calls."""
+    head = b"--b\r\nContent-Type: application/http\r\nContent-ID: <id + %d>\r\n\r\n%s\r\n"
+    content = b"".join(head % row for row in enumerate(calls)) + b"--b--\r\n"
+    headers = {"content-type": 'multipart/mixed; boundary="b"'}
+    return {"url": "/batch", "content": content, "headers": headers}
+
+
+def call(
+    body: Any, line: str = f"POST {ANALYZE}?key=right&alt=json HTTP/1.1", more: str = ""
+) -> bytes:
+    return f"{line}\nContent-Type: application/json\n{more}\n{json.dumps(body)}".encode()
+
+
+def replies_of(reply: Any) -> list[tuple[str, int, dict[str, Any]]]:
+    """Content-ID, status and body of each reply in a batch."""
+    head = f"Content-Type: {reply.headers['content-type']}\r\n\r\n".encode()
+    rows = []
+    for part in email.message_from_bytes(head + reply.content).get_payload():
+        assert part.get_content_type() == "application/http"
+        status, _, rest = part.get_payload(decode=True).partition(b"\r\n")
+        body = json.loads(rest.partition(b"\r\n\r\n")[2])
+        rows.append((part["content-id"], int(status.split()[1]), body))
+    return rows
+
+
+def test_a_batch_answers_each_call_with_its_own_key_and_error(start: Start) -> None:
+    log = Log(client := with_key(start))
+    text = "You absolute clown 🤡"
+    calls = [
+        call(analyze_body(text)),
+        call(analyze_body("")),
+        call(analyze_body("x"), f"POST {ANALYZE}?key=wrong HTTP/1.1"),
+        call(analyze_body("x"), f"POST {ANALYZE} HTTP/1.1", "X-Goog-Api-Key: right\n"),
+        call({}, "POST /v1/model/reload HTTP/1.1"),
+        call({}, "POST /batch HTTP/1.1"),
+        b"",
+        b"\xff\x00 HTTP",
+    ]
+    reply = client.post(**batch_of(*calls))
+    assert reply.status_code == 200
+    rows = replies_of(reply)
+    assert [row[0] for row in rows] == [f"<response-id + {i}>" for i in range(len(calls))]
+    assert [row[1] for row in rows] == [200, 400, 400, 200, 404, 404, 400, 400]
+    alone = client.post(ANALYZE, params={"key": "right"}, json=analyze_body(text)).json()
+    assert rows[0][2] == alone
+    assert rows[1][2]["error"]["details"][0]["errorType"] == "COMMENT_EMPTY"
+    assert rows[2][2]["error"]["details"][0]["reason"] == "API_KEY_INVALID"
+    assert sorted(row["text"] for row in log.records()) == sorted([text, "x", text])
+
+
+def test_a_batch_is_bounded_and_its_own_errors_have_googles_format(start: Start) -> None:
+    client = start(max_texts=2, max_bytes=3000)
+    good = call(analyze_body("x"))
+    assert [row[1] for row in replies_of(client.post(**batch_of(good, good)))] == [200, 200]
+    compressed = batch_of(good)
+    compressed["content"] = gzip.compress(compressed["content"])
+    compressed["headers"]["content-encoding"] = "gzip"
+    assert [row[1] for row in replies_of(client.post(**compressed))] == [200]
+    for arguments, words_ in [
+        (batch_of(good, good, good), "3 calls are too many; the limit of a batch is 2"),
+        (batch_of(good + b" " * 3000), "must not exceed 3000 bytes"),
+        (batch_of(), "no parts"),
+        (batch_of(good) | {"content": batch_of(good)["content"][:-8]}, "no end"),
+        (batch_of(good) | {"headers": {"content-type": "application/json"}}, "multipart/mixed"),
+        (batch_of(good) | {"headers": {"content-type": "multipart/mixed"}}, "boundary"),
+    ]:
+        reply = client.post(**arguments)
+        assert (reply.status_code, reply.json()["error"]["status"]) == (400, "INVALID_ARGUMENT")
+        assert words_ in reply.json()["error"]["message"]
 
 
 def test_the_operator_defines_aliases(start: Start, tmp_path: Path) -> None:
@@ -245,7 +462,7 @@ def test_truncate_false_refuses_a_text_that_the_model_would_truncate(start: Star
     client = start()
     assert client.post("/predict", json={"inputs": TEXTS, "truncate": False}).status_code == 200
     log = Log(client)
-    body = {"inputs": ["short", "word " * 1500], "truncate": False}
+    body = {"inputs": ["short", words(1800)], "truncate": False}
     reply = client.post("/predict", json=body)
     assert (reply.status_code, reply.json()["error_type"]) == (413, "validation")
     assert "inputs[1]" in reply.json()["error"]

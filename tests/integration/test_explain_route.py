@@ -30,7 +30,10 @@ def client(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 def test_an_explanation_has_every_field_of_the_contract(client: TestClient) -> None:
     body = client.post("/v1/explain", json={"text": HOSTILE, "num_features": 100}).json()
-    assert set(body) == {"label", "words", "r2", "scores_used", "exact", "seed", "model"}
+    assert set(body) == {
+        "label", "words", "r2", "scores_used", "exact", "explained", "seed", "model"
+    }  # fmt: skip
+    assert body["explained"] == {"begin": 0, "end": len(HOSTILE)}
     predicted = client.post("/v1/predict", json={"texts": [HOSTILE]}).json()
     assert body["label"] == predicted["predictions"][0]["label"]
     assert body["model"] == predicted["model"]

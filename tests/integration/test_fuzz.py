@@ -126,8 +126,11 @@ def test_any_body_gets_an_answer_or_an_error(fuzzed: Served, content: bytes) -> 
     assert checked_status(reply) != 200 or b"texts" in content
 
 
+HEADERS = ["x-request-id", "content-type", "authorization", "x-forwarded-for", "content-encoding"]
+
+
 @given(
-    name=st.sampled_from(["x-request-id", "content-type", "authorization", "x-forwarded-for"]),
+    name=st.sampled_from(HEADERS),
     value=st.binary(max_size=100).filter(lambda value: not {0, 10, 13} & set(value)),
 )
 @settings(RELAXED, max_examples=CASES // 8)
@@ -137,3 +140,25 @@ def test_any_header_value_gets_an_answer(fuzzed: Served, name: str, value: bytes
         + name.encode() + b": " + value + b'\r\n\r\n{"texts": ["ok"]}'
     )  # fmt: skip
     assert int(received.split()[1]) in {200, 400, 415}, received
+
+
+LINE = st.sampled_from(
+    [b"POST /v1alpha1/comments:analyze?key=x HTTP/1.1", b"GET /v1alpha1/x", b"POST //[", b""]
+)
+CALL = st.tuples(LINE, st.binary(max_size=60)).map(lambda pair: pair[0] + b"\n" + pair[1])
+
+
+def batch_of(calls: list[bytes]) -> bytes:
+    head = b"--b\r\nContent-Type: application/http\r\n\r\n"
+    return b"".join(head + call + b"\r\n" for call in calls) + b"--b--"
+
+
+@given(content=st.one_of(st.lists(CALL, max_size=6).map(batch_of), st.binary(max_size=300)))
+@settings(RELAXED, max_examples=CASES // 8)
+def test_any_batch_gets_a_reply_for_each_call_or_an_error(fuzzed: Served, content: bytes) -> None:
+    headers = {"content-type": "multipart/mixed; boundary=b"}
+    reply = fuzzed.http.post("/batch", content=content, headers=headers)
+    assert reply.status_code in {200, 400}, reply.text
+    if reply.status_code == 200:
+        assert b"\r\nHTTP/1.1 5" not in reply.content
+        assert b"\r\nHTTP/1.1 " in reply.content

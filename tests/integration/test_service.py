@@ -1,6 +1,7 @@
 """The service over HTTP, as its own process."""
 
 import asyncio
+import gzip
 import hashlib
 import json
 import re
@@ -9,12 +10,14 @@ import socket
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from serving.api import v1
@@ -201,6 +204,93 @@ def test_another_content_type_is_refused(served: Served, content_type: str) -> N
     assert "application/json" in problem(reply)["message"]
 
 
+BODY = json.dumps({"texts": ["ok"]}).encode()
+RAW_DEFLATE = zlib.compress(BODY)[2:-4]  # without zlib's header and checksum
+
+
+@pytest.mark.parametrize(
+    ("coding", "body"),
+    [
+        ("gzip", gzip.compress(BODY)),
+        ("GZIP, identity", gzip.compress(BODY[:5]) + gzip.compress(BODY[5:])),
+        ("x-gzip", gzip.compress(BODY)),
+        ("deflate", zlib.compress(BODY)),
+        ("deflate", RAW_DEFLATE),
+        ("identity", BODY),
+        ("", b"\xef\xbb\xbf" + BODY),  # a byte order mark
+        ("gzip", gzip.compress(b"\xef\xbb\xbf" + BODY)),
+    ],
+)
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_compressed_body_or_one_with_a_byte_order_mark_is_read(
+    served: Served, coding: str, body: bytes, chunked: bool
+) -> None:
+    headers = {"content-type": "application/json"}
+    headers |= {"content-encoding": coding} if coding else {}
+    content = iter([body[:7], body[7:]]) if chunked else body
+    reply = served.http.post("/v1/predict", content=content, headers=headers)
+    assert reply.status_code == 200, reply.text
+
+
+@pytest.mark.parametrize(
+    ("coding", "body", "status", "words"),
+    [
+        ("gzip", gzip.compress(b" " * 50_000_000), 413, "1000000 bytes, decompressed"),
+        ("deflate", zlib.compress(b" " * 50_000_000), 413, "1000000 bytes, decompressed"),
+        ("gzip", gzip.compress(b"") * 51_000, 413, "1000000 bytes"),
+        ("gzip", gzip.compress(b"") * 1000, 400, "not valid gzip"),
+        ("gzip", gzip.compress(BODY)[:-5], 400, "not valid gzip"),
+        ("gzip", BODY, 400, "not valid gzip"),
+        ("deflate", b"", 400, "not valid deflate"),
+        ("br", BODY, 415, "Content-Encoding must be gzip or deflate"),
+        ("gzip, gzip", BODY, 415, "Content-Encoding must be gzip or deflate"),
+        ("", gzip.compress(BODY), 400, "Content-Encoding: gzip"),
+        ("", BODY.decode().encode("utf-16"), 400, "not UTF-8"),
+        ("", b"\xef\xbb\xbf", 400, "must not be empty"),
+    ],
+)
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_that_cannot_be_decoded_is_refused_with_the_reason(
+    served: Served, coding: str, body: bytes, status: int, words: str, chunked: bool
+) -> None:
+    headers = {"content-type": "application/json"}
+    headers |= {"content-encoding": coding} if coding else {}
+    content = iter([body[:7], body[7:]]) if chunked else body
+    reply = served.http.post("/v1/predict", content=content, headers=headers)
+    assert reply.status_code == status, reply.text
+    assert words in problem(reply)["message"]
+    assert reply.headers.get("accept-encoding") == ("gzip, deflate" if status == 415 else None)
+
+
+@pytest.mark.parametrize(
+    ("content_type", "status"),
+    [
+        ("application/json; charset=UTF-8", 200),
+        ('Application/JSON;charset="utf-8"', 200),
+        ("application/json; charset=utf-16", 415),
+        ("application/json; charset=iso-8859-1", 415),
+    ],
+)
+def test_a_body_in_another_charset_is_refused(
+    served: Served, content_type: str, status: int
+) -> None:
+    reply = served.http.post("/v1/predict", content=BODY, headers={"content-type": content_type})
+    assert reply.status_code == status, reply.text
+
+
+def test_head_is_answered_like_get_without_a_body(served: Served) -> None:
+    document = served.http.get("/openapi.json").json()
+    gets = {path for path, methods in document["paths"].items() if "get" in methods}
+    paths = {path for path in gets if "{" not in path} | {"/", "/docs", "/card", "/nowhere"}
+    assert len(paths) > 6
+    for path in sorted(paths | {"/$discovery/rest", "/v1/predictions/none", "/docs/start.js"}):
+        head, get = served.http.head(path), served.http.get(path)
+        assert (head.status_code, head.content) == (get.status_code, b""), path
+        assert head.headers["content-type"] == get.headers["content-type"], path
+    assert served.http.head("/v1/predict").status_code == 405
+    assert served.http.post("/healthz").headers["allow"] == "GET, HEAD"
+
+
 def test_unknown_paths_and_methods_get_the_error_shape(served: Served) -> None:
     assert problem(served.http.get("/nowhere"))["type"] == "not_found"
     reply = served.http.get("/v1/predict")
@@ -384,6 +474,26 @@ def test_only_configured_origins_get_cors_headers(serve: Serve) -> None:
         assert reply.headers.get("access-control-allow-origin") == wanted
 
 
+def test_a_preflight_allows_the_headers_of_client_libraries(serve: Serve) -> None:
+    service = serve(CORS_ORIGINS="https://ours.example")
+    names = "authorization,content-type,x-stainless-lang,x-stainless-os,openai-project,traceparent"
+    for origin, status in [("https://ours.example", 200), ("https://x.y", 400)]:
+        headers = {
+            "origin": origin,
+            "access-control-request-method": "POST",
+            "access-control-request-headers": names,
+        }
+        reply = service.http.options("/v1/moderations", headers=headers)
+        assert reply.status_code == status
+        assert ("access-control-allow-origin" in reply.headers) == (status == 200)
+    allowed = reply.headers["access-control-allow-headers"]
+    assert set(names.split(",")) <= set(allowed.split(","))
+    headers = {"origin": "https://ours.example"}
+    reply = service.http.post("/v1/moderations", json={"input": "a"}, headers=headers)
+    exposed = reply.headers["access-control-expose-headers"]
+    assert {"retry-after", "x-request-id", "x-truncated-inputs"} <= set(exposed.split(", "))
+
+
 def test_metrics_count_every_phase_and_the_json_log_has_no_texts(serve: Serve) -> None:
     service = serve(LOG_REQUESTS="true", LOG_LEVEL="debug")
     secret = "unmistakable words of mine"
@@ -544,6 +654,86 @@ def test_a_dead_inference_thread_ends_liveness(trained: Path, tmp_path: Path) ->
             await mortal.close()
 
     asyncio.run(scenario())
+
+
+class SlowBundle(Bundle):
+    """A bundle that takes a fiftieth of a second for each token, once `slow` is set."""
+
+    slow = False
+
+    def infer(self, batch: Sequence[Encoding], *, intra_op_parallel: bool = False) -> Scores:
+        if not self.slow:
+            return super().infer(batch, intra_op_parallel=intra_op_parallel)
+        time.sleep(sum(len(row.ids) for row in batch) / 50)
+        labels = np.full((len(batch), len(LABELS)), 1 / len(LABELS), dtype=np.float32)
+        return Scores(labels, np.full((len(batch), len(ATTRIBUTES)), 0.5, dtype=np.float32))
+
+
+@pytest.mark.parametrize("configured", [0.0, 1.0])
+def test_a_client_with_a_timeout_gets_its_answer_or_a_refusal_by_then(
+    trained: Path, tmp_path: Path, configured: float
+) -> None:
+    folder = trained / "models" / "candidate"
+    settings = Settings(
+        bundle=folder, outbox=tmp_path / "outbox.db", request_timeout_seconds=configured
+    )
+    sent = {} if configured else {"x-request-timeout": "1.0"}
+
+    async def scenario() -> None:
+        app = create_app(settings)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as http,
+        ):
+            models = app.state.models
+            bundle = SlowBundle.load(folder)
+            slow = Engine(
+                bundle,
+                Policy.load(settings.policy),
+                app.state.classifier.metrics,
+                Capacity(1, 1, 60),
+                cache_size=0,
+            )
+            await slow.start()
+            bundle.slow = True  # type: ignore[attr-defined]
+            await models.engine.close()
+            models._activate(slow, folder)
+
+            async def answer(text: str, path: str = "/v1/predict") -> tuple[int, float, str | None]:
+                started = time.perf_counter()
+                fields = {"/v1/predict": "texts", "/v1/explain": "text"}
+                body = {fields[path]: [text] if path == "/v1/predict" else text}
+                reply = await http.post(path, json=body, headers=sent)
+                seconds = time.perf_counter() - started
+                return reply.status_code, seconds, reply.headers.get("retry-after")
+
+            answers = [await answer("ok"), await answer("word " * 60)]
+            await asyncio.sleep(0.6)  # until the latter's batch has ended
+            text = "one text with nine other words around it"
+            answers.append(await answer(text, "/v1/explain"))
+            await asyncio.sleep(0.5)
+            answers += await asyncio.gather(*(answer(f"number {n}") for n in range(24)))
+            assert [status for status, _, _ in answers[:3]] == [200, 503, 503], answers
+            assert {status for status, _, _ in answers[3:]} == {200, 503}, answers
+            assert max(seconds for _, seconds, _ in answers) < 1.05  # on a busy machine
+            assert all(retry for status, _, retry in answers if status == 503)
+            await asyncio.sleep(0.2)
+            assert (await answer("ok"))[0] == 200  # the queue is empty
+            assert slow.waiting_tokens == 0
+            await slow.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("value", ["", "0", "-1", "nan", "inf", "1e3", "300ms", "0,3", "1" * 20])
+def test_a_timeout_that_is_no_time_is_refused(served: Served, value: str) -> None:
+    body = {"texts": ["ok"]}
+    reply = served.http.post("/v1/predict", json=body, headers={"x-request-timeout": value})
+    assert reply.status_code == 400
+    assert "X-Request-Timeout" in problem(reply)["message"]
+    usual = served.http.post("/v1/predict", json=body, headers={"x-request-timeout": "30"})
+    assert usual.status_code == 200
+    assert served.http.get("/healthz", headers={"x-request-timeout": value}).status_code == 200
 
 
 def test_sigint_stops_the_service_too(serve: Serve) -> None:

@@ -29,6 +29,7 @@ import yaml
 from training.config import PROFILE, Hub, Public, Source, load_sources
 from training.errors import DataError, run_stage
 from training.files import atomic_write
+from training.frames import SUFFIXES, file_suffix, read_frame, read_text_lines
 from training.paths import MODELS, RAW, REFERENCE
 
 SAMPLE = "sample"
@@ -37,7 +38,6 @@ HUB = "huggingface.co"
 TIMEOUT_S = 10  # without an answer
 # For each of a host's addresses, of which GitHub has four.
 CONNECT_TIMEOUT_S = 2.5
-SUFFIXES = (".csv", ".parquet", ".jsonl", ".txt")
 # `promote` stores there the training data of the model in production, for `validate` to compare.
 PRODUCTION_REFERENCE = MODELS / "production" / "reference.parquet"
 BANNER = """\
@@ -58,7 +58,7 @@ class RawFiles(NamedTuple):
 def raw_files(name: str) -> RawFiles | None:
     """Return a source's files in data/raw/, or None if there are none."""
     labels = RAW / f"{name}.labels"
-    for suffix in SUFFIXES:
+    for suffix in SUFFIXES.values():
         if (RAW / f"{name}{suffix}").is_file():
             return RawFiles(RAW / f"{name}{suffix}", labels if labels.is_file() else None)
     return None
@@ -156,10 +156,13 @@ def _data_folder() -> Path | None:
 def _local(name: str, source: Source, folder: Path | None) -> dict[Path, Path]:
     if source.path is None:
         return {}
-    suffix = Path(source.path).suffix
-    if suffix not in SUFFIXES:
+    suffix = file_suffix(source.path)
+    if suffix is None:
         wanted = ", ".join(SUFFIXES)
-        raise DataError(f"configs/sources.yaml: {name}: path: got {source.path!r}, wanted {wanted}")
+        raise DataError(
+            f"configs/sources.yaml: {name}: path: got {source.path!r}, wanted {wanted}; in Excel "
+            "save a spreadsheet as CSV UTF-8, and unpack a compressed file"
+        )
     if (suffix == ".txt") != (source.label_path is not None):
         raise DataError(
             f"configs/sources.yaml: {name}: label_path: a .txt source needs it, others must not "
@@ -185,7 +188,7 @@ def _from_public(name: str, public: Public, label: str) -> dict[Path, Path]:
         labels = _fetch(public.label_url, public.label_sha256, where)
     if public.suffix == ".txt" and labels:
         return {RAW / f"{name}.txt": text, RAW / f"{name}.labels": labels}
-    if not (labels or public.header or public.columns or public.separator != ","):
+    if not (labels or public.header or public.columns or public.separator):
         return {RAW / f"{name}{public.suffix}": text}
     frame = _with_our_columns(text, labels, public, label)
     with atomic_write(RAW / f"{name}.parquet") as scratch:
@@ -227,24 +230,9 @@ def _with_our_columns(
     path: Path, label_path: Path | None, public: Public, label: str
 ) -> pd.DataFrame:
     """Return a public file's rows, its labels beside them, with the columns renamed."""
-    try:
-        if public.suffix == ".csv":
-            frame = pd.read_csv(
-                path,
-                sep=public.separator,
-                names=public.header or None,
-                dtype=str,
-                keep_default_na=False,
-            )
-        elif public.suffix == ".jsonl":
-            frame = pd.read_json(path, lines=True, dtype=False)
-        else:
-            frame = pd.read_parquet(path)
-    except (ValueError, OSError) as error:
-        problem = " ".join(str(error).split())
-        raise DataError(f"{public.url}: unreadable as {public.suffix}: {problem}") from None
+    frame = read_frame(path, separator=public.separator, header=public.header)
     if label_path:
-        labels = label_path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+        labels = read_text_lines(label_path)
         if len(labels) != len(frame):
             raise DataError(
                 f"{public.label_url}: got {len(labels)} labels, wanted {len(frame)}, one for each "

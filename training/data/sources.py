@@ -1,20 +1,22 @@
 """Reading a source: a file of any supported kind becomes rows with partial labels, votes and
 attributes.
 
-data/raw/NAME.{csv,parquet,jsonl,txt} -> text, labels, votes, attributes, source
+data/raw/NAME.{csv,tsv,parquet,jsonl,txt} -> text, labels, votes, attributes, source
 """
 
-import math
+import sys
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from serving.tables import decimal_point, no_column, no_text
 from training.config import Source
 from training.data.ingest import RawFiles, raw_files
 from training.errors import DataError
-from training.groups import fill_groups, read_groups
+from training.frames import check_rows, read_frame, read_text_lines
+from training.groups import fill_groups
 from training.partial_labels import LABELS, LEARNED_ATTRIBUTES
 
 
@@ -32,19 +34,13 @@ def read_source(name: str, source: Source) -> pd.DataFrame:
     frame = _read_file(files, source)
     for column in _columns(source):
         if column not in frame.columns:
-            raise DataError(
-                f"{path}: no column {column!r}; it has {sorted(map(str, frame.columns))}"
-            )
+            raise DataError(no_column(path, [column], frame.columns.tolist()))
     if frame.empty:
         raise DataError(f"{path}: no rows; wanted at least one")
     # Some corpora have the words of a text in a list.
-    texts = frame[source.text].map(lambda v: " ".join(v) if isinstance(v, list) else v)
-    is_text = texts.map(lambda value: isinstance(value, str))
-    if not is_text.all():
-        row = int(np.argmin(is_text))
-        raise DataError(
-            f"{path}: row {row + 1}: {source.text}: got {texts.iloc[row]!r}, wanted a text"
-        )
+    texts = frame[source.text].map(_joined)
+    wrong = texts.map(lambda value: not isinstance(value, str) or bool(no_text(value)))
+    check_rows(path, texts, wrong, f"{source.text}: got", "a text")
     rows = pd.DataFrame(
         {
             "text": texts.to_numpy(),
@@ -57,7 +53,7 @@ def read_source(name: str, source: Source) -> pd.DataFrame:
     # A label that allows none of ours says nothing: the row is left out.
     rows = rows[rows["labels"].str.len() > 0].reset_index(drop=True)
     if source.groups and source.fillings:
-        return fill_groups(rows, read_groups(source.groups), source.fillings)
+        return fill_groups(rows, read_frame(Path(source.groups)), source.fillings)
     return rows
 
 
@@ -78,12 +74,8 @@ def _labels(path: Path, frame: pd.DataFrame, source: Source) -> list[list[str]]:
     if isinstance(source.labels, dict):
         allowed = {str(label): names for label, names in source.labels.items()}
         labels = frame[source.label].map(lambda value: allowed.get(_label_key(value)))
-        if labels.isna().any():
-            row = int(np.argmax(labels.isna()))
-            raise DataError(
-                f"{path}: row {row + 1}: got label {frame[source.label].iloc[row]!r}, "
-                f"wanted one of sources.yaml: {', '.join(allowed)}"
-            )
+        wanted = f"one of sources.yaml: {', '.join(allowed)}"
+        check_rows(path, frame[source.label], labels.isna(), "got label", wanted)
         return [list(names) for names in labels]
     undecided = np.ones(len(frame), dtype=bool)
     chosen: list[list[str]] = [[] for _ in range(len(frame))]
@@ -101,20 +93,17 @@ def _numbers(
     path: Path, frame: pd.DataFrame, column: str, source: Source
 ) -> npt.NDArray[np.float64]:
     """Return a column of counts as shares of the raters, or of shares as they are; NaN: empty."""
-    values = pd.to_numeric(frame[column], errors="coerce")  # an empty cell: NaN
-    wrong = values.isna() & (frame[column].astype(str).str.strip() != "")
+    cells = frame[column]
+    values = pd.to_numeric(cells.map(decimal_point), errors="coerce")  # an empty cell: NaN
+    wrong = values.isna() & cells.notna() & (cells.astype(str).str.strip() != "")
     wanted, most = "a share from 0 to 1", 1.0
     if column == source.raters:
-        wanted, most = "a count", math.inf
+        wanted, most = "a count", sys.float_info.max
     elif source.raters:
         wanted = "a count of the raters"
         values = values / _numbers(path, frame, source.raters, source)
     wrong |= (values < 0) | (values > most)
-    if wrong.any():
-        row = int(np.argmax(wrong))
-        raise DataError(
-            f"{path}: row {row + 1}: {column}: got {frame[column].iloc[row]!r}, wanted {wanted}"
-        )
+    check_rows(path, cells, wrong, f"{column}: got", wanted)
     return np.asarray(values, dtype=np.float64)
 
 
@@ -132,20 +121,9 @@ def _attributes(path: Path, frame: pd.DataFrame, source: Source) -> npt.NDArray[
 
 
 def _read_file(files: RawFiles, source: Source) -> pd.DataFrame:
-    path = files.text
-    try:
-        if path.suffix == ".csv":
-            return pd.read_csv(path, dtype=str, keep_default_na=False)
-        if path.suffix == ".jsonl":
-            return pd.read_json(path, lines=True, dtype=False)
-        if path.suffix == ".parquet":
-            return pd.read_parquet(path)
-        return _read_parallel(path, files.labels, source)
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: byte {error.start} is {error.reason}; wanted UTF-8") from None
-    except (ValueError, OSError) as error:
-        problem = " ".join(str(error).split())
-        raise DataError(f"{path}: unreadable as {path.suffix}: {problem}") from None
+    if files.text.suffix == ".txt":
+        return _read_parallel(files.text, files.labels, source)
+    return read_frame(files.text)
 
 
 def _votes(path: Path, frame: pd.DataFrame, source: Source) -> npt.NDArray[np.float64]:
@@ -154,11 +132,10 @@ def _votes(path: Path, frame: pd.DataFrame, source: Source) -> npt.NDArray[np.fl
         present = [name for name in names if name in frame.columns]
         if not present:
             raise DataError(f"{path}: votes: no column {' or '.join(names)}")
-        counts = pd.to_numeric(frame[present[0]], errors="coerce")
-        if not (counts >= 0).all():
-            row = int(np.argmin(counts >= 0))
-            value = frame[present[0]].iloc[row]
-            raise DataError(f"{path}: row {row + 1}: {present[0]}: got {value!r}, wanted a count")
+        cells = frame[present[0]]
+        counts = pd.to_numeric(cells, errors="coerce")
+        wrong = ~((counts >= 0) & (counts <= sys.float_info.max))
+        check_rows(path, cells, wrong, f"{present[0]}: got", "a count")
         votes[:, LABELS.index(label)] = counts
     return votes
 
@@ -166,19 +143,23 @@ def _votes(path: Path, frame: pd.DataFrame, source: Source) -> npt.NDArray[np.fl
 def _read_parallel(path: Path, label_path: Path | None, source: Source) -> pd.DataFrame:
     if label_path is None:
         raise DataError(f"{path}: its labels are missing; run `make train`")
-    # Split at line feeds only: tweets contain other characters that Python counts as line ends.
-    texts, labels = (
-        p.read_text(encoding="utf-8").rstrip("\n").split("\n") for p in (path, label_path)
-    )
+    texts, labels = read_text_lines(path), read_text_lines(label_path)
     if len(texts) != len(labels):
         raise DataError(
             f"{path}: {len(texts)} texts, but {len(labels)} labels; wanted equal numbers"
         )
-    return pd.DataFrame({source.text: texts, source.label: labels})
+    places = [f"row {i}" for i in range(1, len(texts) + 1)]
+    return pd.DataFrame({source.text: texts, source.label: labels}, index=places)
+
+
+def _joined(value: object) -> object:
+    if isinstance(value, list | np.ndarray) and all(isinstance(word, str) for word in value):
+        return " ".join(value)
+    return value
 
 
 def _label_key(value: object) -> str:
-    if isinstance(value, bool):
+    if isinstance(value, bool | np.bool_):
         return str(value).lower()
     # A column of whole numbers with a gap arrives as floats.
     return (

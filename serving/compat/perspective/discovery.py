@@ -58,6 +58,7 @@ def document(root_url: str) -> dict[str, Any]:
         "rootUrl": root_url,
         "baseUrl": root_url,
         "servicePath": "",
+        "batchPath": "batch",
         "parameters": {
             "alt": {**STRING, "location": "query", "default": "json", "enum": ["json"]},
             "fields": {**STRING, "location": "query"},

@@ -13,7 +13,7 @@ A missing key is 403 and a wrong one is 400, as at Google.
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from serving.errors import ErrorCode, MissingKeyError, ServiceError
+from serving.errors import ErrorCode, ErrorFormat, FieldProblem, MissingKeyError, ServiceError
 
 TYPES = "type.googleapis.com/"
 SERVICE = "commentanalyzer.googleapis.com"
@@ -94,11 +94,15 @@ def render_error(error: ServiceError) -> tuple[int, dict[str, Any]]:
         message = "Comment text too long."
         details = [_perspective_detail({"errorType": "COMMENT_TOO_LONG"})]
     elif error.field:
-        message = f"Invalid value at '{error.field}': {error.message}"
-        violation = {"field": error.field, "description": error.message}
-        details = [{"@type": f"{TYPES}google.rpc.BadRequest", "fieldViolations": [violation]}]
+        problems = error.problems or [FieldProblem(error.field, error.message)]
+        message = "\n".join(f"Invalid value at '{field}': {text}" for field, text in problems)
+        violations = [{"field": field, "description": text} for field, text in problems]
+        details = [{"@type": f"{TYPES}google.rpc.BadRequest", "fieldViolations": violations}]
     body: dict[str, Any] = {"code": code, "message": message, "status": status}
     return code, {"error": body | ({"details": details} if details else {})}
+
+
+ERROR_FORMAT = ErrorFormat(render_error, key_in_query=True)
 
 
 def _perspective_detail(detail: dict[str, Any]) -> dict[str, Any]:

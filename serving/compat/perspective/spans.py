@@ -6,6 +6,7 @@ Plane, such as most emoji, counts two. These are pure functions.
 
 import html
 import re
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -13,6 +14,8 @@ from typing import NamedTuple
 # from its first mark on.
 _STOP = r".!?…؟۔।"
 _END = re.compile(rf"(?<![{_STOP}])[{_STOP}]++[\"'”’»)\]]*+(?=\s)|[。！？]++[”’」』）]*+")
+# At most 1,000 characters, up to the end of a word if there is one: the model reads all of that.
+_PART = re.compile(r"\S(?:.{0,998}\S)?(?!\S)|\S{1000}", re.DOTALL)
 # A scanner of our own, because any caller can send any markup: the standard library's HTML parser
 # takes 17 s for 10 KB of `<a <a <a`. Markup that is not closed extends to the end of the text, as
 # in browsers, so that no character is read twice. A tag ends at its first `>`, even in an
@@ -58,7 +61,8 @@ def sentences(text: str, limit: int) -> list[Span]:
     """Return the spans of a text's sentences, in order, without the white space around them.
 
     A sentence ends at the end of a line, after marks like `.!?` if white space follows, and after
-    `。！？`. The last of `limit` spans has the rest of the text.
+    `。！？`. One of more than 1,000 characters is split at white space. If there are more than
+    `limit`, neighbours are joined so that the longest span is as short as it can be.
     """
     spans: list[Span] = []
     for line in re.finditer(r"[^\r\n]+", text):
@@ -69,11 +73,25 @@ def sentences(text: str, limit: int) -> list[Span]:
             stripped = part.strip()
             if stripped:
                 first = begin + len(part) - len(part.lstrip())
-                spans.append(Span(first, first + len(stripped)))
+                parts = _PART.finditer(text, first, first + len(stripped))
+                spans += [Span(*match.span()) for match in parts]
             begin = end
-    if len(spans) > limit:
-        spans = [*spans[: limit - 1], Span(spans[limit - 1].begin, spans[-1].end)]
-    return spans
+    if len(spans) <= limit:
+        return spans
+    lengths = range(len(text) + 1)
+    shortest = bisect_left(lengths, True, key=lambda length: len(_join(spans, length)) <= limit)
+    return _join(spans, shortest)
+
+
+def _join(spans: Sequence[Span], length: int) -> list[Span]:
+    """Return spans in which neighbours are one as long as that has at most `length` characters."""
+    joined = [spans[0]]
+    for span in spans[1:]:
+        if span.end - joined[-1].begin <= length:
+            joined[-1] = Span(joined[-1].begin, span.end)
+        else:
+            joined.append(span)
+    return joined
 
 
 def utf16_offsets(text: str, positions: Sequence[int]) -> list[int]:

@@ -1,6 +1,6 @@
 """Which threshold here flags as many comments as one of Perspective's, and where both disagree.
 
-    CSV (text, TOXICITY or others) -> read -> Bundle.score -> compare, farthest_apart -> report
+    table (text, TOXICITY or others) -> read -> Bundle.score -> compare, farthest_apart -> report
 
 The report has, for each attribute and each of Perspective's thresholds, the share of the comments
 that it flags, the threshold here that flags the same share, how often the two decisions agree, and
@@ -8,7 +8,6 @@ Cohen's kappa, with 95 % intervals from a paired bootstrap over the comments; th
 the two rank farthest apart. It scores with a bundle, in this process.
 """
 
-import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +18,7 @@ from scipy.stats import rankdata
 
 from serving.bundle import ATTRIBUTES, Bundle
 from serving.compat.perspective.translate import Attributes
+from serving.tables import TableError, decimal_point, describe, no_column, read_table
 
 Floats = npt.NDArray[np.float64]
 TEXT_COLUMNS = ("text", "comment", "comment_text", "body")
@@ -28,7 +28,7 @@ SHOWN = 10  # comments that the two rank farthest apart
 
 
 class ThresholdsError(Exception):
-    """The file cannot be used; the message names the column or the line."""
+    """The file cannot be used; the message names the column or the rows."""
 
 
 class Estimate(NamedTuple):
@@ -50,57 +50,66 @@ class Row(NamedTuple):
 
 
 class Scored(NamedTuple):
-    """A file's comments, and Perspective's scores by attribute; NaN where a cell is empty."""
+    """A file's comments, and Perspective's scores by attribute; NaN where a cell is empty.
+
+    blank: the number of rows without a text, which are left out.
+    """
 
     texts: list[str]
     scores: dict[str, Floats]
+    blank: int
 
 
 def read(path: Path, attributes: Iterable[str]) -> Scored:
-    """Read a CSV file with a column of texts and a column for each attribute.
+    """Read a table with a column of texts and a column for each attribute; see `read_table`.
 
     Raises:
-        ThresholdsError: a column is missing, or a value is no score.
+        ThresholdsError: the file cannot be read, a column is missing, or a value is no score.
     """
+    names = tuple(attributes)
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            return _read(csv.DictReader(file), path, tuple(attributes))
-    except OSError as error:
-        raise ThresholdsError(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        message = f"byte {error.start} is not UTF-8; convert the file to UTF-8"
-        raise ThresholdsError(f"{path}: {message}") from None
-    except csv.Error as error:
-        raise ThresholdsError(f"{path}: {error}") from None
-
-
-def _read(reader: "csv.DictReader[str]", path: Path, attributes: Sequence[str]) -> Scored:
-    columns = {(name or "").strip().lower(): name for name in reader.fieldnames or ()}
-    text = next((columns[name] for name in TEXT_COLUMNS if name in columns), "")
-    scored = {name: columns[name.lower()] for name in attributes if name.lower() in columns}
-    for column, wanted in ((text, TEXT_COLUMNS), (scored, attributes)):
-        if not column:
-            raise ThresholdsError(f"{path}: wanted a column named {' or '.join(wanted)}")
-    rows = [(reader.line_num, row) for row in reader if (row[text] or "").strip()]
-    if not rows:
+        table = read_table(path)
+    except TableError as error:
+        raise ThresholdsError(str(error)) from None
+    columns: dict[str, int] = {}
+    for i, column in enumerate(table.columns):
+        if column and columns.setdefault(column.lower(), i) != i:
+            raise ThresholdsError(f"{path}: the header has {column!r} twice, in other letters")
+    text = next((columns[name] for name in TEXT_COLUMNS if name in columns), None)
+    scored = {name: columns[name.lower()] for name in names if name.lower() in columns}
+    if text is None or not scored:
+        wanted = TEXT_COLUMNS if text is None else names
+        raise ThresholdsError(no_column(path, wanted, table.columns))
+    texts: list[str] = []
+    scores: list[list[float | None]] = []
+    wrong: list[tuple[str, str]] = []
+    for place, row in zip(table.places, table.rows, strict=True):
+        if not str(row[text] or "").strip():
+            continue
+        texts.append(str(row[text]))
+        scores.append([_score(row[i]) for i in scored.values()])
+        if None in scores[-1]:
+            name = list(scored)[scores[-1].index(None)]
+            wrong.append((place, f"{name}: got {row[scored[name]]!r}"[:120]))
+    if wrong:
+        total = len(table.rows)
+        raise ThresholdsError(describe(path, wrong, total, "a score from 0 to 1"))
+    if not texts:
         raise ThresholdsError(f"{path}: no comments")
-    scores = {
-        name: np.array([_score(row[column], f"{path}:{line}: {name}") for line, row in rows])
-        for name, column in scored.items()
-    }
-    return Scored([row[text] for _, row in rows], scores)
+    columns_of_scores = np.array(scores, dtype=np.float64).T
+    by_name = dict(zip(scored, columns_of_scores, strict=True))
+    return Scored(texts, by_name, len(table.rows) - len(texts))
 
 
-def _score(cell: str | None, place: str) -> float:
-    if not (cell or "").strip():
+def _score(cell: object) -> float | None:
+    """Return a cell's score; NaN if it is empty, None if it has none."""
+    if cell is None or (isinstance(cell, str) and not cell.strip()):
         return float("nan")
     try:
-        value = float(cell or "")
+        value = float(str(decimal_point(cell)))
     except ValueError:
-        value = -1
-    if not 0 <= value <= 1:
-        raise ThresholdsError(f"{place}: got {cell!r}, wanted a score from 0 to 1")
-    return value
+        return None
+    return value if 0 <= value <= 1 else None
 
 
 def measure(theirs: Floats, ours: Floats, thresholds: Floats) -> Floats:
@@ -163,6 +172,8 @@ def report_file(path: Path, bundle: Bundle, table: Attributes, thresholds: Seque
     scored = read(path, table.names)
     rounded = bundle.score(scored.texts).attributes.astype(float).round(6)  # as the service does
     parts = [f"{bundle.manifest.name} {bundle.manifest.version}; in brackets: 95 % intervals"]
+    if scored.blank:
+        parts[0] += f"; rows without a text, left out: {scored.blank:,}"
     for name, column in scored.scores.items():
         known = np.flatnonzero(~np.isnan(column))
         if not len(known):

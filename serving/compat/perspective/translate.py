@@ -212,8 +212,9 @@ class Suggestion:
         self.attributes: dict[str, float] = {}
         allowed, notes = set(LABELS), []
         for name in table.supported([*suggested]):
-            summary = (suggested[name] or AttributeScores()).summary_score
-            value = summary.value if summary else None
+            scores = suggested[name] or AttributeScores()
+            _check_suggested(name, scores)
+            value = scores.summary_score.value if scores.summary_score else None
             if value is None or not 0 <= value <= 1:
                 message = f"Attribute {name} needs a summary score from 0 to 1"
                 raise PerspectiveError(message, "INVALID_REQUEST")
@@ -234,6 +235,17 @@ class Suggestion:
         """Return the reply."""
         languages = {"requestedLanguages": self._languages} if self._body.languages else {}
         return languages | _client_token(self._body)
+
+
+def _check_suggested(name: str, scores: AttributeScores) -> None:
+    """Raise PerspectiveError if scores have a part that would not be stored."""
+    if scores.span_scores:
+        message = f"Attribute {name}: spanScores cannot be suggested, only a summary score"
+        raise PerspectiveError(message, "INVALID_REQUEST")
+    score_type = scores.summary_score and scores.summary_score.type
+    if score_type not in {None, *SCORE_TYPES}:
+        message = f"Attribute {name}: the type of a suggested score must be {PROBABILITY}"
+        raise PerspectiveError(message, "INVALID_REQUEST")
 
 
 def _check_context(body: CommentRequest) -> None:

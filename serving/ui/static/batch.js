@@ -2,7 +2,7 @@
 import {
   $, ATTRIBUTES, LABELS, RequestError, capital, el, percent, request, showError, wellFormed,
 } from "./common.js";
-import { guess, parse, write } from "./table.js";
+import { TableError, guess, read, write } from "./table.js";
 
 const MAX_TEXTS = 5000;
 const BATCH_CHARACTERS = 100_000; // in one request
@@ -20,7 +20,7 @@ const COLUMNS = [
 ];
 
 let batchSize = 128; // texts in one request; halved if the service accepts fewer
-let file = null; // { name, rows } of a CSV file, { name, lines } of a text file
+let file = null; // { name, rows } of a CSV or JSON lines file, { name, lines } of a text file
 let results = [];
 let sorted = { by: "row", down: false };
 let page = 0;
@@ -53,18 +53,14 @@ drop.ondrop = (event) => {
 async function readFile(chosen) {
   if (!chosen) return;
   showError($("many-error"), null);
-  let content;
   try {
     if (chosen.size > 20_000_000) throw new RequestError("The file is over 20 MB; please split it.");
-    content = new TextDecoder("utf-8", { fatal: true }).decode(await chosen.arrayBuffer());
+    file = { name: chosen.name, ...read(chosen.name, new Uint8Array(await chosen.arrayBuffer())) };
   } catch (error) {
-    const known = error instanceof RequestError;
-    showError($("many-error"), known ? error : new RequestError("The file is not text in UTF-8."));
+    const known = error instanceof RequestError || error instanceof TableError;
+    showError($("many-error"), new RequestError(known ? error.message : "The file cannot be read."));
     return;
   }
-  file = /\.txt$/i.test(chosen.name)
-    ? { name: chosen.name, lines: content.split(/\r?\n/) }
-    : { name: chosen.name, rows: parse(content) };
   $("paste").value = "";
   $("columns").hidden = !file.rows;
   if (file.rows) {
@@ -84,28 +80,36 @@ function showFileName() {
 function showColumns(chosen = Number($("column").value)) {
   const width = Math.max(...file.rows.map((row) => row.length), 1);
   $("column").replaceChildren(...Array.from({ length: width }, (_, i) => {
-    const name = ($("header").checked && file.rows[0]?.[i]) || `column ${i + 1}`;
+    const names = $("header").checked ? file.rows[0] : [];
+    const isTwice = names.filter((name) => name === names[i]).length > 1;
+    const name = isTwice ? `${names[i]} (column ${i + 1})` : names[i] || `column ${i + 1}`;
     return el("option", { value: i, selected: i === chosen }, name.slice(0, 60));
   }));
 }
 
-function texts() {
+function cells() {
   const column = Number($("column").value);
-  const all = file?.rows ? file.rows.slice($("header").checked ? 1 : 0).map((row) => row[column] ?? "")
+  return file?.rows ? file.rows.slice($("header").checked ? 1 : 0).map((row) => row[column] ?? "")
     : file?.lines ?? $("paste").value.split("\n");
-  return all.map(wellFormed).filter((text) => text.trim());
+}
+
+function texts() {
+  return cells().map(wellFormed).filter((text) => text.trim());
 }
 
 function showCount() {
-  const count = texts().length;
-  $("ready-count").textContent = count ? `${count.toLocaleString("en")} texts` +
-    (count > MAX_TEXTS ? `, only the first ${MAX_TEXTS.toLocaleString("en")}` : "") : "";
+  const count = texts().length, blank = file?.rows ? cells().length - count : 0;
+  const parts = [`${count.toLocaleString("en")} texts`];
+  if (count > MAX_TEXTS) parts.push(`only the first ${MAX_TEXTS.toLocaleString("en")}`);
+  if (blank) parts.push(`${blank.toLocaleString("en")} blank ones are left out`);
+  $("ready-count").textContent = count || file ? parts.join(", ") : "";
 }
 
 async function run() {
   const wanted = texts().slice(0, MAX_TEXTS);
   showError($("many-error"), wanted.length ? null :
-    new RequestError("Please choose a file or paste a list first."));
+    new RequestError(file ? "The file has no texts in this column."
+      : "Please choose a file or paste a list first."));
   if (!wanted.length) return;
   controller = new AbortController();
   results = [];

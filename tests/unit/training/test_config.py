@@ -59,6 +59,8 @@ def test_a_missing_parameter_is_reported(full: Path) -> None:
         ("a: {path: a.csv, labels: {0: []}}", "labels: every one allows none"),
         ("a: {path: a.csv, label: y, labels: {0: [hate]}, sep: ','}", "sep"),
         ("a: {use: external, path: a.csv, labels: {0: [hate]}}", "no source has use: split"),
+        ("a: {path: a.csv, labels: {0: [hate], 0: [neither]}}", "'0' is there twice"),
+        ("a: {path: a.csv, labels: {x: [hate]}}\na: {hub: b}", "'a' is there twice"),
         ("a: [", "not YAML"),
         ("- a", "wanted a mapping"),
     ],
@@ -67,6 +69,21 @@ def test_a_wrong_source_is_reported(checkout: Path, text: str, message: str) -> 
     (checkout / "configs" / "sources.yaml").write_text(text)
     with pytest.raises(ConfigError, match=message):
         load_sources()
+
+
+def test_labels_are_what_is_written(checkout: Path) -> None:
+    """YAML 1.1 makes booleans, octal numbers, dates and other values of them."""
+    written = ["yes", "no", "on", "OFF", "true", "null", "~", "010", "1_0", "1:30", "2020-01-01"]
+    labels = ", ".join(f"{label}: [hate]" for label in written)
+    path = checkout / "configs" / "sources.yaml"
+    path.write_text(f"a: {{path: a.csv, label: no, twins: yes, labels: {{{labels}}}}}")
+    source = load_sources()["a"]
+    assert list(source.labels) == written
+    assert (source.label, source.twins) == ("no", True)
+    path.write_text(
+        "b: &b\n  path: a.csv\n  labels: &l {x: [hate]}\nc: {<<: *b, labels: {y: [hate]}}"
+    )
+    assert list(load_sources()["c"].labels) == ["y"]
 
 
 def test_a_missing_profile_is_reported(checkout: Path) -> None:

@@ -1,5 +1,7 @@
 import json
 import shutil
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +95,70 @@ def test_a_long_text_has_windows_and_is_truncated_after_the_last(folder: Path) -
     assert max(windows) == MAX_WINDOWS
     longest = max(len(window) for row in encodings for window in row.windows)
     assert longest == bundle.manifest.max_tokens
+
+
+# Of each, normalisation or the tokenizer makes more than of other texts, or takes longer.
+COSTLY = [
+    "ﷺ", "㌖", "🥴", "🔂", "➱", "👨\u200d👩\u200d👧", "🇺🇸", "½", "각", "漢", "\u0301", "\u200d",
+    "a\u0301\u0316", "e\u0301" * 30, "@ ", "a ", "!?", "#aA", "&#0", "x", "\n", "f-u-c-k ",
+    "i d i o t ", "@user ", "http://a.b/c(", "a$", "@a", "word" * 25 + " ",
+    "qxzjvk" * 16 + " ", "бвгджз" * 16 + " ",
+]  # fmt: skip
+
+
+def seconds(function: Callable[[], object]) -> float:
+    """The least processor time of three calls."""
+    times = []
+    for _ in range(3):
+        started = time.process_time()
+        function()
+        times.append(time.process_time() - started)
+    return min(times)
+
+
+def of_size(unit: str, size: int) -> str:
+    """`unit` again and again, up to `size` bytes."""
+    return unit * (size // len(unit.encode()))
+
+
+@pytest.mark.parametrize("unit", COSTLY)
+def test_the_work_for_a_text_is_in_proportion_to_its_bytes(trained: Path, unit: str) -> None:
+    bundle = Bundle.load(trained / "models" / "candidate")
+    usual = of_size("nobody wants to read this long and boring comment today ", 30_000)
+    text = of_size(unit, 30_000)
+    cost = seconds(lambda: bundle.encode([text])) / seconds(lambda: bundle.encode([usual]))
+    # A word of 96 pieces is split by trial; with the model's work it is a factor of two.
+    assert cost < (12 if len(unit) > 90 else 4)
+    for size in (60, 600, 6000):
+        (encoding,) = bundle.encode([of_size(unit, size)])
+        assert len(encoding.ids) <= 2 * size + 2 * bundle.manifest.max_tokens
+        assert len(encoding.windows) <= MAX_WINDOWS
+
+
+def test_a_text_that_normalisation_makes_too_long_is_cut_and_says_so(folder: Path) -> None:
+    bundle = Bundle.load(folder)
+    whole = "ﷺ" * 10_000
+    short, cut, longer = bundle.encode(["ﷺ", whole, "ﷺ" * 40])
+    assert [row.truncated for row in (short, cut, longer)] == [False, True, True]
+    assert len(longer.windows) < MAX_WINDOWS  # it has five tokens for each of its bytes
+    # What it begins with is read; a usual text of the same length is not cut.
+    assert cut.windows[0] == bundle.encode([whole[:500]])[0].windows[0]
+    accents = "é" * 5 + " "
+    (usual,) = bundle.encode([accents * 1600])
+    assert bundle.encode([accents * 1700])[0].windows == usual.windows
+    assert (
+        bundle.tokenizer.encode("naïve " * 80).ids == bundle.encode(["naïve " * 80])[0].windows[0]
+    )
+
+
+def test_equal_texts_of_a_list_are_tokenised_once(folder: Path) -> None:
+    bundle = Bundle.load(folder)
+    text = "nobody wants to read this " * 400
+    once, often = (seconds(lambda n=n: bundle.encode([text] * n)) for n in (1, 50))
+    assert often < 4 * once
+    first, other, again = bundle.encode([text, "ok", text])
+    assert first is again
+    assert other == bundle.encode(["ok"])[0]
 
 
 def test_a_long_text_has_the_scores_of_its_worst_window(folder: Path) -> None:

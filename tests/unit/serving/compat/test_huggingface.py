@@ -16,7 +16,7 @@ SORTED = [
 
 
 def parsed(inputs: object, **more: object) -> HuggingFaceRequest:
-    return HuggingFaceRequest.model_validate({"inputs": inputs, "options": {}} | more)
+    return HuggingFaceRequest.model_validate({"inputs": inputs} | more)
 
 
 @pytest.mark.parametrize(
@@ -55,11 +55,26 @@ def test_top_k_limits_the_labels() -> None:
         {"parameters": {"function_to_apply": "sigmoid"}},
         {"parameters": {"top_k": 0}},
         {"truncate": "no"},
+        {"truncation_direction": "Middle"},
+        {"raw_score": False},
+        {"options": {"use_gpu": True}},
+        {"parameters": {"return_all_scores": True}},
     ],
 )
 def test_options_that_would_change_the_scores_are_refused(more: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         parsed("a", **more)
+
+
+def test_null_is_not_set_and_what_cannot_change_a_score_is_taken() -> None:
+    fields = ("parameters", "options", "raw_scores", "truncate", "truncation_direction")
+    assert parsed("a", **dict.fromkeys(fields)).may_truncate
+    assert parsed("a", options={"use_cache": False, "wait_for_model": True}).may_truncate
+    assert not parsed("a", truncate=False).may_truncate
+    assert [parsed("a", truncation_direction=side).may_truncate for side in ("Left", "Right")] == [
+        False,
+        True,
+    ]
 
 
 def test_errors_name_the_field() -> None:

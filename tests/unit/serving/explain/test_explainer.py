@@ -3,9 +3,10 @@ import itertools
 import math
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from serving.bundle import ATTRIBUTES, LABELS, MAX_WINDOWS, Bundle
 from serving.errors import ErrorCode, ServiceError
 from serving.explain.explainer import (
+    MAX_MASK_TOKENS,
     NAMES,
     Explainer,
     ExplainParams,
@@ -21,8 +23,9 @@ from serving.explain.explainer import (
 )
 from serving.explain.lime import TOTAL_WEIGHT
 from serving.inference.batcher import BatchReport, Capacity
-from serving.inference.engine import Engine
+from serving.inference.engine import Engine, ScoredText
 from serving.inference.policy import Policy
+from serving.inference.scheduler import Priority
 
 ROOT = Path(__file__).parents[4]
 LONG = "nobody wants these awful people here they said while many others kept silent about it all"
@@ -182,6 +185,71 @@ def test_all_words_of_a_text_of_several_windows_have_weights(bundle: Bundle) -> 
     assert visible_text(bundle, text).tokens == len(encoding.ids)
     (explanation,) = explain(bundle, ExplainParams(text, num_features=500, num_samples=16))
     assert max(row.word.end for row in explanation.weights) == len(text)
+
+
+class WordEngine:
+    """An engine whose scores depend on a text's words only; it counts the tokens that it scores."""
+
+    idle_seconds = math.inf
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle, self.tokens = bundle, 0
+
+    async def score(self, texts: Sequence[str], priority: Priority) -> list[ScoredText]:
+        assert priority is Priority.LOW
+        self.tokens += sum(len(row.ids) for row in self.bundle.encode(texts))
+        return [self._score(text) for text in texts]
+
+    def _score(self, text: str) -> ScoredText:
+        hate, threat = 0.9 * ("vermin" in text), 0.4 * ("hurt" in text) + 0.2 * ("you" in text)
+        scores = {"hate": hate, "offensive": 0.0, "neither": 1 - hate}
+        attributes = dict.fromkeys(ATTRIBUTES, 0.0) | {"TOXICITY": hate, "THREAT": threat}
+        decision = Policy.load(ROOT / "configs" / "policy.yaml").apply(scores)
+        return ScoredText(scores, attributes, "hate", decision)
+
+
+def long_text(length: int, place: float, phrase: str) -> str:
+    """A text of many different words, with a phrase in it."""
+    words = [f"{a}{b}" for a in LONG.split() for b in ("", *"abcdefghijklmnopqrstu")] * 6
+    begin = " ".join(words)[: int(length * place)].rpartition(" ")[0]
+    return f"{begin} {phrase} {' '.join(reversed(words))}"[:length]
+
+
+@pytest.mark.parametrize("length", [500, 2000, 9000])
+@pytest.mark.parametrize("place", [0.1, 0.5])
+def test_the_masks_of_a_long_text_have_a_limited_number_of_tokens(
+    length: int, place: float
+) -> None:
+    engine: Any = WordEngine(Bundle.load(ROOT / "models" / "release"))
+    text = long_text(length, place, "I will hurt you vermin")
+    (encoding,) = engine.bundle.encode([text])
+    for label, expected in (
+        (None, {"vermin": 0.9}),
+        ("THREAT", {"hurt": 0.4, "you": 0.2}),
+        ("neither", {"vermin": -0.9}),
+    ):
+        engine.tokens = 0
+        result = asyncio.run(Explainer().explain(engine, ExplainParams(text, label)))
+        # Without the limit: a thousand times the text.
+        assert engine.tokens <= MAX_MASK_TOKENS + len(encoding.ids) + 1000
+        assert 16 <= result.scores_used < 1000
+        assert not result.exact
+        found = {row.word.text: row.weight for row in result.weights[: len(expected)]}
+        assert found == pytest.approx(expected, abs=0.05)
+        begin, end = result.explained
+        assert begin <= text.index("hurt") < end
+        assert (end - begin < len(text)) == (len(encoding.windows) > 1)
+        for row in result.weights:
+            assert text[row.word.begin : row.word.end] == row.word.text
+            assert begin <= row.word.begin < row.word.end <= end
+
+
+def test_a_long_text_of_few_words_has_few_masks_too() -> None:
+    engine: Any = WordEngine(Bundle.load(ROOT / "models" / "release"))
+    result = asyncio.run(Explainer().explain(engine, ExplainParams("you are a vermin " * 550)))
+    assert engine.tokens <= MAX_MASK_TOKENS + 5000
+    assert result.exact  # all 16 masks
+    assert result.weights[0].word.text == "vermin"
 
 
 def test_too_many_at_one_time_are_refused_and_the_others_are_answered(bundle: Bundle) -> None:

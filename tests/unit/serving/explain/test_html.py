@@ -23,7 +23,7 @@ HOSTILE = (
 def explanation(text: str, label: str = "offensive") -> Explanation:
     weights = tuple(WordWeight(word, 0.5 - i / 10) for i, word in enumerate(split(text)))
     scores = {"hate": 0.1, "offensive": 0.7, "neither": 0.2, "TOXICITY": 0.8, "THREAT": 0.04}
-    return Explanation(label, weights, 0.9, 8, True, 0, scores, ("name", "1"))
+    return Explanation(label, weights, 0.9, 8, True, 0, scores, ("name", "1"), (0, len(text)))
 
 
 @given(st.text())

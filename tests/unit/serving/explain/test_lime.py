@@ -5,8 +5,8 @@ from serving.explain.lime import (
     TOTAL_WEIGHT,
     apply_mask,
     fit,
-    is_exact,
     make_masks,
+    number_of_masks,
     proximity,
     top_words,
 )
@@ -15,12 +15,15 @@ from serving.explain.words import group_occurrences, split
 
 def test_with_few_words_all_masks_are_scored() -> None:
     for words in range(9):
-        masks = make_masks(words, 16, seed=3)
+        masks = make_masks(words, number_of_masks(words, 16), seed=3)
         assert masks.shape == (2**words, words)
         assert len({row.tobytes() for row in masks}) == 2**words
         assert masks[0].all()
-    assert is_exact(9, 512)
-    assert not is_exact(9, 511)
+    assert number_of_masks(9, 512) == number_of_masks(9, 5000) == 512
+    assert number_of_masks(9, 511) == 511
+    assert number_of_masks(8, 16, limit=100) == 100
+    assert number_of_masks(3, 1000, limit=100) == 8
+    assert make_masks(8, 100, seed=0).shape == (100, 8)
 
 
 @pytest.mark.parametrize(("words", "samples"), [(9, 511), (12, 1000), (20, 1000), (90, 16)])

@@ -1,3 +1,5 @@
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -54,3 +56,17 @@ def test_occurrences_are_grouped_by_word_in_the_order_of_their_first(
     for group in groups:
         assert {word.key for word in group} == {group[0].key}
         assert [word.begin for word in group] == sorted(word.begin for word in group)
+
+
+@pytest.mark.parametrize("unit", ["a-b-c-", "a.b.", "x_", "a b ", "ab'", "a\u200d", "&a", "#"])
+def test_the_time_to_split_a_text_grows_with_its_length(unit: str) -> None:
+    def seconds(length: int) -> float:
+        text = (unit * length)[:length] + "ab"
+        times = []
+        for _ in range(3):
+            started = time.process_time()
+            split(text)
+            times.append(time.process_time() - started)
+        return min(times)
+
+    assert seconds(10_000) < 12 * seconds(2_000)

@@ -11,6 +11,7 @@ from serving.inference.batcher import (
     BatcherDeadError,
     BatchReport,
     Capacity,
+    DeadlineError,
     QueueFullError,
 )
 from serving.inference.scheduler import LOW_PRIORITY_QUIET_S, Priority
@@ -222,6 +223,88 @@ def test_an_item_that_would_wait_too_long_is_refused_whatever_waits_with_lower_p
             high = batcher.submit([1], Priority.HIGH)
             run.gate.set()
             await asyncio.gather(running_now, low, high)
+
+    asyncio.run(body())
+
+
+class SlowRunner:
+    """A `run` that takes a hundredth of a second for each token."""
+
+    def __call__(self, items: Sequence[int], is_idle: bool) -> list[int]:
+        time.sleep(sum(items) / 100)
+        return [2 * item for item in items]
+
+
+def test_the_wait_includes_what_is_left_of_the_running_batch_and_the_items_own_time() -> None:
+    async def body() -> None:
+        async with running(SlowRunner(), budget=10, max_wait=0.3) as (batcher, _):
+            await batcher.submit([10], Priority.HIGH)  # 0.1 s: now the speed is known
+            await all_idle(batcher)
+            running_now = batcher.submit([20], Priority.HIGH)
+            await asyncio.sleep(0.02)  # 0.18 s are left
+            assert 0.1 < batcher._expected_wait(Priority.HIGH) < 0.2
+            accepted = batcher.submit([5], Priority.HIGH)  # 0.23 s
+            with pytest.raises(QueueFullError) as caught:
+                batcher.submit([20], Priority.HIGH)  # 0.38 s, its own time counted for 0.15 s
+            assert caught.value.wait == pytest.approx(0.23, abs=0.1)
+            # Half of the limit is for the wait, also of a request whose own time exceeds it.
+            with pytest.raises(QueueFullError):
+                batcher.submit([100], Priority.HIGH)
+            others = batcher.submit([5], Priority.NORMAL)  # it starts after 0.23 s
+            await asyncio.gather(running_now, accepted)
+            started = time.perf_counter()
+            assert await batcher.submit([5], Priority.HIGH) == [10]
+            assert time.perf_counter() - started < 0.3
+            await others
+            await all_idle(batcher)
+            assert await batcher.submit([40], Priority.HIGH) == [80]  # nothing is ahead of it
+
+    asyncio.run(body())
+
+
+def test_accepted_items_are_answered_within_the_limit() -> None:
+    async def body() -> None:
+        seconds: list[float] = []
+
+        async def client(batcher: Batcher[int, int]) -> None:
+            while len(seconds) < 100:
+                started = time.perf_counter()
+                try:
+                    await batcher.submit([3], Priority.HIGH)
+                    seconds.append(time.perf_counter() - started)
+                except QueueFullError:
+                    await asyncio.sleep(0.01)
+
+        async with running(SlowRunner(), budget=3, max_wait=0.2) as (batcher, _):
+            await batcher.submit([3], Priority.HIGH)
+            async with asyncio.TaskGroup() as group:
+                for _ in range(32):
+                    group.create_task(client(batcher))
+        late = sum(one > 0.2 * 1.2 for one in seconds)
+        assert late / len(seconds) < 0.1
+        assert sorted(seconds)[len(seconds) // 2] > 0.1  # and the queue is used
+
+    asyncio.run(body())
+
+
+def test_items_that_would_miss_their_deadline_are_refused_at_once() -> None:
+    async def body() -> None:
+        async with running(SlowRunner(), budget=10) as (batcher, _):
+            now = asyncio.get_running_loop().time
+            await batcher.submit([10], Priority.HIGH)
+            await all_idle(batcher)
+            # Nothing is ahead: it is tried, and the caller gives up at the deadline.
+            running_now = batcher.submit([20], Priority.HIGH, now() + 0.01)
+            await asyncio.sleep(0.01)
+            for priority in (Priority.HIGH, Priority.NORMAL, Priority.LOW):
+                with pytest.raises(DeadlineError) as caught:
+                    batcher.submit([20], priority, now() + 0.3)  # 0.19 + 0.2 s
+                assert 0.1 < caught.value.wait < 0.25
+            in_time = batcher.submit([5], Priority.HIGH, now() + 0.3)
+            started = now()
+            assert await in_time == [10]
+            assert now() - started < 0.3
+            await running_now
 
     asyncio.run(body())
 

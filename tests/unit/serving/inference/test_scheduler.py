@@ -148,6 +148,15 @@ def test_the_expected_wait_is_the_work_ahead_over_the_speed_of_all_threads() -> 
     assert waiting.expected_wait(Priority.HIGH, pending=2) == pytest.approx((10 + 2 * 5) / 20)
 
 
+def test_a_requests_own_time_is_that_of_its_share_or_of_its_longest_item() -> None:
+    waiting = scheduler(threads=2)
+    assert waiting.expected_run(100, 10) == 0  # no speed is known yet
+    waiting.note_speed(rows=4, tokens=20, seconds=2)
+    assert waiting.expected_run() == pytest.approx(5 / 10)
+    assert waiting.expected_run(tokens=100, longest=20) == pytest.approx(50 / 10)
+    assert waiting.expected_run(tokens=100, longest=80) == pytest.approx(80 / 10)
+
+
 def test_the_speed_is_a_moving_average() -> None:
     waiting = scheduler()
     add(waiting, Priority.HIGH, 100)

@@ -10,6 +10,7 @@ import yaml
 from tests.conftest import write_csv
 from training.config import load_profile, load_sources
 from training.data.ingest import ingest, raw_files
+from training.data.sources import read_source
 from training.errors import DataError
 
 ROWS = [("a lovely day", "neither"), ("you clown", "offensive")]
@@ -44,6 +45,28 @@ def test_data_dir_is_searched_first(
     ingest("full", load_sources())
     assert {path.name for path in Path("data/raw").iterdir()} == {"own.csv", "sample.csv"}
     assert load_profile().model_dump() == {"profile": "full", "data": "sources", "missing": []}
+
+
+@pytest.mark.parametrize("name", ["REVIEW.CSV", "review.tsv", "Review.NDJSON", "review.jsonl"])
+def test_the_case_and_kind_of_a_suffix_do_not_matter(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    separator = "\t" if name.endswith(".tsv") else ","
+    content = "".join(f"{a}{separator}{b}\n" for a, b in [("text", "label"), *ROWS])
+    if name.lower().endswith(("jsonl", "ndjson")):
+        content = "".join(f'{{"text": "{a}", "label": "{b}"}}\n' for a, b in ROWS)
+    (tmp_path / name).write_text(content)
+    monkeypatch.setenv("DATA_DIR", str(tmp_path))
+    set_sources(checkout, own=entry(path=name))
+    ingest("full", load_sources())
+    assert read_source("own", load_sources()["own"])["text"].tolist() == [text for text, _ in ROWS]
+
+
+@pytest.mark.parametrize("name", ["own.xlsx", "own.csv.gz", "own.json", "own"])
+def test_another_kind_of_file_says_what_to_do(checkout: Path, name: str) -> None:
+    set_sources(checkout, own=entry(path=name))
+    with pytest.raises(DataError, match=r"path: got .*, wanted .csv, .*save a spreadsheet as CSV"):
+        ingest("full", load_sources())
 
 
 def test_a_removed_source_leaves_data_raw(checkout: Path) -> None:

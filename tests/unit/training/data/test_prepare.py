@@ -341,17 +341,42 @@ def bad(name: str, content: bytes) -> None:
         (
             "own.csv",
             b"text,klass\nhi,hate\n",
-            r"own\.csv: no column 'label'; it has \['klass', 'text'\]",
+            r"own\.csv: no column 'label'; it has 'text', 'klass'$",
         ),
         ("own.csv", b"text,label\n", r"own\.csv: no rows"),
-        ("own.csv", b"", r"own\.csv: unreadable"),
-        ("own.csv", b"text,label\nhi \xff,hate\n", r"own\.csv: byte .* wanted UTF-8"),
+        ("own.csv", b"text,lable\nhi,hate\n", r"no column 'label'; .*; did you mean 'lable'\?"),
+        ("own.csv", b"text;score\nhi;0,5\n", r"no column 'label'; it has 'text', 'score'"),
+        ("own.csv", b"text,label\nwell, you,hate\n", r"row 1: got 3 fields, the header has 2"),
+        ("own.csv", b"text,label\nhi,hate,\n", r"row 1: got 3 .*a separator at the end"),
+        ("own.csv", b'text,label\n"hi,hate\nyou,hate\n', r"row 1: a quotation mark opens a cell"),
+        ("own.csv", b"text,label\nh\0i,hate\n", r"row 1: got a NUL byte"),
+        ("own.csv", b"text,label,text\nhi,hate,ho\n", r"the header has 'text' twice"),
+        ("own.tsv", b"text\tlabel\nhi\tspam\n", r"own\.tsv: row 1: got label 'spam'"),
+        ("own.csv", b'text,label\n"a\nb",hate\nho,spam\n', r"row 2, line 4: got label 'spam'"),
+        (
+            "own.csv",
+            b"text,label\n" + b"hi,spam\n" * 9,
+            r"row 5: .*; 9 of 9 rows are wrong, wanted",
+        ),
+        ("own.csv", b"", r"own\.csv: the file is empty"),
+        (
+            "own.csv",
+            b"text,label\nhi \xff,hate\n",
+            r"row 1: byte 0xFF is not UTF-8; convert .*iconv",
+        ),
+        (
+            "own.jsonl",
+            b'{"text": "hi"}\n{"text": "ho", "label": "hate"}\n',
+            r"row 1: got label None",
+        ),
+        ("own.jsonl", b'{"text": "hi", "text": "ho", "label": "hate"}\n', r"row 1: .*'text' twice"),
+        ("own.jsonl", b'{"text": ["a", 1], "label": "hate"}\n', r"row 1: text: got \['a', 1\]"),
         (
             "own.jsonl",
             b'{"text": "hi", "label": "hate"}\n{"text": 7, "label": "hate"}\n',
             r"row 2: text: got 7",
         ),
-        ("own.jsonl", b"{", r"own\.jsonl: unreadable"),
+        ("own.jsonl", b"{", r"own\.jsonl: row 1: not JSON"),
         ("own.parquet", b"nonsense", r"own\.parquet: unreadable"),
     ],
 )
@@ -362,6 +387,32 @@ def test_bad_input_is_reported_with_file_and_row(
     with pytest.raises(DataError, match=message) as error:
         read_source("own", Source(path=name, labels=LABELS))
     assert "\n" not in str(error.value)
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_no_part_of_a_text(checkout: Path) -> None:
+    bad("own.txt", b"\xef\xbb\xbffirst\r\nsecond\r\n")
+    bad("own.labels", b"\xef\xbb\xbfhate\r\nneither\r\n")
+    rows = read_source("own", Source(path="own.txt", label_path="own.labels", labels=LABELS))
+    assert rows["text"].tolist() == ["first", "second"]
+    assert rows["labels"].tolist() == [["hate"], ["neither"]]
+
+
+def test_a_json_null_is_an_unknown_attribute_and_booleans_are_labels(checkout: Path) -> None:
+    bad(
+        "own.jsonl",
+        b'{"text": "a", "label": true, "t": null}\n{"text": "b", "label": false, "t": 1}',
+    )
+    labels = {"true": ["hate"], "false": ["neither"]}
+    source = Source(path="own.jsonl", labels=labels, attributes={"THREAT": "t"})
+    rows = read_source("own", source)
+    assert rows["labels"].tolist() == [["hate"], ["neither"]]
+    np.testing.assert_array_equal([shares[4] for shares in rows["attributes"]], [np.nan, 1])
+
+
+def test_a_decimal_comma_is_a_share(checkout: Path) -> None:
+    bad("own.csv", b"text;label;threat\nhi, you;hate;0,4\n")
+    rows = read_source("own", CSV.model_copy(update={"attributes": {"THREAT": "threat"}}))
+    assert (rows["text"][0], rows["attributes"][0][4]) == ("hi, you", 0.4)
 
 
 def test_parallel_files_must_have_equal_lengths(checkout: Path) -> None:

@@ -127,6 +127,12 @@ def test_a_file_without_a_header_is_read_beside_its_labels(
         ingest("full", set_sources(mine=text | parallel | {"header": ["text"]}))
 
 
+def test_a_public_table_is_read_as_strictly(checkout: Path, host: PublicHost) -> None:
+    public = host.put("train.csv", b"text,gold\nwell, you,1\n") | {"columns": {"gold": "label"}}
+    with pytest.raises(DataError, match="row 1: got 3 fields, the header has 2"):
+        ingest("full", set_sources(mine=public))
+
+
 def test_lines_of_text_keep_their_label_file(checkout: Path, host: PublicHost) -> None:
     text, labels = host.put("train_text.txt", b"you clown\n"), host.put("labels.txt", b"1\n")
     sources = set_sources(

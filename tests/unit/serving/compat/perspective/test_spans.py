@@ -33,8 +33,19 @@ def test_sentences_end_at_marks_and_lines(text: str, wanted: list[str]) -> None:
     assert parts(text) == wanted
 
 
-def test_the_last_span_has_the_rest() -> None:
-    assert parts("a. b. c. d.", limit=2) == ["a.", "b. c. d."]
+def test_too_many_sentences_are_joined_into_spans_of_similar_length() -> None:
+    assert parts("a. b. c. d.", limit=2) == ["a. b.", "c. d."]
+    text = "".join(f"This is sentence {i}.\n" for i in range(1000))
+    spans = sentences(text, 256)
+    assert 200 < len(spans) <= 256
+    assert max(end - begin for begin, end in spans) < 2 * len(text) / 256
+    assert "".join("".join(parts(text, 256)).split()) == "".join(text.split())
+
+
+def test_a_long_sentence_is_split_at_white_space() -> None:
+    assert parts("word " * 500) == [("word " * 200).strip()] * 2 + [("word " * 100).strip()]
+    assert parts("x" * 2500) == ["x" * 1000, "x" * 1000, "x" * 500]
+    assert parts("a" + " " * 3000 + "b" * 1000) == ["a", "b" * 1000]
 
 
 def test_offsets_count_utf16_units_as_javascript_does() -> None:

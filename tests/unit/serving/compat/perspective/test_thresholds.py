@@ -102,18 +102,57 @@ def test_a_file_is_read(tmp_path: Path) -> None:
     assert scored.texts == ["a\nb", "ü,"]
     assert set(scored.scores) == {"TOXICITY", "INSULT"}
     assert np.array_equal(scored.scores["TOXICITY"], [0.5, np.nan], equal_nan=True)
+    assert scored.blank == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("f.csv", b"\xef\xbb\xbftext;TOXICITY\r\nwell, you;0,83\r\nfine;0\r\n"),
+        ("F.CSV", b'sep=;\ntext;TOXICITY\n"well, you";,83\nfine;0,0\n'),
+        ("f.tsv", b"text\tTOXICITY\nwell, you\t0.83\nfine\t0\n"),
+        ("f.jsonl", b'{"text": "well, you", "TOXICITY": 0.83}\n{"text": "fine", "TOXICITY": 0}\n'),
+    ],
+)
+def test_what_spreadsheets_write_is_read(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    scored = read(tmp_path / name, TABLE.names)
+    assert scored.texts == ["well, you", "fine"]
+    assert scored.scores["TOXICITY"].tolist() == [0.83, 0]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"text,TOXICITY\nwell, you,0.9\n", "row 1: got 3 fields, the header has 2"),
+        (b'text,TOXICITY\n"so,0.1\nno,0.2\n', "row 1: a quotation mark opens a cell"),
+        (b"text,TOXICITY\na\0b,0.1\n", "row 1: got a NUL byte"),
+        (b"text,TOXICITY,toxicity\na,0.1,0.2\n", "the header has 'toxicity' twice"),
+        (b"txt,TOXICITY\na,0.1\n", "it has 'txt', 'TOXICITY'; did you mean 'txt'"),
+        (b"text,TOXICITY\na,1.000,\n", r"\(a separator at the end\)"),
+        (b"text;TOXICITY\na;1,000\n", "row 1: TOXICITY: got '1,000', wanted a score from 0 to 1"),
+        (b"text,TOXICITY\n" + b"a,high\n" * 7, "row 5: .* 7 of 7 rows are wrong, wanted a score"),
+    ],
+)
+def test_no_row_is_lost_without_a_word(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "f.csv").write_bytes(content)
+    with pytest.raises(ThresholdsError, match=message) as error:
+        read(tmp_path / "f.csv", TABLE.names)
+    assert "\n" not in str(error.value)
+    assert "row 6" not in str(error.value)
 
 
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([["words", "TOXICITY"], ["a", 1]], "text or comment"),
-        ([["text", "FLIRTATION"], ["a", 1]], "TOXICITY or SEVERE_TOXICITY"),
+        ([["words", "TOXICITY"], ["a", 1]], "'text' or 'comment'"),
+        ([["text", "FLIRTATION"], ["a", 1]], "'TOXICITY' or 'SEVERE_TOXICITY'"),
         ([["text", "TOXICITY"]], "no comments"),
-        ([["text", "TOXICITY"], ["a", 0.1], ["b", "high"]], "f.csv:3: TOXICITY: got 'high'"),
-        ([["text", "TOXICITY"], ["a", 1.5]], "f.csv:2: TOXICITY: got '1.5'"),
+        ([["text", "TOXICITY"], ["a", 0.1], ["b", "high"]], "f.csv: row 2: TOXICITY: got 'high'"),
+        ([["text", "TOXICITY"], ["a", 1.5]], "f.csv: row 1: TOXICITY: got '1.5'"),
         ([["text", "TOXICITY"], ["a", "nan"]], "got 'nan'"),
-        ([["text", "TOXICITY"], ["a"]], "no comment has a score"),
+        ([["text", "TOXICITY"], ["a", ""]], "no comment has a score"),
+        ([["text", "TOXICITY"], ["a"]], "row 1: got 1 fields, the header has 2"),
     ],
 )
 def test_an_invalid_file_is_an_error_that_names_the_place(
