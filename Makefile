@@ -46,9 +46,7 @@ clean: ## Remove what the pipeline made; .venv, MLflow's store and production st
 ##@ Model
 
 train: $(TRAIN) .venv/.tool ## Run the whole pipeline; PROFILE=full (default), quick or sample
-	python -m training.data.ingest --profile $(PROFILE)
-	dvc repro
-	python -m training.evaluation.model_card
+	python -m training.pipeline --profile $(or $(PROFILE),full)
 
 bundle: ## Print the path of the bundle to serve: production, else candidate, else release
 	@for stage in production candidate release; do \

@@ -4,9 +4,10 @@
         -> data/raw/, data/profile.yaml
 
 `make train` runs it first, so that the first stage depends on files that exist. A source is looked
-for in that order. One that cannot be had is named, and the others are used; only the reference, the
-first source with `use: split`, must be there. If nothing but the bundled sample (data/sample/) is
-there, the profile becomes `sample`.
+for in that order. One that is not there, or whose host does not answer, is named, and the others
+are used; only the reference, the first source with `use: split`, must be there. A host that answers
+with an error (not allowed, too many requests, broken) is no such case: the run stops. If nothing
+but the bundled sample (data/sample/) is there, the profile becomes `sample`.
 
 A public file is checked against its SHA-256 and kept in the user's cache folder.
 """
@@ -20,7 +21,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 import pandas as pd
@@ -32,9 +33,19 @@ from training.files import atomic_write
 from training.frames import SUFFIXES, file_suffix, read_frame, read_text_lines
 from training.paths import MODELS, RAW, REFERENCE
 
+if TYPE_CHECKING:
+    from huggingface_hub.errors import HfHubHTTPError
+
 SAMPLE = "sample"
 BUNDLED = "data/sample/"
 HUB = "huggingface.co"
+# The host knows that there is no such file; every other error may be another one tomorrow.
+NOT_THERE = {404, 410}
+BAD_CERTIFICATE = "CERTIFICATE_VERIFY_FAILED"
+CERTIFICATE_ADVICE = (
+    "its certificate is not trusted; behind a proxy that ends TLS set SSL_CERT_FILE and "
+    "REQUESTS_CA_BUNDLE to the proxy's certificate"
+)
 TIMEOUT_S = 10  # without an answer
 # For each of a host's addresses, of which GitHub has four.
 CONNECT_TIMEOUT_S = 2.5
@@ -46,6 +57,10 @@ BANNER = """\
  The model will work, but it is a demonstration: it cannot be promoted.
  For real data set DATA_DIR, or give this machine access to the Hugging Face Hub.
 ================================================================================"""
+
+
+class _FailedError(Exception):
+    """A source's host answers, but not with the source; the text says what it answers."""
 
 
 class RawFiles(NamedTuple):
@@ -68,8 +83,8 @@ def ingest(profile: str, sources: dict[str, Source]) -> None:
     """Fill data/raw/ and write data/profile.yaml.
 
     Raises:
-        DataError: the reference source cannot be had, or a source's file is not what sources.yaml
-            says.
+        DataError: the reference source cannot be had, a source's host answers with an error, or a
+            source's file is not what sources.yaml says.
     """
     folder = _data_folder()
     bundled = {
@@ -115,6 +130,7 @@ def _locate(
     for name, source in sources.items():
         located = _local(name, source, folder)
         reasons = [f"{source.path} not found"] if source.path else []
+        failures = []
         for host, download in [] if located else _downloads(name, source):
             try:
                 if host not in silent:
@@ -122,11 +138,18 @@ def _locate(
                     break
             except FileNotFoundError as error:
                 reasons.append(str(error))
+            except _FailedError as error:
+                failures.append(str(error))
             except ConnectionError as error:
                 silent[host] = f"{host} does not answer ({error})"
             if host in silent:
                 reasons.append(silent[host])
         files |= located
+        if failures and not located:
+            raise DataError(
+                f"configs/sources.yaml: {name}: {'; '.join(failures)}; remove the source if it "
+                f"shall not be used (PROFILE={SAMPLE} uses the bundled sample)"
+            )
         if not located:
             missing[name] = ", ".join(reasons)
     return files, missing
@@ -203,7 +226,8 @@ def _fetch(url: str, sha256: str, where: str) -> Path:
 
     Raises:
         ConnectionError: the host does not answer.
-        FileNotFoundError: the host does not have the file, or sent only a part of it.
+        FileNotFoundError: the host does not have the file.
+        _FailedError: the host answers with another error, or sent only a part of the file.
         DataError: the file has another SHA-256.
     """
     import pooch
@@ -215,10 +239,14 @@ def _fetch(url: str, sha256: str, where: str) -> Path:
     try:
         return Path(pooch.retrieve(url, f"sha256:{sha256}", path=cache, downloader=downloader))
     except requests.HTTPError as error:
-        raise FileNotFoundError(f"{url}: HTTP {error.response.status_code}") from None
+        status = error.response.status_code
+        kind = FileNotFoundError if status in NOT_THERE else _FailedError
+        raise kind(f"{url}: HTTP {status}") from None
     except requests.exceptions.ChunkedEncodingError:
-        raise FileNotFoundError(f"{url}: cut off while it was downloaded") from None
+        raise _FailedError(f"{url}: cut off while it was downloaded") from None
     except requests.RequestException as error:
+        if BAD_CERTIFICATE in str(error):
+            raise _FailedError(f"{url}: {CERTIFICATE_ADVICE}") from None
         raise ConnectionError(type(error).__name__) from None
     except ValueError as error:
         # pooch's text ends with both digests.
@@ -254,20 +282,25 @@ def _from_hub(name: str, hub: Hub) -> dict[Path, Path]:
 
     Raises:
         ConnectionError: the Hub does not answer.
-        FileNotFoundError: the dataset is gone, private, asks for an agreement or needs a script.
+        FileNotFoundError: the dataset is gone.
+        _FailedError: the Hub answers with an error, as it does for a private or gated dataset,
+            or the dataset cannot be loaded.
         DataError: the dataset has no such config, split or column.
     """
     from datasets import disable_progress_bars, load_dataset
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     if not Path(hub.name).is_dir():
         try:
             HfApi().dataset_info(hub.name, revision=hub.revision, timeout=TIMEOUT_S)
         except HfHubHTTPError as error:
-            status = error.response.status_code
-            raise FileNotFoundError(f"{hub.name} on the Hub: HTTP {status}") from None
+            raise _hub_error(hub.name, error) from None
+        except HFValidationError as error:
+            raise DataError(f"configs/sources.yaml: {name}: hub: {error}") from None
         except Exception as error:
+            if BAD_CERTIFICATE in str(error):
+                raise _FailedError(f"{HUB}: {CERTIFICATE_ADVICE}") from None
             # Whatever the transport raised: the Hub is not available here.
             raise ConnectionError(type(error).__name__) from None
     disable_progress_bars()
@@ -277,12 +310,32 @@ def _from_hub(name: str, hub: Hub) -> dict[Path, Path]:
             dataset = load_dataset(hub.name, hub.config, split=hub.split, revision=hub.revision)
         except (OSError, RuntimeError, ValueError) as error:
             problem = " ".join(str(error).split())
+            if isinstance(cause := error.__cause__ or error, HfHubHTTPError):
+                raise _hub_error(hub.name, cause) from None
+            if isinstance(error, ConnectionError | TimeoutError):
+                raise ConnectionError(type(error).__name__) from None
             if not isinstance(error, ValueError):
-                raise FileNotFoundError(f"{hub.name} on the Hub: {problem}") from None
+                raise _FailedError(f"{hub.name} on the Hub: {problem}") from None
             raise DataError(f"configs/sources.yaml: {name}: hub: {problem}") from None
         _check_columns(f"{hub.name} on the Hub", hub.columns, dataset.column_names)
         dataset.rename_columns(hub.columns).to_parquet(scratch)
     return {target: target}
+
+
+def _hub_error(name: str, error: "HfHubHTTPError") -> Exception:
+    """Return the error for an answer of the Hub: what is not there, or what an operator must do."""
+
+    status = error.response.status_code
+    message = f"{name} on the Hub: HTTP {status}"
+    if status in {401, 403}:
+        token = (
+            "with the HF_TOKEN that is set" if os.environ.get("HF_TOKEN") else "no HF_TOKEN is set"
+        )
+        message += (
+            f" ({token}): the dataset is private, gated or not there; set HF_TOKEN to a token that "
+            f"may read it, and accept its terms on https://{HUB}/datasets/{name}"
+        )
+    return FileNotFoundError(message) if status in NOT_THERE else _FailedError(message)
 
 
 def _fill_raw(files: dict[Path, Path]) -> None:

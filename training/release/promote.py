@@ -33,6 +33,7 @@ from training.evaluation.measure import (
 from training.evaluation.metrics import class_names, milliseconds
 from training.files import atomic_write, flatten, read_json, sha256
 from training.paths import CANDIDATE, FP32, MODELS, PROCESSED, REPORTS, split_file
+from training.pipeline import run_lock
 from training.release import releases
 from training.release.gates import Gates, Report, SourceRows, evaluate_gates, refusals
 from training.release.gates_report import markdown
@@ -235,10 +236,12 @@ def main() -> None:
     parser.add_argument("--rollback", action="store_true")
     options = parser.parse_args()
     logging.getLogger("mlflow").setLevel(logging.ERROR)
-    if options.rollback:
-        roll_back()
-    else:
-        promote(dry_run=options.dry_run)
+    # Not beside a `make train`, which would change the candidate meanwhile.
+    with run_lock("`make rollback`" if options.rollback else "`make promote`"):
+        if options.rollback:
+            roll_back()
+        else:
+            promote(dry_run=options.dry_run)
 
 
 if __name__ == "__main__":
