@@ -184,7 +184,7 @@ class MongoArchive:
                 raise ArchiveError(self._message(f"{state}: {text}"), state) from None
             # Only the error's code: its text may quote the document.
             return {
-                pairs[failure["index"]][0]: f"MongoDB's {_describe(failure.get('code'))[0]}"
+                pairs[failure["index"]][0]: "MongoDB's " + ": ".join(_describe(failure.get("code")))
                 for failure in details.get("writeErrors", [])
             }
         return {}

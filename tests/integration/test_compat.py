@@ -476,6 +476,22 @@ def test_the_discovery_document_needs_no_key_and_has_the_requested_host(start: S
     assert reply.json()["rootUrl"] == "http://tagger.example:8443/"
 
 
+def test_the_public_url_is_in_the_discovery_document_and_openapi(start: Start) -> None:
+    client = start(public_url="https://tagger.example/api/")
+    reply = client.get("/$discovery/rest?version=v1alpha1")
+    assert reply.json()["rootUrl"] == "https://tagger.example/api/"
+    assert client.get("/openapi.json").json()["servers"] == [{"url": "https://tagger.example/api"}]
+
+
+def test_a_proxy_that_ends_tls_and_is_not_trusted_is_reported_once(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(2):
+        start().get("/$discovery/rest", headers={"x-forwarded-proto": "https"})
+    messages = [message for message in caplog.messages if "TAGGER_PUBLIC_URL" in message]
+    assert len(messages) == 1
+
+
 def test_a_moderation_names_the_scored_categories(start: Start) -> None:
     reply = start().post("/v1/moderations", json={"input": "x"})
     categories = "harassment, harassment/threatening, hate, hate/threatening"

@@ -170,7 +170,10 @@ def test_only_the_document_that_the_server_refuses_fails_and_it_is_not_quoted(
 
     async def test(archive: MongoArchive) -> None:
         rows = [row(i, str(i), text="forbidden" if i == 3 else "fine") for i in range(8)]
-        assert await archive.write(rows) == {3: "MongoDB's error 121"}
+        assert await archive.write(rows) == {
+            3: "MongoDB's error 121 (DocumentValidationFailure): "
+            "remove the validator of the collection"
+        }
 
     with_archive(uri, test)
     assert database["predictions"].count_documents({}) == 7

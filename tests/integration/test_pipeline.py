@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ import yaml
 
 from serving.bundle import ATTRIBUTES, LABELS, LEARNED_ATTRIBUTES, Bundle
 from tests.conftest import ROOT, TINY_PARAMS, make_checkout, set_params, tiny_base
+from training.pipeline import run_lock
 
 EPOCHS = TINY_PARAMS["train"]["epochs"]
 TEXTS = ["have a lovely day", "you absolute clown", "they should all be sent away"]
@@ -189,6 +191,34 @@ def test_a_second_run_in_the_same_checkout_is_refused(
     assert ended.stderr == (
         "error: data/.lock: another stage is running in this checkout; wait until it ends\n"
     )
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["pipeline", "--profile", "quick"], ["release.promote"], ["release.promote", "--rollback"]],
+)
+def test_a_second_make_train_says_who_runs_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    checkout = fresh(tmp_path, monkeypatch)
+    with run_lock("`make train` with the profile full"):
+        ended = subprocess.run(
+            [sys.executable, "-m", f"training.{command[0]}", *command[1:]],
+            cwd=checkout, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(
+        "error: data/.run.lock: held by `make train` with the profile full, process "
+        f"{os.getpid()} on {socket.gethostname()}, since 20"
+    )
+    assert ended.stderr.endswith("; wait until it ends, or stop that process\n")
+
+
+def test_a_run_that_ended_leaves_no_lock(checkout: Path) -> None:
+    with pytest.raises(RuntimeError), run_lock("one"):
+        raise RuntimeError
+    with run_lock("another"):
+        assert Path("data/.run.lock").read_text().startswith("another, process ")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")

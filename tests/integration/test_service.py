@@ -22,13 +22,13 @@ import pytest
 
 from serving.api import v1
 from serving.api.routing import route_table
-from serving.app import create_app
+from serving.app import _listen, create_app
 from serving.bundle import ATTRIBUTES, LABELS, Bundle, Encoding, Scores, content_version
 from serving.compat import compatible_apis
 from serving.inference.batcher import Capacity
 from serving.inference.engine import Engine
 from serving.inference.policy import Policy
-from serving.settings import Settings
+from serving.settings import Settings, SettingsError
 from tests.support.service import ROOT, Served
 
 Serve = Callable[..., Served]
@@ -466,9 +466,30 @@ def test_a_request_needs_a_known_key_with_the_scope(serve: Serve) -> None:
     assert "security" in service.http.get("/openapi.json").json()
 
 
+def test_a_port_in_use_is_named(trained: Path, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        settings = Settings(port=port, outbox=tmp_path / "outbox.db")
+        with pytest.raises(SettingsError, match=f"PORT: cannot listen on port {port} of 127"):
+            _listen(settings)
+
+
+def test_the_log_begins_with_what_may_be_meant_otherwise(serve: Serve) -> None:
+    service = serve(HOST="0.0.0.0", STORE_TEXTS="none")
+    lines = service.log.read_text().splitlines()
+    messages = [json.loads(line)["message"] for line in lines if '"warning"' in line]
+    assert messages[0].startswith("TAGGER_STORE_TEXTS is not a setting")
+    assert messages[1].startswith("TAGGER_PUBLIC_URL is not set: behind a TLS proxy")
+    local = serve()
+    assert "TAGGER_PUBLIC_URL" not in local.log.read_text()
+
+
 def test_only_configured_origins_get_cors_headers(serve: Serve) -> None:
-    service = serve(CORS_ORIGINS="https://ours.example")
-    for origin, wanted in [("https://ours.example", "https://ours.example"), ("https://x.y", None)]:
+    service = serve(CORS_ORIGINS="https://ours.example, http://localhost:*, app://ours")
+    allowed = ["https://ours.example", "http://localhost:5173", "app://ours"]
+    for origin, wanted in [*zip(allowed, allowed, strict=True), ("https://x.y", None)]:
         reply = service.http.post("/v1/predict", json={"texts": [""]}, headers={"origin": origin})
         assert reply.status_code == 422
         assert reply.headers.get("access-control-allow-origin") == wanted
@@ -563,6 +584,12 @@ def test_a_machine_that_misses_the_golden_scores_is_live_but_not_ready(
     ("environment", "message"),
     [
         ({"PORT": "high"}, "PORT: got 'high', wanted a whole number from 0 to 65535 (port)"),
+        (
+            {"HOST": "x86_64-conda-linux-gnu"},
+            "HOST: cannot listen on 'x86_64-conda-linux-gnu': ",
+        ),
+        ({"HOST": "192.0.2.1"}, "wanted an address of this machine, such as 127.0.0.1 or 0.0.0.0"),
+        ({"TAGGER_HOST": "a..b"}, "TAGGER_HOST: cannot listen on 'a..b': "),
         ({"TAGGER_BUNDLE": "/nowhere"}, "/nowhere: bundle.json is missing"),
         ({"TAGGER_POLICY": "/nowhere.yaml"}, "/nowhere.yaml: No such file"),
     ],

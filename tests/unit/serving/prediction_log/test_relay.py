@@ -136,7 +136,7 @@ def test_a_process_that_does_not_relay_knows_whether_the_archive_answers(path: P
 
 def test_a_lock_file_of_another_user_is_named(path: Path, archive: MemoryArchive) -> None:
     lock = path.with_name(path.name + ".relay")
-    lock.mkdir()  # nobody can open it for writing, root included
+    lock.mkdir(parents=True)  # nobody can open it for writing, root included
 
     async def test(log: PredictionLog) -> None:
         await until(lambda: relay_stats(log).failures > 0)

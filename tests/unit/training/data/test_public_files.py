@@ -28,6 +28,7 @@ class PublicHost(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.files: dict[str, bytes] = {}
         self.cut_off = self.is_silent = False
+        self.status = 200
         self.requests = 0
 
     def put(self, path: str, content: bytes) -> dict[str, str]:
@@ -45,6 +46,9 @@ class Handler(BaseHTTPRequestHandler):
         self.server.requests += 1
         if self.server.is_silent:
             time.sleep(3)
+            return
+        if self.server.status != 200:
+            self.send_error(self.server.status)
             return
         content = self.server.files.get(self.path)
         if content is None:
@@ -154,16 +158,55 @@ def test_another_sha256_stops(checkout: Path, tmp_path: Path, host: PublicHost) 
     assert cached(tmp_path) == []
 
 
-def test_half_a_file_is_not_used(
-    checkout: Path, tmp_path: Path, host: PublicHost, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_half_a_file_stops(checkout: Path, tmp_path: Path, host: PublicHost) -> None:
     host.cut_off = True
     sources = set_sources(mine=host.put("train.csv", CSV))
-    ingest("full", sources)
-    assert "train.csv: cut off while it was downloaded" in capsys.readouterr().err
-    assert load_profile().missing == ["mine"]
+    with pytest.raises(DataError, match=r"mine: .*train\.csv: cut off while it was downloaded"):
+        ingest("full", sources)
     assert raw_files("mine") is None
     assert cached(tmp_path) == []
+
+
+@pytest.mark.parametrize("status", [401, 403, 429, 500, 503])
+def test_a_host_that_answers_with_an_error_stops(
+    checkout: Path, host: PublicHost, status: int
+) -> None:
+    sources = set_sources(mine=host.put("train.csv", CSV))
+    host.status = status
+    with pytest.raises(DataError, match=rf"mine: http.*train\.csv: HTTP {status}; remove the sou"):
+        ingest("full", sources)
+    assert not Path("data/profile.yaml").exists()
+    ingest("sample", sources)  # the sample was asked for
+    assert load_profile().data == "sample"
+
+
+@pytest.mark.parametrize("token", [None, "hf_wrong"])
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_dataset_that_the_hub_does_not_give_out_stops(
+    checkout: Path,
+    host: PublicHost,
+    monkeypatch: pytest.MonkeyPatch,
+    status: int,
+    token: str | None,
+) -> None:
+    set_sources()
+    entries = yaml.safe_load(Path("configs/sources.yaml").read_text())
+    entries["gated"] = {"hub": {"name": "owner/gated", "split": "train"}, "labels": LABELS}
+    Path("configs/sources.yaml").write_text(yaml.safe_dump(entries, sort_keys=False))
+    endpoint = f"http://127.0.0.1:{host.server_address[1]}"
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", endpoint)
+    monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", endpoint)
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: token)
+    host.status = status
+    with pytest.raises(DataError) as caught:
+        ingest("full", load_sources())
+    given = "with the HF_TOKEN that is set" if token else "no HF_TOKEN is set"
+    assert f"gated: owner/gated on the Hub: HTTP {status} ({given})" in str(caught.value)
+    assert "set HF_TOKEN to a token that may read it" in str(caught.value)
+    assert not Path("data/profile.yaml").exists()
+    host.status = 404
+    ingest("full", load_sources())
+    assert load_profile().missing == ["gated"]
 
 
 def test_a_removed_file_is_named_and_the_rest_goes_on(
