@@ -169,7 +169,7 @@ def test_a_text_cannot_control_the_terminal(trained: Path) -> None:
 def test_a_new_key_is_accepted_by_the_service(run: Run, serve: Callable[..., Served]) -> None:
     lines = run("key", "new", "bot", "--scope", "predict").stdout.splitlines()
     secret, entry = (line.split(maxsplit=1)[1] for line in lines)
-    service = serve(TAGGER_API_KEYS=entry)
+    service = serve(API_KEYS=entry)
     assert service.predict("ok").status_code == 401
     service.http.headers["authorization"] = f"Bearer {secret}"
     assert service.predict("ok").status_code == 200

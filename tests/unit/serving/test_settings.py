@@ -94,8 +94,8 @@ def test_all_wrong_values_are_reported_at_once(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("old", "value", "field"),
     [
-        ("TAGGER_WORKERS", "2", "workers"),
-        ("TAGGER_STORE_TEXT", "hash", "store_text"),
+        ("WORKERS", "2", "workers"),
+        ("STORE_TEXT", "hash", "store_text"),
         ("LOG_TEXT", "none", "store_text"),
         ("QUEUE_SECONDS", "0.5", "max_queue_seconds"),
     ],

@@ -196,7 +196,8 @@ def test_a_dataset_that_the_hub_does_not_give_out_stops(
     endpoint = f"http://127.0.0.1:{host.server_address[1]}"
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", endpoint)
     monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", endpoint)
-    monkeypatch.setattr("huggingface_hub.get_token", lambda: token)
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", "/nowhere")
+    monkeypatch.setenv("HF_TOKEN", token or "")
     host.status = status
     with pytest.raises(DataError) as caught:
         ingest("full", load_sources())
