@@ -51,10 +51,9 @@ def test_there_are_enough_texts(bundle: Bundle, texts: dict[str, list[str]]) -> 
     assert toxic_share(bundle, texts["clean"]) < 0.15
 
 
-# Not reached by the shipped model; docs/experiments.md has the figures. A link or full stop in the
-# middle of a sentence changes its score, although the words are read.
-NOT_REACHED = ("5 for s", "spaces", "spaced capitals", "glued by !", "glued by .",
-               "glued to a link", "glued to a link by )")  # fmt: skip
+# Not reached by the shipped model; docs/experiments.md has the figures. A full stop or an exclamation
+# mark in the middle of a sentence changes its score, although the words are read.
+NOT_REACHED = ("spaced capitals", "glued by !", "glued by .")
 
 
 @pytest.mark.parametrize(
