@@ -51,8 +51,8 @@ def test_there_are_enough_texts(bundle: Bundle, texts: dict[str, list[str]]) -> 
     assert toxic_share(bundle, texts["clean"]) < 0.15
 
 
-# Not reached by the shipped model; docs/experiments.md has the figures. A full stop or an exclamation
-# mark in the middle of a sentence changes its score, although the words are read.
+# Not reached by the shipped model; docs/experiments.md has the figures. A full stop or "!" in the
+# middle of a sentence changes its score, although the words are read.
 NOT_REACHED = ("spaced capitals", "glued by !", "glued by .")
 
 

@@ -33,8 +33,8 @@ from serving.settings import Settings
 
 # Google's parameters for all its APIs. `key` is read by the middleware; those that are not read
 # here cannot change what a reply says.
-QUERY = {"alt", "fields", "key", "prettyPrint", "quotaUser"}
-QUERY |= {f"${name}" for name in QUERY} | {"$.xgafv"}
+NAMES = ("alt", "fields", "key", "prettyPrint", "quotaUser")
+QUERY = {*NAMES, *(f"${name}" for name in NAMES), "$.xgafv"}
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": GoogleError} for status in (400, 403, 408, 429, 500, 503)
 }

@@ -146,8 +146,3 @@ def test_errors_have_openais_status_type_and_code(
 ) -> None:
     rendered, body = render_error(error)
     assert (rendered, body["error"]["type"], body["error"]["code"]) == (status, type_, code)
-
-
-def test_param_does_not_show_our_types() -> None:
-    _, body = render_error(ServiceError(ErrorCode.INVALID, "x", field="input.list[str]"))
-    assert body["error"]["param"] == "input"
