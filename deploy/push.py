@@ -114,7 +114,7 @@ def push(environment: Mapping[str, str], hub: Hub | None) -> None:
     """
     bundle = Path(environment.get("BUNDLE") or SHIPPED_BUNDLE)
     manifest = check(bundle)
-    space = environment.get("HF_SPACE", "")
+    space = environment.get("HF_SPACE", "").strip()
     if hub is not None and space.count("/") != 1:
         raise ArtifactError(f"HF_SPACE: got {space!r}, wanted owner/name")
     with tempfile.TemporaryDirectory() as scratch:
@@ -144,7 +144,7 @@ def main() -> None:
         if os.environ.get("DRY_RUN"):
             push(os.environ, None)
             return
-        if not (token := os.environ.get("HF_TOKEN")):
+        if not (token := os.environ.get("HF_TOKEN", "").strip()):
             raise ArtifactError("HF_TOKEN: got none, wanted a token with write access to the Space")
         from huggingface_hub import HfApi
 
