@@ -101,6 +101,8 @@ def test_a_line_is_answered_before_the_next_arrives_and_ctrl_c_ends_the_wait(tra
         env=bundle_of(trained),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        # A shell's background job ignores SIGINT, and its children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         assert process.stdin
         assert process.stdout
