@@ -95,14 +95,14 @@ def test_the_model_is_described_as_by_the_service(run: Run, served: Served) -> N
 
 
 def test_a_line_is_answered_before_the_next_arrives_and_ctrl_c_ends_the_wait(trained: Path) -> None:
+    # A shell's background job ignores SIGINT, and so would its children.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(
         [sys.executable, "-m", "serving", "predict", "-"],
         cwd=ROOT,
         env=bundle_of(trained),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        # A shell's background job ignores SIGINT, and its children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         assert process.stdin
         assert process.stdout
