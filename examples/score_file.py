@@ -1,8 +1,6 @@
 """Score a CSV file that has a column `text`: write its rows with the predictions added.
 
-python examples/score_file.py comments.csv scored.csv
-
-TAGGER_URL is the service's address. The program needs httpx.
+python examples/score_file.py comments.csv scored.csv    TAGGER_URL is the service; needs httpx
 """
 
 import csv
