@@ -752,6 +752,17 @@ def test_a_client_with_a_timeout_gets_its_answer_or_a_refusal_by_then(
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("value", ["0.000001", "0.0004", "0.001"])
+def test_a_timeout_below_the_clocks_resolution_is_an_answer_or_a_503(
+    served: Served, value: str
+) -> None:
+    headers = {"x-request-timeout": value}
+    for n in range(30):
+        body = {"texts": [f"{value} {n}"]}
+        reply = served.http.post("/v1/predict", json=body, headers=headers)
+        assert reply.status_code in {200, 503}, reply.text
+
+
 @pytest.mark.parametrize("value", ["", "0", "-1", "nan", "inf", "1e3", "300ms", "0,3", "1" * 20])
 def test_a_timeout_that_is_no_time_is_refused(served: Served, value: str) -> None:
     body = {"texts": ["ok"]}
