@@ -91,6 +91,10 @@ class RequestMiddleware:
             return
         context = RequestContext(scope, receive, send, self._max_bytes, self._body_seconds)
         rule = self._routes.find(scope["path"])
+        path = scope["path"].removesuffix("/")
+        if rule is UNKNOWN and path and self._routes.find(path) is not UNKNOWN:
+            # Not a redirect: its URL would say http:// behind a TLS proxy that is not trusted.
+            rule, scope["path"] = self._routes.find(path), path
         engine = timeout = None
         try:
             self._admit(scope, rule, context)
@@ -109,7 +113,7 @@ class RequestMiddleware:
                 raise
             self._metrics.client_disconnected()
         except Exception as error:
-            # Not by the clock: uvloop rounds to milliseconds, so a timeout may come before its time.
+            # Not by the clock: uvloop rounds to milliseconds, so a timeout may come too early.
             if isinstance(error, TimeoutError) and timeout and timeout.expired():
                 error = DeadlineError()
             await self._report(error, rule.error_format, context)
