@@ -104,6 +104,7 @@ def create_app(settings: Settings) -> FastAPI:
         servers=[{"url": settings.public_url}] if settings.public_url else None,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # the request middleware takes a path with a slash at its end
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.models = models

@@ -18,6 +18,8 @@ Scope = Literal["predict", "feedback", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 DEFAULT_SCOPES: frozenset[Scope] = frozenset({"predict", "feedback"})
 KEY_BYTES = 32
+# What sha256sum yields for a variable that is not set: every caller knows that key.
+NO_SECRET = hashlib.sha256(b"").digest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,8 @@ class ApiKey:
         )
         if not match:
             raise ValueError("wanted name:sha256:scopes")
+        if bytes.fromhex(match[2]) == NO_SECRET:
+            raise ValueError("the digest of an empty key")
         scopes = frozenset(scope for scope in SCOPES if scope in (match[3] or "").split("+"))
         if match[3] and len(scopes) != len(match[3].split("+")):
             raise ValueError(f"wanted scopes among {', '.join(SCOPES)}")
@@ -100,8 +104,9 @@ def key_of_request(headers: Iterable[tuple[bytes, bytes]], query: bytes = b"") -
             if name == b"key":
                 return value
     for name, value in headers:
-        if name in {b"x-api-key", b"x-goog-api-key"}:
+        # An empty header is no key: a client may send another one beside it.
+        if name in {b"x-api-key", b"x-goog-api-key"} and value.strip():
             return value.strip()
-        if name == b"authorization" and value[:7].lower() == b"bearer ":
+        if name == b"authorization" and value[:7].lower() == b"bearer " and value[7:].strip():
             return value[7:].strip()
     return None

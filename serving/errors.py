@@ -161,7 +161,7 @@ def as_service_error(error: Exception) -> ServiceError | None:
         code = next(known, ErrorCode.BAD_REQUEST)
         message = HTTP_MESSAGES.get(code, str(error.detail))
         headers = {name.lower(): value for name, value in (error.headers or {}).items()}
-        if "GET" in headers.get("allow", ""):
+        if "GET" in headers.get("allow", "") and "HEAD" not in headers["allow"]:
             headers["allow"] += ", HEAD"  # the request middleware answers it
         return ServiceError(code, message, headers=headers)
     return None
@@ -182,6 +182,8 @@ def invalid_request(
         message = f"The request body is not valid JSON: {reason}"
         if reason.endswith("line 1 column 0"):
             message = "The request body must not be empty"
+        elif "surrogate" in reason or "end of hex escape" in reason:
+            message += "; half of an emoji (a lone surrogate), where a text was cut inside of one?"
         return ServiceError(ErrorCode.BAD_REQUEST, message)
     grouped = _grouped(found)
     problems = [

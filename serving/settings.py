@@ -116,7 +116,17 @@ def _public_url(value: str) -> str:
     parts = urlsplit(value)
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
         raise ValueError(value)
+    # A wrong port is a ValueError too. Credentials would be in the discovery document.
+    if parts.port == 0 or parts.username is not None or re.search(r"\s", value):
+        raise ValueError(value)
     return value.rstrip("/")
+
+
+def _some(value: object) -> object:
+    """Refuse a value without a key, such as `,` or a blank, which would open the service."""
+    if isinstance(value, str) and not _split(value):
+        raise ValueError("no keys")
+    return value
 
 
 def _one_line(value: SecretStr) -> SecretStr:
@@ -136,7 +146,9 @@ def _level(value: object) -> object:
 Several = (NoDecode, BeforeValidator(_split))
 Proxies = Annotated[tuple[Annotated[str, AfterValidator(_proxy)], ...], *Several]
 Origins = Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], *Several]
-Keys = Annotated[tuple[Annotated[ApiKey, BeforeValidator(ApiKey.parse)], ...], *Several]
+Keys = Annotated[
+    tuple[Annotated[ApiKey, BeforeValidator(ApiKey.parse)], ...], *Several, BeforeValidator(_some)
+]
 
 
 def _setting(default: object, unit: str, description: str, **limits: float) -> Any:
@@ -294,6 +306,15 @@ class Settings(BaseSettings):
     def _strip(cls, value: object) -> object:
         """Remove what a secret that was read from a file has at its end: a line feed."""
         return value.strip() if isinstance(value, str) else value
+
+    @field_validator("*")
+    @classmethod
+    def _expand(cls, value: object) -> object:
+        """Replace `~`, which a shell does not do in an .env file."""
+        try:
+            return value.expanduser() if isinstance(value, Path) else value
+        except RuntimeError as error:  # there is no such user
+            raise ValueError(str(error)) from None
 
 
 def shipped(path: Path) -> Path:

@@ -108,7 +108,7 @@ class FastRoute(APIRoute):
         assert endpoint is not None
 
         async def answer(request: Request) -> Response:
-            _check_content_type(request.headers.get("content-type", "application/json"))
+            _check_content_type(request.headers.get("content-type") or "application/json")
             content = (await read_body(request)).removeprefix(BYTE_ORDER_MARK)
             try:
                 body = adapter.validate_json(content)
@@ -159,7 +159,7 @@ async def read_body(request: Request) -> bytes:
     if "content-encoding" not in request.headers:
         return await request.body()
     header = ",".join(request.headers.getlist("content-encoding")).lower()
-    codings = [coding.strip() for coding in header.split(",") if coding.strip() != "identity"]
+    codings = [part.strip() for part in header.split(",") if part.strip() not in {"", "identity"}]
     if not codings:
         return await request.body()
     if len(codings) > 1 or codings[0] not in CODINGS:

@@ -11,6 +11,7 @@ lifespan state.
 """
 
 import asyncio
+import re
 from http import HTTPStatus
 from time import perf_counter, sleep
 from typing import NamedTuple
@@ -29,6 +30,8 @@ from serving.middleware.request import (
 from serving.middleware.route_table import RouteRule, RouteTable
 from serving.observability.metrics import Metrics
 
+# A request that offers HTTP/2, which Java's HttpClient sends first. The parser would drop its body.
+H2C_OFFER = re.compile(rb"\r\nupgrade:[ \t]*h2c[ \t]*(?=\r\n)", re.IGNORECASE)
 MAX_PAUSE_S = 0.005  # see `LoadShedder._pause`
 ID_PLACEHOLDER = "{id}"
 STATE = "load_shedder"  # the key in ASGI's lifespan state
@@ -111,6 +114,13 @@ class LoadSheddingProtocol(HttpToolsProtocol):
     """uvicorn's HTTP protocol, with a short cut for refusals."""
 
     _refused = False  # whether the rest of this request is read and dropped
+
+    def data_received(self, data: bytes) -> None:
+        """Read; an offer to change to HTTP/2 is ignored, as RFC 9110 lets a server do."""
+        if b"h2c" in data and (self.cycle is None or self.cycle.response_complete):
+            head, end, body = data.partition(b"\r\n\r\n")
+            data = H2C_OFFER.sub(b"", head + end[:2]) + end[2:] + body
+        super().data_received(data)
 
     def on_headers_complete(self) -> None:
         """Refuse the request, or let it go its usual way."""

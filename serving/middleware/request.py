@@ -91,7 +91,11 @@ class RequestMiddleware:
             return
         context = RequestContext(scope, receive, send, self._max_bytes, self._body_seconds)
         rule = self._routes.find(scope["path"])
-        engine = None
+        path = scope["path"].removesuffix("/")
+        if rule is UNKNOWN and path and self._routes.find(path) is not UNKNOWN:
+            # Not a redirect: its URL would say http:// behind a TLS proxy that is not trusted.
+            rule, scope["path"] = self._routes.find(path), path
+        engine = timeout = None
         try:
             self._admit(scope, rule, context)
             app, routed = self._app, scope
@@ -102,14 +106,15 @@ class RequestMiddleware:
             if scope["method"] == "POST" and rule is not UNKNOWN:
                 engine = scope["state"]["engine"] = self._admission.enter()
                 app = rule.fast_path or app
-            async with asyncio.timeout_at(scope["state"].get("deadline")):
+            async with asyncio.timeout_at(scope["state"].get("deadline")) as timeout:
                 await app(routed, context.receive, context.send)
         except asyncio.CancelledError:
             if not context.disconnected:
                 raise
             self._metrics.client_disconnected()
         except Exception as error:
-            if isinstance(error, TimeoutError) and context.is_late:
+            # Not by the clock: uvloop rounds to milliseconds, so a timeout may come too early.
+            if isinstance(error, TimeoutError) and timeout and timeout.expired():
                 error = DeadlineError()
             await self._report(error, rule.error_format, context)
         finally:
@@ -231,12 +236,6 @@ class RequestContext:
             now = asyncio.get_running_loop().time()
             passed = perf_counter() - self.started
             self._state["deadline"] = now - passed + seconds * TIMEOUT_SHARE
-
-    @property
-    def is_late(self) -> bool:
-        """Whether the time to answer is over."""
-        deadline = self._state.get("deadline")
-        return deadline is not None and asyncio.get_running_loop().time() >= deadline
 
     def too_large(self) -> ServiceError:
         """Return the error of a body over the limit."""

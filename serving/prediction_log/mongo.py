@@ -68,6 +68,7 @@ PASSING = {
 }
 INDEX_CONFLICTS = {85, 86}  # the index exists with other options
 INDEXES = {"predictions": ("ts", "request_id"), "feedback": ("ts", "prediction_id")}
+CANNOT_USE = (PyMongoError, ValueError, OSError)  # of a connection string
 URI_FORMAT = "mongodb://[user:password@]host[:port][/database][?options], or mongodb+srv://…"
 
 Operation = UpdateOne | UpdateMany | ReplaceOne[Document]
@@ -99,9 +100,12 @@ class MongoArchive:
         self._password: str | None = parsed["password"]
         self._database: str = parsed["database"] or DATABASE
         self._hosts = ", ".join(f"{host}:{port}" for host, port in parsed["nodelist"])
-        self._client: AsyncIOMotorClient[Document] = AsyncIOMotorClient(
-            uri, tz_aware=True, appname="tweet-tagger", serverSelectionTimeoutMS=3000
-        )
+        try:
+            self._client: AsyncIOMotorClient[Document] = AsyncIOMotorClient(
+                uri, tz_aware=True, appname="tweet-tagger", serverSelectionTimeoutMS=3000
+            )
+        except CANNOT_USE as error:  # such as a port in an SRV address
+            raise _malformed(uri, error) from None
 
     async def prepare(self) -> None:
         """Create the indexes; replace those with another TTL. Raises ArchiveError."""
@@ -302,9 +306,17 @@ def _parse(uri: str) -> dict[str, Any]:
     plain = uri.replace("mongodb+srv://", "mongodb://", 1)
     try:
         return dict(parse_uri(plain, validate=True, warn=False))
-    except (PyMongoError, ValueError) as error:
-        reason = "" if "@" in uri else f" ({error})"
-        raise ArchiveRefusedError(
-            f"MONGODB_URI is malformed{reason}: wanted {URI_FORMAT}, "
-            "user and password percent-encoded"
-        ) from None
+    except CANNOT_USE as error:
+        raise _malformed(uri, error) from None
+
+
+def _malformed(uri: str, error: Exception) -> ArchiveRefusedError:
+    """Return the error of a connection string that cannot be used; see `_parse`."""
+    if isinstance(error, OSError) and error.filename:  # of tlsCAFile and the like
+        return ArchiveRefusedError(
+            f"MONGODB_URI names a file that cannot be read: {error.filename}: {error.strerror}"
+        )
+    reason = "" if "@" in uri else f" ({error})"
+    return ArchiveRefusedError(
+        f"MONGODB_URI is malformed{reason}: wanted {URI_FORMAT}, user and password percent-encoded"
+    )

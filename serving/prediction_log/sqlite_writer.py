@@ -173,7 +173,10 @@ class SQLiteWriter(Generic[Row]):
 
 def connect(path: Path) -> sqlite3.Connection:
     """Return a connection without implicit transactions, whose commits are durable."""
-    db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    # Absolute, so that `:memory:` is a file too: each connection would have a database of its own.
+    db = sqlite3.connect(
+        path.absolute(), timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+    )
     # FULL: a commit is synced to the disk, not only to the kernel; it survives a power failure.
     db.execute("PRAGMA synchronous = FULL")
     db.execute("PRAGMA secure_delete = ON")  # deleted content is overwritten

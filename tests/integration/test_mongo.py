@@ -336,6 +336,8 @@ def test_wrong_credentials_are_reported_as_such(
         "mongodb://bob:correct-horse/staple@localhost/",
         "mongodb://bob:correct-horse@staple@localhost/",
         "mongodb+srv://bob:correct-horse%@cluster.example.org/",
+        "mongodb+srv://bob:correct-horse@cluster.example.org:27017/",
+        "mongodb+srv://bob:correct-horse@cluster.example.org,staple.example.org/",
     ],
 )
 def test_a_malformed_uri_is_refused_without_showing_a_password(uri: str, tmp_path: Path) -> None:
@@ -345,6 +347,14 @@ def test_a_malformed_uri_is_refused_without_showing_a_password(uri: str, tmp_pat
     assert "horse" not in str(caught.value)
     assert "staple" not in str(caught.value)
     assert "horse" not in repr(settings)
+
+
+def test_a_certificate_that_is_missing_is_named(tmp_path: Path) -> None:
+    uri = f"mongodb://bob:horse@localhost/?tls=true&tlsCAFile={tmp_path / 'ca.pem'}"
+    settings = Settings(mongodb_uri=uri, outbox=tmp_path / "outbox.db")
+    with pytest.raises(ArchiveRefusedError, match=r"ca\.pem: No such file") as caught:
+        create_log(settings)
+    assert "horse" not in str(caught.value)
 
 
 def test_an_unresolved_srv_address_is_not_malformed() -> None:

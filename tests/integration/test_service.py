@@ -752,6 +752,55 @@ def test_a_client_with_a_timeout_gets_its_answer_or_a_refusal_by_then(
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize(
+    "path", ["/v1/predict/", "/v1alpha1/comments:analyze/", "/healthz/", "/nowhere/", "//evil.org/"]
+)
+def test_a_slash_at_the_end_of_a_path_is_never_a_redirect(served: Served, path: str) -> None:
+    reply = served.http.post(served.url + path, json={"texts": ["ok"]})
+    expected = {"/v1/predict/": 200, "/v1alpha1/comments:analyze/": 400, "/healthz/": 405}
+    assert reply.status_code == expected.get(path, 404)
+    if reply.status_code == 405:
+        assert reply.headers["allow"] == "GET, HEAD"
+
+
+def test_a_body_is_read_where_a_client_offers_http_2(served: Served) -> None:
+    body = b'{"texts": ["h2c"]}'  # Java's HttpClient sends the offer with its first request
+    offer = ["Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAEAAEAA"]
+    whole = request(body, *offer)
+    usual = request(body, "Connection: close")
+    for parts in ([whole, usual], [whole[: -len(body)], body, usual]):
+        received = served.raw(*parts)
+        assert received.count(b"HTTP/1.1 200 OK") == 2, received
+
+
+@pytest.mark.parametrize("name", ["content-type", "content-encoding"])
+def test_an_empty_header_is_as_if_it_were_missing(served: Served, name: str) -> None:
+    headers = {"content-type": "application/json"} | {name: ""}
+    body = b'{"texts": ["ok"]}'
+    assert served.http.post("/v1/predict", content=body, headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize("text", [r"cut \ud83d", r"cut \ud83d here", r"cut \ude00 here"])
+def test_half_of_an_emoji_is_named(served: Served, text: str) -> None:
+    body = f'{{"texts": ["{text}"]}}'.encode()
+    reply = served.http.post(
+        "/v1/predict", content=body, headers={"content-type": "application/json"}
+    )
+    assert reply.status_code == 400
+    assert "emoji" in problem(reply)["message"]
+
+
+@pytest.mark.parametrize("value", ["0.000001", "0.0004", "0.001"])
+def test_a_timeout_below_the_clocks_resolution_is_an_answer_or_a_503(
+    served: Served, value: str
+) -> None:
+    headers = {"x-request-timeout": value}
+    for n in range(30):
+        body = {"texts": [f"{value} {n}"]}
+        reply = served.http.post("/v1/predict", json=body, headers=headers)
+        assert reply.status_code in {200, 503}, reply.text
+
+
 @pytest.mark.parametrize("value", ["", "0", "-1", "nan", "inf", "1e3", "300ms", "0,3", "1" * 20])
 def test_a_timeout_that_is_no_time_is_refused(served: Served, value: str) -> None:
     body = {"texts": ["ok"]}

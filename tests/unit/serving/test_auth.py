@@ -37,6 +37,8 @@ def test_a_key_is_found_by_its_digest_alone() -> None:
         ([(b"authorization", b"bearer  abc ")], b"abc"),
         ([(b"authorization", b"Basic abc")], None),
         ([(b"x-api-key", b"abc")], b"abc"),
+        ([(b"x-api-key", b" "), (b"authorization", b"Bearer k")], b"k"),
+        ([(b"authorization", b"Bearer "), (b"x-api-key", b"k")], b"k"),
     ],
 )
 def test_a_key_is_read_from_the_headers(

@@ -1,3 +1,4 @@
+import hashlib
 import re
 from pathlib import Path
 
@@ -48,6 +49,15 @@ def test_an_empty_variable_means_the_default(monkeypatch: pytest.MonkeyPatch) ->
     assert (load_settings().port, load_settings().api_keys) == (8000, ())
 
 
+def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("TAGGER_OUTBOX", "~/log/outbox.db")
+    assert load_settings().outbox == tmp_path / "log/outbox.db"
+    monkeypatch.setenv("TAGGER_OUTBOX", "~nobody-has-this-name/outbox.db")
+    with pytest.raises(SettingsError, match="TAGGER_OUTBOX"):
+        load_settings()
+
+
 @pytest.mark.parametrize(
     ("key", "value", "wanted"),
     [
@@ -78,6 +88,15 @@ def test_a_wrong_api_key_is_never_shown(monkeypatch: pytest.MonkeyPatch, value: 
         load_settings()
     assert value not in str(caught.value)
     assert "TAGGER_API_KEYS: " in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [",", " ", "\n", f"a:{hashlib.sha256().hexdigest()}"])
+def test_keys_that_would_open_the_service_are_refused(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("TAGGER_API_KEYS", value)
+    with pytest.raises(SettingsError, match="TAGGER_API_KEYS"):
+        load_settings()
 
 
 def test_all_wrong_values_are_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,6 +294,9 @@ def test_a_proxy_is_an_address_and_not_a_name_that_never_matches(
         ("https://example.org:8443/tagger", "https://example.org:8443/tagger"),
         ("api.example.org", None),
         ("https://a/?b", None),
+        ("https://bob:horse@a", None),
+        ("https://a:99999", None),
+        ("https://a b", None),
     ],
 )
 def test_the_public_url_is_an_address(

@@ -128,3 +128,11 @@ def test_close_commits_what_waits_and_refuses_what_comes_later(table: Table) -> 
 
     table.with_writer(test)
     assert table.names() == ["a"]
+
+
+def test_a_name_that_sqlite_keeps_in_memory_is_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    connect(Path(":memory:")).close()
+    assert Path(":memory:").exists()
