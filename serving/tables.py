@@ -34,7 +34,7 @@ SIGNATURES = (
     (b"\xff\xfe", "UTF-16; convert it: iconv -f UTF-16 -t UTF-8 {0} > {1}"),
     (b"\xfe\xff", "UTF-16; convert it: iconv -f UTF-16 -t UTF-8 {0} > {1}"),
     (b"version https://git-lfs", "a pointer of Git LFS; get the file itself: git lfs pull"),
-    (b"PAR1", "Parquet; name it .parquet"),
+    (b"PAR1", "Parquet; save it as CSV UTF-8 or, for training, name it .parquet"),
 )
 NO_TEXT = re.compile("[\0\ud800-\udfff]")
 # Excel writes it for itself: the separator of the lines that follow.

@@ -84,16 +84,21 @@ def read(path: Path, attributes: Iterable[str]) -> Scored:
     scores: list[list[float | None]] = []
     wrong: list[tuple[str, str]] = []
     for place, row in zip(table.places, table.rows, strict=True):
-        if not str(row[text] or "").strip():
+        comment = "" if row[text] is None else row[text]
+        if not isinstance(comment, str):
+            wrong.append((place, f"{table.columns[text]}: got {comment!r}, wanted a text"[:120]))
             continue
-        texts.append(str(row[text]))
+        if not comment.strip():
+            continue
+        texts.append(comment)
         scores.append([_score(row[i]) for i in scored.values()])
         if None in scores[-1]:
             name = list(scored)[scores[-1].index(None)]
-            wrong.append((place, f"{name}: got {row[scored[name]]!r}"[:120]))
+            got = f"{name}: got {row[scored[name]]!r}"[:100]
+            wrong.append((place, f"{got}, wanted a score from 0 to 1"))
     if wrong:
         total = len(table.rows)
-        raise ThresholdsError(describe(path, wrong, total, "a score from 0 to 1"))
+        raise ThresholdsError(describe(path, wrong, total))
     if not texts:
         raise ThresholdsError(f"{path}: no comments")
     columns_of_scores = np.array(scores, dtype=np.float64).T
@@ -106,7 +111,8 @@ def _score(cell: object) -> float | None:
     if cell is None or (isinstance(cell, str) and not cell.strip()):
         return float("nan")
     try:
-        value = float(str(decimal_point(cell)))
+        # Python's float takes 0_9 as 9.
+        value = float(str(decimal_point(cell)).replace("_", "x"))
     except ValueError:
         return None
     return value if 0 <= value <= 1 else None
