@@ -96,7 +96,7 @@ def _labels(path: Path, frame: pd.DataFrame, source: Source) -> list[list[str]]:
         if rule.column:
             shares = _numbers(path, frame, rule.column, source)
             # A row that nobody rated would become one of the last rule, such as [neither].
-            unknown = undecided & np.isnan(shares)
+            unknown = (undecided & np.isnan(shares)).tolist()
             check_rows(
                 path, frame[rule.column], unknown, f"{rule.column}: got", "a share for this rule"
             )

@@ -86,7 +86,7 @@ def read(path: Path, attributes: Iterable[str]) -> Scored:
     for place, row in zip(table.places, table.rows, strict=True):
         comment = "" if row[text] is None else row[text]
         if not isinstance(comment, str):
-            wrong.append((place, f"{table.columns[text]}: got {comment!r}, wanted a text"[:120]))
+            wrong.append((place, f"{table.columns[text]}: got {comment!r}"[:100] + ", no text"))
             continue
         if not comment.strip():
             continue
@@ -94,11 +94,10 @@ def read(path: Path, attributes: Iterable[str]) -> Scored:
         scores.append([_score(row[i]) for i in scored.values()])
         if None in scores[-1]:
             name = list(scored)[scores[-1].index(None)]
-            got = f"{name}: got {row[scored[name]]!r}"[:100]
-            wrong.append((place, f"{got}, wanted a score from 0 to 1"))
+            wrong.append((place, f"{name}: got {row[scored[name]]!r}"[:120]))
     if wrong:
         total = len(table.rows)
-        raise ThresholdsError(describe(path, wrong, total))
+        raise ThresholdsError(describe(path, wrong, total, "a score from 0 to 1"))
     if not texts:
         raise ThresholdsError(f"{path}: no comments")
     columns_of_scores = np.array(scores, dtype=np.float64).T
