@@ -7,9 +7,11 @@ standard error and exit 2.
 """
 
 import asyncio
+import errno
 import json
 import os
 import sys
+from codecs import BOM_UTF8
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from io import BufferedReader
@@ -39,6 +41,8 @@ SHOWN_FROM = 0.2  # probability from which on the table shows an attribute
 COLOURS = {"hate": "red", "offensive": "yellow", "neither": "green"}
 CHUNK = 256  # texts that are classified at one time
 READ_BYTES = 65_536  # of standard input, at most; fewer if they have not arrived
+TAKE_TEXTS = ("predict", "explain")
+STREAM_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
 JOINER = "\u200d"  # holds an emoji together and is not printable by itself
 
 
@@ -61,6 +65,19 @@ class Group(click.Group):
             sys.exit(130)
         except click.ClickException as error:
             message = error.format_message()
+            named = (
+                error.ctx.command.name
+                if isinstance(error, click.NoSuchOption) and error.ctx
+                else ""
+            )
+            if named in TAKE_TEXTS:
+                message = f"{message.rstrip('.')}; a text that begins with a dash follows --"
+        except OSError as error:
+            # A full disk, a closed stream. (`serve` says more about its own.)
+            if error.errno not in STREAM_ERRORS:
+                raise
+            message = f"the output cannot be written: {error.strerror}"
+            sys.stdout = None  # otherwise Python fails once more when it closes the stream
         except Exception as error:
             from serving.app import CANNOT_START
 
@@ -128,12 +145,14 @@ def serve(**options: Any) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON lines, also on a terminal.")
 @BUNDLE
 def predict(texts: tuple[str, ...], as_json: bool, bundle: Path | None) -> None:
-    """Classify texts; with `-`, every line of standard input.
+    """Classify texts; with `-`, every line of standard input but blank ones.
 
     Prints a table on a terminal, otherwise one JSON object per text. Scores equal those of
     /v1/predict. The table shows the attributes that a text has with a probability of 0.2 or more
     below the text.
     """
+    if "-" in texts and len(texts) > 1:
+        raise click.UsageError("-, standard input, cannot be together with other texts")
     source = _stdin_chunks() if texts == ("-",) else _chunks(_checked(texts))
     console, header = None if as_json else _terminal(), True
     with _local_engine(bundle) as local:
@@ -148,7 +167,7 @@ def predict(texts: tuple[str, ...], as_json: bool, bundle: Path | None) -> None:
 
 
 @main.command()
-@click.argument("text")
+@click.argument("text", metavar="TEXT | -")
 @click.option(
     "--label",
     type=click.Choice((*LABELS, *ATTRIBUTES)),
@@ -160,9 +179,14 @@ def predict(texts: tuple[str, ...], as_json: bool, bundle: Path | None) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, also on a terminal.")
 @BUNDLE
 def explain(text: str, as_json: bool, bundle: Path | None, **params: Any) -> None:
-    """Show how much each word of TEXT speaks for a label or an attribute (LIME)."""
+    """Show how much each word of TEXT speaks for a label or an attribute (LIME).
+
+    With `-`, TEXT is the whole of standard input.
+    """
     from serving.explain.explainer import Explainer, ExplainParams
 
+    if text == "-":
+        text = _decoded(_stdin().read().removeprefix(BOM_UTF8)).rstrip("\r\n")
     _checked([text])
     asked = ExplainParams(text=text, **params)
     with _local_engine(bundle) as local:
@@ -284,6 +308,8 @@ def _local_engine(bundle: Path | None) -> Iterator[_LocalEngine]:
 
 def _terminal() -> "Console | None":
     """Return a console if standard output is a terminal."""
+    if sys.stdout is None:  # as `>&-` leaves it
+        raise click.UsageError("standard output is closed")
     if not sys.stdout.isatty():
         return None
     from rich.console import Console
@@ -291,26 +317,48 @@ def _terminal() -> "Console | None":
     return Console()
 
 
+def _stdin() -> BufferedReader:
+    if sys.stdin is None:  # as `<&-` leaves it
+        raise click.UsageError("standard input is closed")
+    return cast(BufferedReader, sys.stdin.buffer)
+
+
 def _stdin_chunks() -> Iterator[list[str]]:
-    """Yield the lines of standard input as they arrive: a slow pipe gets its answers at once."""
-    stdin, rest, number = cast(BufferedReader, sys.stdin.buffer), b"", 1
-    while part := stdin.read1(READ_BYTES):
+    """Yield the lines of standard input as they arrive: a slow pipe gets its answers at once.
+
+    Blank lines are left out, and their number is told at the end.
+    """
+    stdin, rest, number, blank = _stdin(), b"", 0, list[int]()
+    while True:
+        part = stdin.read1(READ_BYTES)
         *lines, rest = (rest + part).split(b"\n")
-        yield from _chunks([_decoded(line, number + i) for i, line in enumerate(lines)])
-        number += len(lines)
-    if rest:
-        yield [_decoded(rest, number)]
+        if not part and rest:
+            lines.append(rest)
+        texts = []
+        for line in lines:
+            number += 1
+            # The mark that Windows' editors put before a file.
+            text = _decoded(line.removeprefix(BOM_UTF8) if number == 1 else line, number)
+            if text.strip():
+                texts.append(text.removesuffix("\r"))
+            else:
+                blank.append(number)
+        yield from _chunks(texts)
+        if not part:
+            break
+    if len(blank) == number:
+        raise click.UsageError("standard input has no text")
+    if blank:
+        counted = "1 blank line" if len(blank) == 1 else f"{len(blank):,} blank lines"
+        click.echo(f"left out {counted}, the first is line {blank[0]}", err=True)
 
 
-def _decoded(line: bytes, number: int) -> str:
+def _decoded(line: bytes, number: int = 1) -> str:
     try:
-        text = line.decode().removesuffix("\r")
+        return line.decode()
     except UnicodeDecodeError as error:
         message = f"line {number}: byte {error.start} is not UTF-8; convert the input to UTF-8"
         raise click.UsageError(message) from None
-    if not text.strip():
-        raise click.UsageError(f"line {number}: the text must not be blank")
-    return text
 
 
 def _checked(texts: Sequence[str]) -> Sequence[str]:

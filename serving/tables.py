@@ -11,6 +11,7 @@ import csv
 import io
 import json
 import re
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -23,10 +24,17 @@ SIGNATURES = (
     (b"PK\x03\x04", "a spreadsheet or ZIP archive; in Excel save it as CSV UTF-8"),
     (b"\xd0\xcf\x11\xe0", "an old Excel or Word file; in Excel save it as CSV UTF-8"),
     (b"\x1f\x8b", "compressed with gzip; unpack it: gzip -d {0}"),
+    (b"BZh91AY&SY", "compressed with bzip2; unpack it: bzip2 -d {0}"),
+    (b"\xfd7zXZ", "compressed with xz; unpack it: xz -d {0}"),
+    (b"\x28\xb5\x2f\xfd", "compressed with zstd; unpack it: zstd -d {0}"),
+    (b"%PDF-", "a PDF; wanted a table"),
+    (b"<!DOCTYPE ", "a web page, perhaps an error or a login; download the table itself"),
+    (b"<html", "a web page, perhaps an error or a login; download the table itself"),
+    (b"\xff\xfe\0\0", "UTF-32; convert it: iconv -f UTF-32 -t UTF-8 {0} > {1}"),
     (b"\xff\xfe", "UTF-16; convert it: iconv -f UTF-16 -t UTF-8 {0} > {1}"),
     (b"\xfe\xff", "UTF-16; convert it: iconv -f UTF-16 -t UTF-8 {0} > {1}"),
     (b"version https://git-lfs", "a pointer of Git LFS; get the file itself: git lfs pull"),
-    (b"PAR1", "Parquet; name it .parquet"),
+    (b"PAR1", "Parquet; save it as CSV UTF-8 or, for training, name it .parquet"),
 )
 NO_TEXT = re.compile("[\0\ud800-\udfff]")
 # Excel writes it for itself: the separator of the lines that follow.
@@ -59,7 +67,7 @@ def read_table(path: Path, *, separator: str | None = None, header: Sequence[str
     Args:
         path: the file, in UTF-8, with or without a byte order mark.
         separator: of a CSV file's cells. Default: what a first line `sep=;` says; else a tab for
-            .tsv, and a comma otherwise; else the semicolon or tab that the header has.
+            .tsv, and a comma otherwise; else the semicolon, tab or bar that the header has.
         header: the columns of a CSV file that has no header line.
 
     Raises:
@@ -119,7 +127,7 @@ def no_column(path: Path, wanted: Sequence[str], columns: Sequence[str]) -> str:
         for match in get_close_matches(name.strip().lower(), names, n=1, cutoff=0.6)
     ]
     guess = f"; did you mean {close[0]!r}?" if close else ""
-    found = ", ".join(map(repr, columns))
+    found = ", ".join(map(repr, columns)) or "none"
     return f"{path}: no column {' or '.join(map(repr, wanted))}; it has {found}{guess}"
 
 
@@ -158,7 +166,7 @@ def _read(path: Path) -> str:
     except OSError as error:
         raise TableError(f"{path}: {error.strerror}") from None
     for signature, advice in SIGNATURES:
-        if content.startswith(signature):
+        if content.removeprefix(BOM_UTF8).lower().startswith(signature.lower()):
             raise TableError(f"{path}: this file is {advice.format(*_names(path))}")
     if not content.strip():
         raise TableError(f"{path}: the file is empty")
@@ -166,6 +174,8 @@ def _read(path: Path) -> str:
 
 
 def _parse_csv(path: Path, content: str, separator: str | None, header: Sequence[str]) -> Table:
+    if re.match(r'\s*(\{\s*"|\[\s*\{)', content):
+        raise TableError(f"{path}: this file is JSON; wanted an object on each line of a .jsonl")
     skipped = 0  # lines before the header
     if match := SEPARATOR_LINE.match(content):
         separator, content, skipped = match[1], content[match.end() :], 1
@@ -219,7 +229,7 @@ def _csv_problem(message: str) -> str:
 def _separator(path: Path, content: str) -> str:
     """Return the usual separator of such a file, or the one that its header has instead."""
     usual = "\t" if path.suffix.lower() == ".tsv" else ","
-    for separator in f"{usual},;\t":
+    for separator in f"{usual},;\t|":
         header = next((row for _, row in _records(content, separator) if row), "")
         if not isinstance(header, str) and len(header) > 1:
             return separator

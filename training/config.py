@@ -1,10 +1,19 @@
 """The checked content of configs/ and data/profile.yaml: unknown and wrong keys are errors."""
 
+import re
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
 from training.errors import ConfigError
 from training.partial_labels import LABELS
@@ -19,7 +28,9 @@ Count = Annotated[int, Field(ge=1)]
 Label = Literal["hate", "offensive", "neither"]
 # GitHub serves a file of a repository at raw.githubusercontent.com/OWNER/NAME/COMMIT/PATH.
 Url = Annotated[str, Field(pattern=r"(?i)^https?://[^/]+/.*\.(csv|tsv|jsonl|ndjson|parquet|txt)$")]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Sha256 = Annotated[str, StringConstraints(to_lower=True, pattern=r"(?i)^[0-9a-f]{64}$")]
+# A source's name is part of file names in data/raw/.
+SOURCE_NAME = re.compile(r"\w[\w. -]*")
 Attribute = Literal["SEVERE_TOXICITY", "IDENTITY_ATTACK", "INSULT", "PROFANITY", "THREAT"]
 Probability = Annotated[float, Field(ge=0, le=1)]
 
@@ -122,7 +133,7 @@ class Public(_Section):
     label_url: Url | None = None
     label_sha256: Sha256 | None = None
     header: list[str] = []
-    separator: Annotated[str, Field(min_length=1, max_length=1)] | None = None
+    separator: Annotated[str, Field(pattern=r'^[^"\r\n]$')] | None = None
     columns: dict[str, str] = {}
 
     @model_validator(mode="after")
@@ -133,6 +144,13 @@ class Public(_Section):
             raise ValueError("a .txt file needs label_url and has no columns")
         if (self.header or self.separator) and self.suffix not in {".csv", ".tsv"}:
             raise ValueError("only a .csv file can have a header or a separator")
+        if len(set(self.header)) < len(self.header):
+            raise ValueError("header: got a name twice, wanted different names")
+        if self.url.lower().startswith("https://github.com/"):
+            raise ValueError(
+                "url: github.com has a page about the file; wanted "
+                "https://raw.githubusercontent.com/OWNER/NAME/COMMIT/PATH"
+            )
         return self
 
     @property
@@ -146,7 +164,7 @@ class LabelRule(_Section):
     """The partial label of rows where a column reaches a value; without a column: of all rows."""
 
     column: str | None = None
-    at_least: Annotated[float, Field(gt=0)] = 1.0
+    at_least: Annotated[float, Field(gt=0, le=1)] = 1.0
     labels: list[Label]
 
 
@@ -162,7 +180,7 @@ class Source(_Section):
     hub: Hub | None = None
     text: str = "text"
     label: str = "label"
-    votes: dict[Label, list[str]] = {}
+    votes: dict[Label, Annotated[list[str], Field(min_length=1)]] = {}
     weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     max_rows: Annotated[int, Field(ge=0)] = 0
     twins: bool = False
@@ -180,7 +198,21 @@ class Source(_Section):
             raise ValueError("got neither path, public nor hub, wanted one of them")
         if not self.partial_labels:
             raise ValueError("labels: every one allows none of ours")
+        if (self.groups is None) != (self.fillings == 0):
+            raise ValueError("got one of groups and fillings, wanted both or neither")
+        if isinstance(self.labels, dict):
+            self._check_labels(self.labels)
+        elif any(rule.column is None for rule in self.labels[:-1]):
+            raise ValueError("labels: rules follow one without a column, which holds for all rows")
         return self
+
+    def _check_labels(self, labels: dict[str | int, list[Label]]) -> None:
+        if self.text == self.label:
+            raise ValueError(f"text and label: got {self.text!r} twice, wanted two columns")
+        for name, shares in self.attributes.items():
+            for label in shares if isinstance(shares, dict) else ():
+                if label not in labels:
+                    raise ValueError(f"attributes: {name}: {label!r} is not one of labels")
 
     @property
     def partial_labels(self) -> list[list[Label]]:
@@ -231,9 +263,13 @@ def load_file(path: Path, model: type[Params]) -> Params:
 
 def load_sources(path: Path = SOURCES) -> dict[str, Source]:
     """Return the sources by name, in the file's order; at least one has `use: split`."""
-    sources = {
-        str(name): _check(Source, entry, f"{path}: {name}.") for name, entry in _read(path).items()
-    }
+    content = _read(path)
+    for name in content:
+        # data/raw/reference.parquet is the production model's.
+        if not SOURCE_NAME.fullmatch(name) or name == "reference":
+            wanted = "a name of letters, digits, _, -, dots and spaces, except reference"
+            raise ConfigError(f"{path}: got source {name!r}, wanted {wanted}")
+    sources = {name: _check(Source, entry, f"{path}: {name}.") for name, entry in content.items()}
     if not any(source.use == "split" for source in sources.values()):
         raise ConfigError(f"{path}: no source has use: split; wanted at least one")
     return sources
@@ -274,7 +310,12 @@ def _read(path: Path) -> dict[str, Any]:
         content = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader)  # noqa: S506
     except FileNotFoundError:
         raise ConfigError(f"{path}: missing; run `make train`") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8"
+        ) from None
+    # SafeLoader's ValueError: a date such as 2020-13-45.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         problem = " ".join(str(error).split())
         raise ConfigError(f"{path}: not YAML: {problem}") from None
     if not isinstance(content, dict):
@@ -286,8 +327,17 @@ def _check(model: type[Params], values: object, where: str) -> Params:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
+        # Of the members of a union, and of an unknown key beside the one that it was meant for,
+        # these say most.
+        first = max(error.errors(), key=lambda e: (e["type"] == "extra_forbidden", len(e["loc"])))
         # The members of a union have their types in the path, in brackets.
         key = ".".join(str(part) for part in first["loc"] if "[" not in str(part)) or "(whole)"
         got = "" if first["type"] == "missing" else f" got {first['input']!r};"
-        raise ConfigError(f"{where}{key}:{got} {first['msg']}") from None
+        if first["type"] == "value_error":  # one of ours, which says what it got
+            place = where + ".".join(map(str, first["loc"]))
+            raise ConfigError(f"{place.rstrip('. :')}: {first['ctx']['error']}") from None
+        advice = ""
+        if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
+            close = get_close_matches(str(first["loc"][0]), model.model_fields, n=1)
+            advice = f"; did you mean {close[0]!r}?" if close else ""
+        raise ConfigError(f"{where}{key}:{got} {first['msg']}{advice}") from None

@@ -85,7 +85,11 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     except (ValueError, OSError) as error:
         problem = " ".join(str(error).split())
         raise DataError(f"{path}: unreadable as .parquet: {problem}") from None
+    if not all(isinstance(name, str) for name in frame.columns):
+        raise DataError(f"{path}: got columns {frame.columns.tolist()}, wanted names")
     twice = frame.columns[frame.columns.duplicated()]
     if len(twice):
         raise DataError(f"{path}: it has the column {twice[0]!r} twice; wanted different names")
+    categories = frame.select_dtypes("category").columns
+    frame = frame.astype(dict.fromkeys(categories, object))
     return frame.set_axis([f"row {i}" for i in range(1, len(frame) + 1)])

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable
+from string import Formatter
 
 import numpy as np
 import pandas as pd
@@ -38,6 +39,9 @@ def fill_groups(rows: pd.DataFrame, groups: pd.DataFrame, fillings: int) -> pd.D
     A template has placeholders: `{group}` and the other columns of `groups`, and `{GROUP}` for
     upper case. The templates of a label are dealt to all groups in turn, so that no group has a
     larger share of a label than another.
+
+    Raises:
+        ValueError: a text has a placeholder that is no column of `groups`, or a single brace.
     """
     order = np.random.default_rng(0).permutation(len(groups))
     forms = [{str(name): str(value) for name, value in row.items()} for _, row in groups.iterrows()]
@@ -51,5 +55,17 @@ def fill_groups(rows: pd.DataFrame, groups: pd.DataFrame, fillings: int) -> pd.D
         start = dealt[tuple(row.labels)]
         dealt[tuple(row.labels)] += fillings
         for i in range(start, start + min(fillings, len(groups))):
-            filled.append(row._replace(text=row.text.format(**forms[order[i % len(order)]])))
+            text = _fill(row.text, forms[order[i % len(order)]])
+            filled.append(row._replace(text=text))
     return pd.DataFrame(filled, columns=rows.columns)
+
+
+def _fill(template: str, form: dict[str, str]) -> str:
+    try:
+        names = [name for _, name, _, _ in Formatter().parse(template) if name is not None]
+    except ValueError as error:
+        raise ValueError(f"text {template!r}: {error}") from None
+    unknown = [name for name in names if name not in form]
+    if unknown:
+        raise ValueError(f"text {template!r}: unknown placeholder {{{unknown[0]}}}")
+    return template.format(**form)

@@ -84,6 +84,37 @@ def test_every_line_of_standard_input_is_classified(run: Run) -> None:
     assert len(ended.stdout.splitlines()) == 600
 
 
+def test_a_byte_order_mark_is_no_text_and_blank_lines_are_told(run: Run) -> None:
+    ended = run("predict", "-", stdin=b"\xef\xbb\xbfone\r\n\r\ntwo\n \n\nthree")
+    assert ended.returncode == 0
+    assert ended.stdout == run("predict", "one", "two", "three").stdout
+    assert ended.stderr == "left out 3 blank lines, the first is line 2\n"
+
+
+def test_a_text_from_standard_input_is_explained(run: Run) -> None:
+    explained = run("explain", "-", stdin=b"\xef\xbb\xbfyou absolute clown\n").stdout
+    assert explained == run("explain", "you absolute clown").stdout
+
+
+@pytest.mark.parametrize(
+    ("redirection", "message"),
+    [
+        ("<&-", "standard input is closed"),
+        (">&-", "standard output is closed"),
+        (">/dev/full", "the output cannot be written: No space left on device"),
+    ],
+)
+def test_closed_streams_and_a_full_disk_are_one_sentence(
+    trained: Path, redirection: str, message: str
+) -> None:
+    text = "-" if redirection == "<&-" else "a"
+    ended = subprocess.run(
+        ["bash", "-c", f'"$0" -m serving predict {text} {redirection}', sys.executable],
+        cwd=ROOT, env=bundle_of(trained), check=False, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert (ended.returncode, ended.stderr) == (2, f"{message}\n")
+
+
 def test_an_explanation_equals_that_of_the_service(run: Run, served: Served) -> None:
     ended = run("explain", "you absolute clown", "--label", "hate", "--num-features", "2")
     body = {"text": "you absolute clown", "label": "hate", "num_features": 2}
@@ -183,7 +214,12 @@ def test_a_new_key_is_accepted_by_the_service(run: Run, serve: Callable[..., Ser
         (["predict"], b"", "Missing argument"),
         (["predict", " "], b"", "TEXT must not be blank"),
         (["predict", os.fsdecode(b"\xff")], b"", "TEXT must be valid UTF-8"),
-        (["predict", "-"], b"a\n\n", "line 2: the text must not be blank"),
+        (["predict", "-"], b"", "standard input has no text"),
+        (["predict", "-"], b"\xef\xbb\xbf\r\n\n", "standard input has no text"),
+        (["predict", "-", "a"], b"b\n", "-, standard input, cannot be together"),
+        (["predict", "-a"], b"", "a text that begins with a dash follows --"),
+        (["explain", "-"], b"\n", "TEXT must not be blank"),
+        (["map-thresholds", "x.csv", "--threshold", "nan"], b"", "nan is no number"),
         (["predict", "-"], b"a\nb\xff\n", "line 2: byte 1 is not UTF-8"),
         (["predict", "--bundle", "/nowhere", "a"], b"", "/nowhere: bundle.json is missing"),
         (["explain", "a", "--label", "spam"], b"", "'spam' is not one of"),

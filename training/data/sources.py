@@ -53,8 +53,20 @@ def read_source(name: str, source: Source) -> pd.DataFrame:
     # A label that allows none of ours says nothing: the row is left out.
     rows = rows[rows["labels"].str.len() > 0].reset_index(drop=True)
     if source.groups and source.fillings:
-        return fill_groups(rows, read_frame(Path(source.groups)), source.fillings)
+        return _filled(path, source, rows)
     return rows
+
+
+def _filled(path: Path, source: Source, rows: pd.DataFrame) -> pd.DataFrame:
+    groups_path = Path(str(source.groups))
+    groups = read_frame(groups_path)
+    if groups.empty:
+        raise DataError(f"{groups_path}: no rows; wanted at least one group")
+    try:
+        return fill_groups(rows, groups, source.fillings)
+    except ValueError as error:
+        known = ", ".join(f"{{{name}}}" for name in groups.columns)
+        raise DataError(f"{path}: {error}; {groups_path} has {known}") from None
 
 
 def _columns(source: Source) -> list[str]:
@@ -82,7 +94,13 @@ def _labels(path: Path, frame: pd.DataFrame, source: Source) -> list[list[str]]:
     for rule in source.labels:
         reaches = undecided.copy()
         if rule.column:
-            reaches &= _numbers(path, frame, rule.column, source) >= rule.at_least
+            shares = _numbers(path, frame, rule.column, source)
+            # A row that nobody rated would become one of the last rule, such as [neither].
+            unknown = (undecided & np.isnan(shares)).tolist()
+            check_rows(
+                path, frame[rule.column], unknown, f"{rule.column}: got", "a share for this rule"
+            )
+            reaches &= shares >= rule.at_least
         for i in np.flatnonzero(reaches):
             chosen[i] = list(rule.labels)
         undecided &= ~reaches
@@ -94,7 +112,7 @@ def _numbers(
 ) -> npt.NDArray[np.float64]:
     """Return a column of counts as shares of the raters, or of shares as they are; NaN: empty."""
     cells = frame[column]
-    values = pd.to_numeric(cells.map(decimal_point), errors="coerce")  # an empty cell: NaN
+    values = pd.to_numeric(cells.map(_number), errors="coerce")  # an empty cell: NaN
     wrong = values.isna() & cells.notna() & (cells.astype(str).str.strip() != "")
     wanted, most = "a share from 0 to 1", 1.0
     if column == source.raters:
@@ -133,7 +151,7 @@ def _votes(path: Path, frame: pd.DataFrame, source: Source) -> npt.NDArray[np.fl
         if not present:
             raise DataError(f"{path}: votes: no column {' or '.join(names)}")
         cells = frame[present[0]]
-        counts = pd.to_numeric(cells, errors="coerce")
+        counts = pd.to_numeric(cells.map(_number), errors="coerce")
         wrong = ~((counts >= 0) & (counts <= sys.float_info.max))
         check_rows(path, cells, wrong, f"{present[0]}: got", "a count")
         votes[:, LABELS.index(label)] = counts
@@ -150,6 +168,13 @@ def _read_parallel(path: Path, label_path: Path | None, source: Source) -> pd.Da
         )
     places = [f"row {i}" for i in range(1, len(texts) + 1)]
     return pd.DataFrame({source.text: texts, source.label: labels}, index=places)
+
+
+def _number(cell: object) -> object:
+    # JSON's whole numbers have no bound, those of pandas do.
+    if isinstance(cell, int) and abs(cell) > sys.maxsize:
+        return np.inf
+    return decimal_point(cell)
 
 
 def _joined(value: object) -> object:

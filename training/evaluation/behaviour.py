@@ -14,6 +14,7 @@ from typing import NamedTuple
 import yaml
 
 from serving.bundle import ATTRIBUTES, Floats
+from training.errors import ConfigError
 
 SUITE = Path("configs/behaviour.yaml")
 HIGH = 0.5  # a probability from here on is high, below it low
@@ -60,15 +61,24 @@ def load_suite(path: Path = SUITE) -> list[Capability]:
     The lists under `groups` are parallel: all placeholders of a template get the same index.
 
     Raises:
-        ValueError: the lists are of different lengths, a capability expects nothing, or an
-            attribute or its level is unknown.
+        ConfigError: the file cannot be read, the lists are of different lengths, a capability has
+            no texts or expects nothing, or an attribute, its level or a placeholder is unknown.
     """
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        return _load_suite(path)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    except KeyError as error:
+        raise ConfigError(f"{path}: no {error}; wanted one") from None
+    except (ValueError, TypeError, AttributeError, IndexError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from None
+
+
+def _load_suite(path: Path) -> list[Capability]:
+    content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     forms = content["groups"]
     if len(lengths := {len(form) for form in forms.values()}) > 1:
-        raise ValueError(
-            f"{path}: groups: got lists of {sorted(lengths)} entries, wanted one length"
-        )
+        raise ValueError(f"groups: got lists of {sorted(lengths)} entries, wanted one length")
     names = next(iter(forms.values()))
     suite = []
     for entry in content["capabilities"]:
@@ -79,7 +89,9 @@ def load_suite(path: Path = SUITE) -> list[Capability]:
         ]
         rows += [_Row(case, None, None) for case in entry.get("cases", [])]
         attributes = entry.get("attributes", {})
-        _check_expected(f"{path}: {entry['name']}", entry.get("expect"), attributes)
+        _check_expected(str(entry["name"]), entry.get("expect"), attributes)
+        if not rows:
+            raise ValueError(f"{entry['name']}: got no texts, wanted templates or cases")
         texts, templates, groups = zip(*rows, strict=True)
         suite.append(
             Capability(

@@ -45,6 +45,7 @@ from training.errors import ArtifactError, run_stage
 from training.export.calibration import choose_thresholds, fit_calibration, fit_temperature
 from training.export.int8_graph import activation_ranges, int8_graph, split_outputs
 from training.files import read_json, sha256, write_json
+from training.frames import read_frame
 from training.partial_labels import classes_by_source, label_mask
 from training.paths import CANDIDATE, FINETUNED, FP32, split_file
 from training.tracking import git_sha
@@ -66,7 +67,7 @@ def export_onnx(checkpoint: Path, folder: Path, opset: int) -> Path:
 def _golden(bundle: Bundle, sample: Path, count: int) -> list[dict[str, Any]]:
     # The bundled sample's texts may be published, whatever the model learned from.
     rows = []
-    for text in pd.read_csv(sample)["text"].head(count):
+    for text in read_frame(sample)["text"].head(count):
         labels, attributes = (part[0] for part in bundle.score([text]))
         scores = {
             "scores": scores_by_label(labels),

@@ -1,5 +1,6 @@
 """`tweet-tagger map-thresholds`: which threshold here replaces one of Perspective's."""
 
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ def map_thresholds(csv: Path, bundle: Path | None, thresholds: tuple[float, ...]
     that defines them. The report has, for each of Perspective's thresholds, the one here that flags
     the same share of the comments, and how often both agree.
     """
+    if any(isnan(threshold) for threshold in thresholds):
+        raise click.UsageError("Invalid value for '--threshold': nan is no number from 0 to 1")
     from serving.bundle import Bundle
     from serving.compat.perspective.thresholds import THRESHOLDS, ThresholdsError, report_file
     from serving.compat.perspective.translate import Attributes

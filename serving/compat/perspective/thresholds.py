@@ -84,9 +84,13 @@ def read(path: Path, attributes: Iterable[str]) -> Scored:
     scores: list[list[float | None]] = []
     wrong: list[tuple[str, str]] = []
     for place, row in zip(table.places, table.rows, strict=True):
-        if not str(row[text] or "").strip():
+        comment = "" if row[text] is None else row[text]
+        if not isinstance(comment, str):
+            wrong.append((place, f"{table.columns[text]}: got {comment!r}"[:100] + ", no text"))
             continue
-        texts.append(str(row[text]))
+        if not comment.strip():
+            continue
+        texts.append(comment)
         scores.append([_score(row[i]) for i in scored.values()])
         if None in scores[-1]:
             name = list(scored)[scores[-1].index(None)]
@@ -106,7 +110,8 @@ def _score(cell: object) -> float | None:
     if cell is None or (isinstance(cell, str) and not cell.strip()):
         return float("nan")
     try:
-        value = float(str(decimal_point(cell)))
+        # Python's float takes 0_9 as 9.
+        value = float(str(decimal_point(cell)).replace("_", "x"))
     except ValueError:
         return None
     return value if 0 <= value <= 1 else None

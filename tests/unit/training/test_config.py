@@ -62,12 +62,58 @@ def test_a_missing_parameter_is_reported(full: Path) -> None:
         ("a: {path: a.csv, labels: {0: [hate], 0: [neither]}}", "'0' is there twice"),
         ("a: {path: a.csv, labels: {x: [hate]}}\na: {hub: b}", "'a' is there twice"),
         ("a: [", "not YAML"),
+        ("a: 2020-13-45", "not YAML: month must be"),
+        ("a: " + "[" * 5000, "not YAML: maximum recursion"),
+        ("a: {path: a.csv, lables: {0: [hate]}}", "a.lables: .*did you mean 'labels'"),
+        ("../b: {path: a.csv, labels: {0: [hate]}}", "got source '../b'"),
+        ("reference: {path: a.csv, labels: {0: [hate]}}", "got source 'reference'"),
+        ("a: {path: a.csv, text: x, label: x, labels: {0: [hate]}}", "a: .* 'x' twice"),
+        ("a: {path: a.csv, groups: g.csv, labels: {0: [hate]}}", "one of groups and fillings"),
+        (
+            "a: {path: a.csv, labels: [{labels: [hate]}, {column: x, labels: [neither]}]}",
+            "rules follow one without a column",
+        ),
+        (
+            "a: {path: a.csv, labels: [{column: x, at_least: 50, labels: [hate]}]}",
+            r"labels\.0\.at_least: got 50",
+        ),
+        ("a: {path: a.csv, labels: [{colum: x, labels: [hate]}]}", r"labels\.0\.colum: got 'x'"),
+        (
+            "a: {path: a.csv, labels: {0: [hate]}, attributes: {THREAT: {1: 1}}}",
+            "THREAT: '1' is not one of labels",
+        ),
+        (
+            "a: {path: a.csv, labels: {0: [hate]}, attributes: {THREAT: {0: 2}}}",
+            r"THREAT\.0: got 2",
+        ),
+        ("a: {path: a.csv, labels: {0: [hate]}, votes: {hate: []}}", r"votes\.hate: got \[\]"),
+        (
+            f"a: {{public: {{url: 'https://github.com/o/r/blob/m/a.csv', sha256: {'A' * 64}}}, "
+            "labels: {0: [hate]}}",
+            "a.public: url: .*raw.githubusercontent.com",
+        ),
+        (
+            f"a: {{public: {{url: 'https://x.org/a.csv', separator: '\"', sha256: {'A' * 64}}}, "
+            "labels: {0: [hate]}}",
+            "public.separator",
+        ),
+        (
+            f"a: {{public: {{url: 'https://x.org/a.csv', header: [x, x], sha256: {'A' * 64}}}, "
+            "labels: {0: [hate]}}",
+            "header: got a name twice",
+        ),
         ("- a", "wanted a mapping"),
     ],
 )
 def test_a_wrong_source_is_reported(checkout: Path, text: str, message: str) -> None:
     (checkout / "configs" / "sources.yaml").write_text(text)
     with pytest.raises(ConfigError, match=message):
+        load_sources()
+
+
+def test_sources_in_another_encoding_are_reported(checkout: Path) -> None:
+    (checkout / "configs" / "sources.yaml").write_bytes("a: ü".encode("cp1252"))
+    with pytest.raises(ConfigError, match="byte 3 is not UTF-8"):
         load_sources()
 
 

@@ -1,4 +1,5 @@
 import hashlib
+import re
 from pathlib import Path
 
 import numpy as np
@@ -163,6 +164,8 @@ def test_columns_of_raters_become_labels_and_attributes(checkout: Path) -> None:
         ("one,2,3,0,0", "row 1: attack: got '3', wanted a count of the raters"),
         ("one,2,-1,0,0", "row 1: attack: got '-1', wanted a count of the raters"),
         ("one,x,1,0,0", "row 1: n: got 'x', wanted a count"),
+        ("one,,1,0,0", "row 1: attack: got '1', wanted a share for this rule"),
+        ("one,2,,0,0", "row 1: attack: got '', wanted a share for this rule"),
         ("one,2,1,0,yes", "row 1: insult: got 'yes', wanted a count of the raters"),
     ],
 )
@@ -191,6 +194,43 @@ def test_attributes_of_one_text_are_the_mean_of_the_known() -> None:
     nan = float("nan")
     combined = combine_attributes([[1.0, nan, 0.0], [0.5, nan, nan]])
     np.testing.assert_array_equal(combined, [0.75, np.nan, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{grp} {group}", "unknown placeholder {grp}; g.csv has {group}"),
+        ("{group.__class__}", "unknown placeholder"),
+        ("{} {group}", "unknown placeholder {}"),
+        (":-{ {group}", "':-{ {group}'"),
+    ],
+)
+def test_a_template_that_cannot_be_filled_is_reported(
+    checkout: Path, text: str, message: str
+) -> None:
+    raw("a", [(text, "hate")])
+    Path("g.csv").write_text("group\nwomen\n")
+    source = CSV.model_copy(update={"groups": "g.csv", "fillings": 1})
+    with pytest.raises(DataError, match=re.escape(message)):
+        read_source("a", source)
+
+
+def test_a_whole_number_beyond_every_float_is_reported(checkout: Path) -> None:
+    Path("data/raw").mkdir(parents=True)
+    Path("data/raw/a.jsonl").write_text(f'{{"text": "x", "label": "hate", "t": {10**400}}}\n')
+    source = CSV.model_copy(update={"attributes": {"THREAT": "t"}})
+    with pytest.raises(DataError, match="row 1: t: got 1000"):
+        read_source("a", source)
+
+
+def test_categories_and_other_columns_of_parquet(checkout: Path) -> None:
+    Path("data/raw").mkdir(parents=True)
+    labels = pd.Categorical(["hate", "neither"])
+    pd.DataFrame({"text": ["x", "y"], "label": labels}).to_parquet("data/raw/a.parquet")
+    assert read_source("a", CSV)["labels"].tolist() == [["hate"], ["neither"]]
+    pd.DataFrame([["x", "hate"]]).to_parquet("data/raw/a.parquet")
+    with pytest.raises(DataError, match=r"got columns \[0, 1\], wanted names"):
+        read_source("a", CSV)
 
 
 def test_templates_are_dealt_to_all_groups_alike() -> None:
@@ -376,6 +416,7 @@ def bad(name: str, content: bytes) -> None:
             b'{"text": "hi", "label": "hate"}\n{"text": 7, "label": "hate"}\n',
             r"row 2: text: got 7",
         ),
+        ("own.jsonl", b"{}", r"no column 'text'; it has none"),
         ("own.jsonl", b"{", r"own\.jsonl: row 1: not JSON"),
         ("own.parquet", b"nonsense", r"own\.parquet: unreadable"),
     ],

@@ -10,6 +10,7 @@ import yaml
 
 from serving.bundle import ATTRIBUTES
 from training.data.normalize import build_normalizer, words
+from training.errors import ConfigError
 from training.evaluation.behaviour import (
     Capability,
     differing_pairs,
@@ -170,7 +171,7 @@ def test_a_capability_that_cannot_be_checked_is_refused(
     path = tmp_path / "behaviour.yaml"
     suite = {"groups": {"group": ["x"]}, "capabilities": [GOOD | changes]}
     path.write_text(yaml.safe_dump(suite))
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises(ConfigError, match=re.escape(message)):
         load_suite(path)
 
 
@@ -178,5 +179,18 @@ def test_lists_of_groups_that_are_not_parallel_are_refused(tmp_path: Path) -> No
     path = tmp_path / "behaviour.yaml"
     groups = {"group": ["x", "y"], "person": ["x"]}
     path.write_text(yaml.safe_dump({"groups": groups, "capabilities": [GOOD]}))
-    with pytest.raises(ValueError, match=re.escape("groups: got lists of [1, 2] entries")):
+    with pytest.raises(ConfigError, match=re.escape("groups: got lists of [1, 2] entries")):
         load_suite(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "- a", "groups: [", "groups: {group: [x]}", "groups: {group: [x]}\ncapabilities: [{}]"],
+)
+def test_a_suite_of_another_form_is_one_sentence(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "behaviour.yaml"
+    path.write_text(content)
+    with pytest.raises(ConfigError, match=re.escape(f"{path}: ")):
+        load_suite(path)
+    with pytest.raises(ConfigError, match="No such file"):
+        load_suite(tmp_path / "none.yaml")

@@ -130,6 +130,7 @@ def test_what_spreadsheets_write_is_read(tmp_path: Path, name: str, content: byt
         (b"text,TOXICITY,toxicity\na,0.1,0.2\n", "the header has 'toxicity' twice"),
         (b"txt,TOXICITY\na,0.1\n", "it has 'txt', 'TOXICITY'; did you mean 'txt'"),
         (b"text,TOXICITY\na,1.000,\n", r"\(a separator at the end\)"),
+        (b"text,TOXICITY\na,0_1\n", "row 1: TOXICITY: got '0_1', wanted a score from 0 to 1"),
         (b"text;TOXICITY\na;1,000\n", "row 1: TOXICITY: got '1,000', wanted a score from 0 to 1"),
         (b"text,TOXICITY\n" + b"a,high\n" * 7, "row 5: .* 7 of 7 rows are wrong, wanted a score"),
     ],
@@ -196,3 +197,10 @@ def test_the_command_ends_with_a_sentence_and_exit_2(
     ended = CliRunner().invoke(map_thresholds, ["absent.csv", "--bundle", bundle])
     assert ended.exit_code == 2
     assert ended.stderr.endswith("Error: absent.csv: No such file or directory\n")
+
+
+def test_a_list_is_no_comment(tmp_path: Path) -> None:
+    path = tmp_path / "f.jsonl"
+    path.write_text('{"text": ["a", "b"], "TOXICITY": 0.5}\n')
+    with pytest.raises(ThresholdsError, match=r"row 1: text: got \['a', 'b'\], no text"):
+        read(path, ["TOXICITY"])
