@@ -42,7 +42,7 @@ from serving.inference.engine import Engine, ScoredText
 from serving.inference.scheduler import Priority
 
 NAMES = (*LABELS, *ATTRIBUTES)  # what can be explained
-# Tokens of all masked texts of an explanation: three to four seconds on two cores.
+# Tokens of all masked texts of an explanation: a few seconds on two cores.
 MAX_MASK_TOKENS = 50_000
 MIN_MASKS = 16
 MASKS_PER_WORD, MASKS_PER_PASSAGE = 2, 3  # needed to weigh each; see `Explainer._weigh`
