@@ -38,6 +38,7 @@ from serving.explain.explainer import Explainer
 from serving.inference.cpu import cpu_limit
 from serving.inference.policy import Policy
 from serving.middleware.load_shedding import STATE, LoadShedder, LoadSheddingProtocol
+from serving.middleware.rate_limit import rate_limit
 from serving.middleware.request import RequestMiddleware
 from serving.model_manager import ModelManager, bundle_folder
 from serving.observability import json_logging, metrics
@@ -79,6 +80,7 @@ def create_app(settings: Settings) -> FastAPI:
     app_metrics = metrics.Metrics()
     models = ModelManager(settings, app_metrics, threads=max(1, threads // settings.workers))
     prediction_log = create_log(settings)
+    rate = rate_limit(settings, app_metrics)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
@@ -90,9 +92,11 @@ def create_app(settings: Settings) -> FastAPI:
             # Browsers of other origins need headers that only the CORS middleware adds.
             shedder = LoadShedder(models, app_metrics, routes)
             watch = asyncio.create_task(models.watch())
+            await rate.start()
             yield {STATE: None if settings.cors_origins else shedder}
             watch.cancel()
             await models.close()
+            await rate.close()
         finally:
             await prediction_log.close()
 
@@ -107,7 +111,7 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,  # the request middleware takes a path with a slash at its end
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
-    app.state.models = models
+    app.state.models, app.state.rate = models, rate
     app.state.classifier = Classifier(settings, app_metrics, prediction_log)
     app.state.explainer = Explainer()
     apis = list(compatible_apis())
@@ -120,21 +124,25 @@ def create_app(settings: Settings) -> FastAPI:
             api.configure(app, settings)
     openapi.describe(app, settings)
     routes = route_table([app.router, *routers])
-    _add_middleware(app, settings, models, app_metrics, routes)
+    _add_middleware(app, settings, app_metrics, routes)
     return app
 
 
 def _add_middleware(
     app: FastAPI,
     settings: Settings,
-    models: ModelManager,
     app_metrics: metrics.Metrics,
     routes: Any,
 ) -> None:
     for exception in (HTTPException, RequestValidationError):
         app.add_exception_handler(exception, _raise)
     app.add_middleware(
-        RequestMiddleware, admission=models, metrics=app_metrics, routes=routes, settings=settings
+        RequestMiddleware,
+        admission=app.state.models,
+        metrics=app_metrics,
+        routes=routes,
+        rate=app.state.rate,
+        settings=settings,
     )
     if settings.cors_origins:
         app.add_middleware(

@@ -37,7 +37,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from serving.auth import ApiKey
 
-SECRET = {"api_keys", "mongodb_uri"}
+SECRET = {"api_keys", "mongodb_uri", "rate_limit_storage"}
 PACKAGE = Path(__file__).parent
 SHIPPED_BUNDLE = Path("models/release")
 # Settings whose default is a file that the project ships.
@@ -132,6 +132,13 @@ def _some(value: object) -> object:
 def _one_line(value: SecretStr) -> SecretStr:
     if re.search(r"[\s\x00-\x1f\x7f]", value.get_secret_value()):
         raise ValueError("a blank or a control character")
+    return value
+
+
+def _redis_url(value: SecretStr) -> SecretStr:
+    parts = urlsplit(_one_line(value).get_secret_value())
+    if parts.scheme not in {"redis", "rediss"} or not parts.hostname or parts.port == 0:
+        raise ValueError("not an address of Redis")
     return value
 
 
@@ -234,7 +241,13 @@ class Settings(BaseSettings):
         1024, "requests", "Active requests of a worker; more get 429", ge=1, le=100_000
     )
     requests_per_minute: int = _setting(
-        0, "requests", "Limit of each key or address, in a worker; 0: no limit", ge=0, le=10**7
+        0, "requests", "Limit of each key or address; 0: no limit", ge=0, le=10**7
+    )
+    rate_limit_storage: Annotated[SecretStr, AfterValidator(_redis_url)] | None = _setting(
+        None,
+        "redis://[[user]:password@]host[:port][/number] or rediss://… (TLS)",
+        "Redis that counts REQUESTS_PER_MINUTE for all workers and replicas; unset: each worker "
+        "counts its own",
     )
     body_seconds: float = _setting(
         10.0, "seconds", "Time within which a request body must arrive", gt=0, le=600

@@ -1,26 +1,224 @@
-"""How often a caller may ask: requests a minute, in a sliding window."""
+"""How often a caller may ask: requests a minute, in a sliding window.
 
+    RateLimit         counted in this process
+    SharedRateLimit   counted in Redis, for all workers and replicas (TAGGER_RATE_LIMIT_STORAGE)
+
+A request never fails because of Redis, and waits at most WAIT_S for it. While Redis is slow or gone
+a circuit breaker is open: requests are counted in this process without asking it, and a probe in
+the background closes the breaker once Redis counts as fast as it must.
+"""
+
+import asyncio
 import ipaddress
+import logging
 import time
+from typing import TYPE_CHECKING, Any
 
 from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
 
+from serving.observability.metrics import Metrics
+from serving.settings import Settings, SettingsError, variable
+
+if TYPE_CHECKING:
+    from limits.aio.strategies import SlidingWindowCounterRateLimiter as AsyncLimiter
+    from redis.asyncio import BlockingConnectionPool
+
+# Of the 50 ms that a request may lose, the rest is for an event loop that is busy.
+WAIT_S = 0.03
+PROBE_S = 0.25  # between two probes
+CONNECT_S = 1.0  # for connecting, which no request waits for
+# Slow replies in a row that open the breaker: a single one may be a pause of this process.
+SLOW_IN_A_ROW = 3
+CONNECTIONS = 8  # of a process; a reply takes a tenth of a millisecond in one network
+KEY_PREFIX = "tweet-tagger"
+PROBE = RateLimitItemPerMinute(10**9)  # counts like a caller's limit, and is never reached
+
+log = logging.getLogger("serving.rate_limit")
+
 
 class RateLimit:
     """Requests a minute of each caller, counted in this process."""
 
+    is_shared = False
+
     def __init__(self, per_minute: int) -> None:
         """Create a limit; 0 means no limit."""
-        self._item = RateLimitItemPerMinute(per_minute) if per_minute else None
+        self._item = RateLimitItemPerMinute(per_minute)
         self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage()) if per_minute else None
 
-    def hit(self, caller: str) -> float | None:
+    async def start(self) -> None:
+        """Connect to what counts."""
+
+    async def close(self) -> None:
+        """Disconnect from it."""
+
+    async def hit(self, caller: str) -> float | None:
         """Count a request; return None if it is within the limit, else the seconds to wait."""
-        if self._limiter is None or self._item is None or self._limiter.hit(self._item, caller):
+        return self._hit_here(caller)
+
+    def _hit_here(self, caller: str) -> float | None:
+        if self._limiter is None or self._limiter.hit(self._item, caller):
             return None
         return max(0.0, self._limiter.get_window_stats(self._item, caller).reset_time - time.time())
+
+
+class SharedRateLimit(RateLimit):
+    """Requests a minute of each caller, counted in Redis."""
+
+    is_shared = True
+
+    def __init__(self, per_minute: int, url: str, metrics: Metrics) -> None:
+        """Create a limit; `start` connects.
+
+        Raises:
+            SettingsError: the package redis is missing, or cannot use the URL.
+        """
+        super().__init__(per_minute)
+        self._metrics = metrics
+        self._redis, self._pool = _redis_limiter(url)
+        self._is_open: bool | None = None  # of the breaker; None before the first probe
+        self._slow = 0  # replies in a row
+        self._asking: set[asyncio.Task[float | None]] = set()
+        self._watcher: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Look for Redis, and go on doing so in the background."""
+        await self._probe()
+        self._watcher = asyncio.create_task(self._watch())
+
+    async def close(self) -> None:
+        """Stop looking, and disconnect."""
+        if self._watcher:
+            self._watcher.cancel()
+        for task in self._asking:
+            task.cancel()
+        await self._pool.disconnect()
+
+    async def hit(self, caller: str) -> float | None:
+        """Count a request; return None if it is within the limit, else the seconds to wait."""
+        if self._is_open is not False:
+            return self._fall_back(caller)
+        # A task of its own: cancelling it after a pause of this process would close its connection.
+        self._asking.add(task := asyncio.create_task(self._ask(caller)))
+        task.add_done_callback(self._asking.discard)
+        await asyncio.wait({task}, timeout=WAIT_S)
+        if not task.done():
+            self._count_slow()
+        elif not task.cancelled() and (error := task.exception()):
+            self._open(error)
+        elif not task.cancelled():
+            self._slow = 0
+            return task.result()
+        return self._fall_back(caller)
+
+    async def _ask(self, caller: str) -> float | None:
+        if await self._redis.hit(self._item, caller):
+            return None
+        stats = await self._redis.get_window_stats(self._item, caller)
+        return max(0.0, stats.reset_time - time.time())
+
+    def _fall_back(self, caller: str) -> float | None:
+        self._metrics.rate_limited_here()
+        return self._hit_here(caller)
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(PROBE_S)
+            await self._probe()
+
+    async def _probe(self) -> None:
+        """Count something in Redis, which shows more than a PING: it may refuse to write."""
+        try:
+            if self._is_open is not False:
+                await self._connect()
+            async with asyncio.timeout(WAIT_S):
+                await self._redis.hit(PROBE, "probe")
+        except TimeoutError as error:
+            if self._is_open is False:
+                self._count_slow()
+            else:
+                self._open(error)
+        except Exception as error:  # of redis, of sockets, of TLS
+            self._open(error)
+        else:
+            self._close()
+
+    async def _connect(self) -> None:
+        """Replace all connections: those to a server that was lost fail one by one."""
+        await self._pool.disconnect()
+        async with asyncio.timeout(CONNECT_S):
+            hits = (self._redis.hit(PROBE, "probe") for _ in range(CONNECTIONS))
+            await asyncio.gather(*hits)
+
+    def _count_slow(self) -> None:
+        self._slow += 1
+        if self._slow >= SLOW_IN_A_ROW:
+            self._open(TimeoutError())
+
+    def _open(self, error: BaseException) -> None:
+        if self._is_open:
+            return
+        self._is_open = True
+        self._metrics.rate_limit_local(local=True)
+        for task in self._asking:  # their requests wait no longer
+            task.cancel()
+        log.warning("each process counts its own rate limits: %s", _reason(error))
+
+    def _close(self) -> None:
+        self._slow = 0
+        if self._is_open is False:
+            return
+        again = " again" if self._is_open else ""
+        self._is_open = False
+        self._metrics.rate_limit_local(local=False)
+        log.info("rate limits are counted in Redis%s", again)
+
+
+def rate_limit(settings: Settings, metrics: Metrics) -> RateLimit:
+    """Return the rate limit of these settings; SettingsError if its storage cannot be used."""
+    per_minute, storage = settings.requests_per_minute, settings.rate_limit_storage
+    if storage is None or not per_minute:
+        return RateLimit(per_minute)
+    return SharedRateLimit(per_minute, storage.get_secret_value(), metrics)
+
+
+def _redis_limiter(url: str) -> "tuple[AsyncLimiter, BlockingConnectionPool]":
+    name = variable("rate_limit_storage")
+    try:
+        from limits.aio.storage import RedisStorage
+        from limits.aio.strategies import SlidingWindowCounterRateLimiter as AsyncLimiter
+        from redis.asyncio import BlockingConnectionPool
+        from redis.asyncio.retry import Retry
+        from redis.backoff import NoBackoff
+    except ImportError:
+        raise SettingsError(
+            f"{name}: the package redis is missing; wanted: pip install 'toxic-tweet-tagger[redis]'"
+        ) from None
+    try:
+        pool = BlockingConnectionPool.from_url(
+            url,
+            max_connections=CONNECTIONS,
+            timeout=CONNECT_S,
+            socket_timeout=CONNECT_S,
+            socket_connect_timeout=CONNECT_S,
+            retry=Retry(NoBackoff(), 0),
+        )
+    except ValueError:  # its text may have the password
+        raise SettingsError(
+            f"{name}: got a value that is not shown here, wanted redis://[:password@]host[:port]"
+        ) from None
+    # The storage's type forgets that its client takes a pool.
+    options: dict[str, Any] = {"key_prefix": KEY_PREFIX, "connection_pool": pool}
+    return AsyncLimiter(RedisStorage("async+redis://", implementation="redispy", **options)), pool
+
+
+def _reason(error: BaseException) -> str:
+    """Return why Redis does not count, in one line; its client's errors have no password."""
+    if isinstance(error, TimeoutError):
+        return f"Redis does not answer within {WAIT_S * 1000:.0f} ms"
+    return f"Redis: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def client_prefix(address: str) -> str:
