@@ -12,6 +12,7 @@ import asyncio
 import ipaddress
 import logging
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from limits import RateLimitItemPerMinute
@@ -29,9 +30,10 @@ if TYPE_CHECKING:
 WAIT_S = 0.03
 PROBE_S = 0.25  # between two probes
 CONNECT_S = 1.0  # for connecting, which no request waits for
-# Slow replies in a row that open the breaker: a single one may be a pause of this process.
-SLOW_IN_A_ROW = 3
-CONNECTIONS = 8  # of a process; a reply takes a tenth of a millisecond in one network
+# A probe waits for this many turns of the event loop, WAIT_S together: a pause of this process, in
+# which it reads no reply, does not count as one of Redis.
+PROBE_TURNS = 8
+CONNECTIONS = 8  # of a process; asking takes a tenth of a millisecond of its processor
 KEY_PREFIX = "tweet-tagger"
 PROBE = RateLimitItemPerMinute(10**9)  # counts like a caller's limit, and is never reached
 
@@ -77,9 +79,11 @@ class SharedRateLimit(RateLimit):
         """
         super().__init__(per_minute)
         self._metrics = metrics
-        self._redis, self._pool = _redis_limiter(url)
+        self._redis, self._pool = _redis_limiter(url, CONNECTIONS)
+        # In a burst, requests wait for each other's connections; a probe must not.
+        self._probe_redis, self._probe_pool = _redis_limiter(url, 1)
         self._is_open: bool | None = None  # of the breaker; None before the first probe
-        self._slow = 0  # replies in a row
+        self._doubted = asyncio.Event()  # a request waited in vain
         self._asking: set[asyncio.Task[float | None]] = set()
         self._watcher: asyncio.Task[None] | None = None
 
@@ -90,26 +94,26 @@ class SharedRateLimit(RateLimit):
 
     async def close(self) -> None:
         """Stop looking, and disconnect."""
-        if self._watcher:
-            self._watcher.cancel()
-        for task in self._asking:
+        tasks = [*self._asking, *([self._watcher] if self._watcher else [])]
+        for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)  # they close their connections
         await self._pool.disconnect()
+        await self._probe_pool.disconnect()
 
     async def hit(self, caller: str) -> float | None:
         """Count a request; return None if it is within the limit, else the seconds to wait."""
         if self._is_open is not False:
             return self._fall_back(caller)
-        # A task of its own: cancelling it after a pause of this process would close its connection.
+        # A task of its own: cancelling it, perhaps in a burst, would close its connection.
         self._asking.add(task := asyncio.create_task(self._ask(caller)))
-        task.add_done_callback(self._asking.discard)
+        task.add_done_callback(self._asked)
         await asyncio.wait({task}, timeout=WAIT_S)
         if not task.done():
-            self._count_slow()
+            self._doubted.set()
         elif not task.cancelled() and (error := task.exception()):
             self._open(error)
         elif not task.cancelled():
-            self._slow = 0
             return task.result()
         return self._fall_back(caller)
 
@@ -119,43 +123,63 @@ class SharedRateLimit(RateLimit):
         stats = await self._redis.get_window_stats(self._item, caller)
         return max(0.0, stats.reset_time - time.time())
 
+    def _asked(self, task: "asyncio.Task[float | None]") -> None:
+        self._asking.discard(task)
+        if not task.cancelled():
+            task.exception()  # if its request waits no longer, nobody else looks at it
+
     def _fall_back(self, caller: str) -> float | None:
         self._metrics.rate_limited_here()
         return self._hit_here(caller)
 
     async def _watch(self) -> None:
         while True:
-            await asyncio.sleep(PROBE_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PROBE_S):
+                    await self._doubted.wait()
+            self._doubted.clear()
             await self._probe()
+            if self._is_open:
+                await asyncio.sleep(PROBE_S)
 
     async def _probe(self) -> None:
-        """Count something in Redis, which shows more than a PING: it may refuse to write."""
+        """Open or close the breaker."""
         try:
             if self._is_open is not False:
                 await self._connect()
-            async with asyncio.timeout(WAIT_S):
-                await self._redis.hit(PROBE, "probe")
-        except TimeoutError as error:
-            if self._is_open is False:
-                self._count_slow()
-            else:
-                self._open(error)
+            await self._count_in_time()
         except Exception as error:  # of redis, of sockets, of TLS
             self._open(error)
         else:
             self._close()
 
+    async def _count_in_time(self) -> None:
+        """Count something in Redis, which shows more than a PING: it may refuse to write.
+
+        Raises:
+            TimeoutError: it took longer than WAIT_S.
+        """
+        task = asyncio.create_task(self._count_once(self._probe_redis))
+        try:
+            for _ in range(PROBE_TURNS):
+                await asyncio.wait({task}, timeout=WAIT_S / PROBE_TURNS)
+                if task.done():
+                    return await task
+        finally:
+            task.cancel()
+            await asyncio.wait({task})  # it closes its connection
+        raise TimeoutError
+
+    async def _count_once(self, limiter: "AsyncLimiter") -> None:
+        await limiter.hit(PROBE, "probe")
+
     async def _connect(self) -> None:
         """Replace all connections: those to a server that was lost fail one by one."""
         await self._pool.disconnect()
+        await self._probe_pool.disconnect()
+        limiters = [self._probe_redis, *[self._redis] * CONNECTIONS]
         async with asyncio.timeout(CONNECT_S):
-            hits = (self._redis.hit(PROBE, "probe") for _ in range(CONNECTIONS))
-            await asyncio.gather(*hits)
-
-    def _count_slow(self) -> None:
-        self._slow += 1
-        if self._slow >= SLOW_IN_A_ROW:
-            self._open(TimeoutError())
+            await asyncio.gather(*map(self._count_once, limiters))
 
     def _open(self, error: BaseException) -> None:
         if self._is_open:
@@ -167,7 +191,6 @@ class SharedRateLimit(RateLimit):
         log.warning("each process counts its own rate limits: %s", _reason(error))
 
     def _close(self) -> None:
-        self._slow = 0
         if self._is_open is False:
             return
         again = " again" if self._is_open else ""
@@ -184,7 +207,7 @@ def rate_limit(settings: Settings, metrics: Metrics) -> RateLimit:
     return SharedRateLimit(per_minute, storage.get_secret_value(), metrics)
 
 
-def _redis_limiter(url: str) -> "tuple[AsyncLimiter, BlockingConnectionPool]":
+def _redis_limiter(url: str, connections: int) -> "tuple[AsyncLimiter, BlockingConnectionPool]":
     name = variable("rate_limit_storage")
     try:
         from limits.aio.storage import RedisStorage
@@ -199,7 +222,7 @@ def _redis_limiter(url: str) -> "tuple[AsyncLimiter, BlockingConnectionPool]":
     try:
         pool = BlockingConnectionPool.from_url(
             url,
-            max_connections=CONNECTIONS,
+            max_connections=connections,
             timeout=CONNECT_S,
             socket_timeout=CONNECT_S,
             socket_connect_timeout=CONNECT_S,
