@@ -279,9 +279,9 @@ def serve(settings: Settings) -> None:
     Raises:
         SettingsError, BundleError, OutboxError, ArchiveRefusedError: the service cannot start.
     """
-    read_manifest(bundle_folder(settings.bundle))
-    Policy.load(settings.policy)
     json_logging.configure(settings.log_level)
+    read_manifest(bundle_folder(settings))
+    Policy.load(settings.policy)
     _warn(settings)
     asyncio.run(_check_log(settings))
     app = create_app(settings)
