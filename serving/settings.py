@@ -73,7 +73,7 @@ RENAMED = {
 # Kubernetes sets TAGGER_PORT=tcp://… and more for each Service named `tagger`.
 SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://")
 SERVICE_LINK_NAME = re.compile(r"TAGGER_(SERVICE_|PORT_\d)")
-REMOTE_BUNDLE = re.compile(r"(models|https?|s3|gs):")
+REMOTE_BUNDLE = re.compile(r"(models|https?|s3):")
 LEVEL_NAMES = {"trace": "debug", "warn": "warning", "fatal": "critical"}
 DEFAULT_PORTS = {("http", ":80"), ("https", ":443")}
 TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
@@ -228,8 +228,8 @@ class Settings(BaseSettings):
     )
     bundle: Annotated[Path | str | None, BeforeValidator(_bundle)] = _setting(
         None,
-        "folder, models:/name@alias, models:/name/version, or https://…, http://…, s3://… or "
-        "gs://… of a .tar.gz or .zip, with #sha256=… or a .sha256 beside it",
+        "folder, models:/name@alias, models:/name/version, or https://…, http://… or s3://… of a "
+        ".tar.gz or .zip, with #sha256=… or a .sha256 beside it",
         "Model bundle; unset: models/production, else models/candidate, else the shipped model",
     )
     bundle_cache: Path | None = _setting(

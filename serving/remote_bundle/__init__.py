@@ -1,7 +1,7 @@
 """A bundle that is elsewhere: a registered model of MLflow, or an archive.
 
 TAGGER_BUNDLE=models:/name@alias, models:/name/7           MlflowModel
-TAGGER_BUNDLE=https://…, s3://…, gs://… (.tar.gz or .zip)  Archive
+TAGGER_BUNDLE=https://…, s3://…  (.tar.gz or .zip)         Archive
 
 source -> scratch folder -> verified -> cache/<address>/<revision>/ -> loaded -> current
 

@@ -32,9 +32,9 @@ class RemoteBundle:
     """Fetches the bundles of an address into the cache."""
 
     def __init__(self, address: str, source: Source, files: Files, cache: Path) -> None:
-        """Take what the address names, and the folder for the bundles of all addresses."""
+        """Take what the address names, and the folder for its bundles."""
         self._shown, self._source, self._files = shown(address), source, files
-        self._cache = cache / _key(address)
+        self._cache = cache
         self._seen: str | None = None  # the revision that was fetched, or refused, last
         self._failures, self._next_try = 0, 0.0
         self.is_reachable = True  # the source, when it was asked last
@@ -150,14 +150,16 @@ def remote_bundle(settings: Settings) -> RemoteBundle | None:
     if not isinstance(address, str):
         return None
     source: Source
+    key = shown(address)  # a signature in it may change
     if address.startswith("models:"):
         files: Files = _mlflow_files(settings)
-        source = MlflowModel(address, _mlflow_server(settings), files)
+        server = _mlflow_server(settings)
+        source, key = MlflowModel(address, server, files), f"{shown(server)} {key}"
     else:
         files = HttpFiles() if address.startswith("http") else ObjectStore()
         source = Archive(address, files)
     cache = settings.bundle_cache or settings.outbox.parent / "bundles"
-    return RemoteBundle(address, source, files, cache.absolute())
+    return RemoteBundle(address, source, files, cache.absolute() / _key(key))
 
 
 def verify(folder: Path, name: str) -> None:

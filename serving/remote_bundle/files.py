@@ -5,7 +5,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from serving.bundle import BundleError
 from serving.settings import SettingsError, variable
@@ -84,7 +84,10 @@ class HttpFiles:
 
 
 class ObjectStore:
-    """Files of S3 and Google Cloud Storage, with the credentials that their own tools find."""
+    """Files of S3 and what speaks its protocol, with the credentials that Amazon's tools find.
+
+    Options are in the address: `s3://bucket/file?region=…&endpoint_override=host:port&scheme=http`.
+    """
 
     def __init__(self) -> None:
         """Raise SettingsError if the package pyarrow is missing."""
@@ -92,15 +95,23 @@ class ObjectStore:
             import pyarrow.fs
         except ImportError:
             raise missing("pyarrow", "bulk") from None
-        self._open: Any = pyarrow.fs.FileSystem.from_uri
+        self._fs: Any = pyarrow.fs
 
     @contextmanager
     def open(self, url: str, params: Mapping[str, str] | None = None) -> Iterator[Iterator[bytes]]:
         try:
-            system, path = self._open(url)
-            with system.open_input_stream(path) as stream:
+            parts = urlsplit(url)
+            # By default it would wait for minutes, and unpack a .gz.
+            system = self._fs.S3FileSystem(
+                connect_timeout=TIMEOUT_S,
+                request_timeout=TIMEOUT_S,
+                retry_strategy=self._fs.AwsStandardS3RetryStrategy(max_attempts=1),
+                **dict(parse_qsl(parts.query)),
+            )
+            path = f"{parts.netloc}{parts.path}"
+            with system.open_input_stream(path, compression=None) as stream:
                 yield iter(lambda: stream.read(CHUNK_BYTES), b"")
-        except (OSError, ValueError) as error:  # what pyarrow raises is one of both
+        except (OSError, ValueError, TypeError) as error:  # of the store, of an option
             raise FetchError(f"{shown(url)}: {' '.join(str(error).split())[:300]}") from None
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""MLflow: a server that keeps artifacts, and a checkout that registers and promotes models."""
+"""An MLflow server with its artifacts, and a checkout that registers and promotes there."""
 
 import os
 import shutil
@@ -48,7 +48,12 @@ class MlflowServer:
         with path.open("ab") as log:
             # A group of its own: its workers are children.
             self._process = subprocess.Popen(
-                self._command, cwd=self.folder, stdout=log, stderr=log, start_new_session=True
+                self._command,
+                cwd=self.folder,
+                env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
