@@ -148,7 +148,7 @@ TRICKLE = [b"E"] * 1000  # for much longer than the limits of time
 @pytest.mark.parametrize(
     ("first", "status"),
     [
-        (b"\r\nG", b"HTTP/1.1 408 "),
+        (b"GET /", b"HTTP/1.1 408 "),
         (b"GET / HTTP/1.1\r\nhost: ", b"HTTP/1.1 408 "),
         (b"GET / HTTP/1.1\r\nhost: x\r\n\r\n" + b"GET / HTTP/1.1\r\n", b"HTTP/1.1 200 "),
         # The answer is sent, and the body still arrives.
