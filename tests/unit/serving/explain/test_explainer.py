@@ -317,8 +317,8 @@ def test_all_waiting_of_an_explanation_together_has_a_limit(
         begun = asyncio.get_running_loop().time()
         calls = [explainer.explain(engine, ExplainParams(text)) for _ in range(3)]  # type: ignore[arg-type]
         results = await asyncio.gather(*calls, return_exceptions=True)
-        # Two of them waited for the first one.
-        assert {type(one) for one in results} == {QueueFullError, ServiceError}
+        # Two of them waited for the first one: until they gave up, or it did.
+        assert {type(one) for one in results} <= {QueueFullError, ServiceError}
         assert asyncio.get_running_loop().time() - begun < 3
         assert engine.deadlines == {None}
         # They have left their places.
