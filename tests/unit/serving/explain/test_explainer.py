@@ -196,8 +196,10 @@ class WordEngine:
     def __init__(self, bundle: Bundle) -> None:
         self.bundle, self.tokens = bundle, 0
 
-    async def score(self, texts: Sequence[str], priority: Priority) -> list[ScoredText]:
-        assert priority is Priority.LOW
+    async def score(
+        self, texts: Sequence[str], priority: Priority, deadline: float | None
+    ) -> list[ScoredText]:
+        assert (priority, deadline) == (Priority.LOW, None)
         self.tokens += sum(len(row.ids) for row in self.bundle.encode(texts))
         return [self._score(text) for text in texts]
 
