@@ -17,6 +17,7 @@ from starlette.testclient import TestClient
 
 from serving.app import create_app
 from serving.bundle import ATTRIBUTES
+from serving.inference.engine import Engine
 from serving.settings import Settings
 from tests.support.service import without_settings
 
@@ -117,6 +118,25 @@ def test_spans_have_the_scores_of_their_own_text_and_no_record(start: Start) -> 
     assert [row["score"]["value"] for row in spans] == [
         row["attributes"]["IDENTITY_ATTACK"] for row in native
     ]
+
+
+def test_spans_keep_the_deadline_of_their_request(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deadlines, predict = [], Engine.predict
+
+    async def recorded(
+        self: Engine, texts: Any, priority: Any = None, deadline: float | None = None
+    ) -> Any:
+        deadlines.append(deadline)
+        return await predict(self, texts, priority, deadline)
+
+    monkeypatch.setattr(Engine, "predict", recorded)
+    body = analyze_body("You clown. Have a lovely day.", spanAnnotations=True)
+    assert start().post(ANALYZE, json=body, headers={"x-request-timeout": "60"}).status_code == 200
+    assert len(deadlines) == 2
+    assert deadlines[0] is not None
+    assert deadlines[0] == deadlines[1]
 
 
 def test_a_suggestion_is_feedback_on_a_prediction(start: Start) -> None:
