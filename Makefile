@@ -40,8 +40,7 @@ BUNDLE_DIR = $(or $(BUNDLE),$(shell $(MAKE) -s bundle 2>/dev/null),$(error no bu
 setup: .venv/.dev .venv/.tool ## Install everything for development into .venv
 
 clean: ## Remove what the pipeline made; .venv, MLflow's store and production stay
-	rm -rf data/raw data/processed data/profile.yaml reports .dvc/cache build site
-	rm -rf models/candidate models/finetuned models/checkpoints models/fp32.onnx
+	@$(PYTHON) -m training.pipeline --clean
 
 ##@ Model
 

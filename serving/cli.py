@@ -338,9 +338,12 @@ def _stdin() -> BufferedReader:
 def _stdin_chunks() -> Iterator[list[str]]:
     """Yield the lines of standard input as they arrive: a slow pipe gets its answers at once.
 
-    Blank lines are left out, and their number is told at the end.
+    Blank lines are left out, and their number is told at the end. So are those that are not UTF-8,
+    which then end the command with an error.
     """
-    stdin, rest, number, blank = _stdin(), b"", 0, list[int]()
+    stdin, rest, number = _stdin(), b"", 0
+    blank: list[int] = []
+    wrong: list[str] = []
     while True:
         part = stdin.read1(READ_BYTES)
         *lines, rest = (rest + part).split(b"\n")
@@ -350,7 +353,12 @@ def _stdin_chunks() -> Iterator[list[str]]:
         for line in lines:
             number += 1
             # The mark that Windows' editors put before a file.
-            text = _decoded(line.removeprefix(BOM_UTF8) if number == 1 else line, number)
+            content = line.removeprefix(BOM_UTF8) if number == 1 else line
+            try:
+                text = content.decode()
+            except UnicodeDecodeError as error:
+                wrong.append(_not_utf8(number, error))
+                continue
             if text.strip():
                 texts.append(text.removesuffix("\r"))
             else:
@@ -363,14 +371,22 @@ def _stdin_chunks() -> Iterator[list[str]]:
     if blank:
         counted = "1 blank line" if len(blank) == 1 else f"{len(blank):,} blank lines"
         click.echo(f"left out {counted}, the first is line {blank[0]}", err=True)
+    if wrong:
+        counted = "1 line" if len(wrong) == 1 else f"{len(wrong):,} lines"
+        raise click.UsageError(f"left out {counted} of {number:,}: {wrong[0]}")
 
 
-def _decoded(line: bytes, number: int = 1) -> str:
+def _decoded(content: bytes) -> str:
     try:
-        return line.decode()
+        return content.decode()
     except UnicodeDecodeError as error:
-        message = f"line {number}: byte {error.start} is not UTF-8; convert the input to UTF-8"
-        raise click.UsageError(message) from None
+        line = content.count(b"\n", 0, error.start)
+        raise click.UsageError(_not_utf8(line + 1, error)) from None
+
+
+def _not_utf8(number: int, error: UnicodeDecodeError) -> str:
+    byte = error.start - error.object.rfind(b"\n", 0, error.start)
+    return f"line {number}: byte {byte} is not UTF-8; convert the input to UTF-8"
 
 
 def _checked(texts: Sequence[str]) -> Sequence[str]:

@@ -1,5 +1,6 @@
 import csv
 import io
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -186,8 +187,12 @@ def test_a_decimal_comma_is_read_where_it_can_mean_nothing_else(
 
 CELLS = st.text(st.sampled_from('ab,;"\n\r\t x=é😂'), max_size=8)
 LABEL_ROWS = st.lists(st.tuples(CELLS, st.sampled_from(["hate", "ok"])), max_size=6)
+# As in tests/integration/test_fuzz.py, where it is the number of all cases.
+CASES = int(os.environ.get("FUZZ_CASES", "400"))
 FUZZ = settings(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=max(200, CASES // 8),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 
 
