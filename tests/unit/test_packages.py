@@ -27,7 +27,8 @@ def test_serving_imports_with_the_base_install_alone() -> None:
 import sys
 class Refuse:
     def find_spec(self, name, *_):
-        if name.split('.')[0] in {'torch', 'transformers', 'mlflow', 'pandas', 'onnx', 'training'}:
+        if name.split('.')[0] in {
+            'torch', 'transformers', 'mlflow', 'pandas', 'onnx', 'training', 'pyarrow', 'ray'}:
             raise ImportError(name)
 sys.meta_path.insert(0, Refuse())
 import serving.app
