@@ -133,20 +133,26 @@ def chunks(plan: Plan, progress: Progress) -> Iterator[Chunk]:
     for number, source in enumerate(plan.sources):
         digests = plan.output.digests(number)
         for chunk in read_chunks(source, number, plan.layout, plan.part_rows, plan.stdin):
-            digest = digests.get(chunk.index)
+            digest = digests.pop(chunk.index, None)
             if digest is None:
                 yield chunk
             else:
                 check_digest(source, chunk, digest)
                 progress.skip(number, chunk.read * source.size)
+        if digests:  # standard input that is shorter than it was
+            raise _changed(source)
 
 
 def check_digest(source: Source, chunk: Chunk, digest: str) -> None:
     """Raise BulkError if a part was made from other rows than its chunk has now."""
     if chunk.digest != digest:
-        raise BulkError(
-            f"--resume: {source.name} has other rows than when the run began; wanted --overwrite"
-        )
+        raise _changed(source)
+
+
+def _changed(source: Source) -> BulkError:
+    return BulkError(
+        f"--resume: {source.name} has other rows than when the run began; wanted --overwrite"
+    )
 
 
 def score_here(plan: Plan, model: Model, progress: Progress) -> None:

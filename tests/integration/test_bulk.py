@@ -1,208 +1,172 @@
-"""`tweet-tagger score` with the shipped model: ways in and out, kill -9, and Ray."""
+"""`tweet-tagger score` on the shipped model: equal to `predict`, resumed after kill -9, errors."""
 
 import csv
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import pyarrow as pa
 import pytest
-from click.testing import CliRunner, Result
-from pyarrow import csv as arrow_csv
 from pyarrow import parquet as pq
 
-from serving.cli import main
-from tests.support.service import ROOT, without_settings
+from tests.support.bulk import RELEASE, ROOT, score, start, wait_for_parts
 
-SAMPLE = ROOT / "data/sample/tweets.csv"
-OURS = ["label", "score_hate", "score_offensive", "score_neither", "toxicity", "action", "language",
-        "truncated", "warnings"]  # fmt: skip
-
-
-def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "serving", *map(str, arguments)]
-
-
-def environment() -> dict[str, str]:
-    return without_settings() | {"TAGGER_BUNDLE": str(ROOT / "models/release")}
+TEXTS = [
+    "you are all welcome here",
+    "you absolute clown",
+    "😂😂",
+    "I will find you and break your legs",
+    "Das ist ein schöner Tag und ich gehe jetzt mit dem Hund spazieren",
+    "so " * 400 + "long",
+]
 
 
-def run(*arguments: object, stdin: bytes = b"") -> Result:
-    """Run a command in this process: to start one takes longer than most of these tests."""
-    settings = {"TAGGER_BUNDLE": str(ROOT / "models/release")}
-    return CliRunner().invoke(main, list(map(str, arguments)), input=stdin, env=settings)
-
-
-def write_csv(path: Path, rows: Sequence[Sequence[object]]) -> Path:
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        csv.writer(stream).writerows(rows)
+def write_csv(path: Path, texts: list[str]) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as handle:
+        csv.writer(handle).writerows([("id", "text"), *enumerate(texts)])
     return path
 
 
-def sample(count: int) -> list[tuple[int, str]]:
-    """Different texts with an id each."""
-    with SAMPLE.open(encoding="utf-8", newline="") as stream:
-        texts = [row["text"] for row in csv.DictReader(stream)]
-    return [(i, f"{texts[i % len(texts)]} {i // len(texts) or ''}".strip()) for i in range(count)]
+def many(count: int) -> list[str]:
+    """Different texts of different lengths."""
+    return [f"{i} " + " ".join(["word"] * (i % 9)) + TEXTS[i % 5] for i in range(count)]
 
 
-@pytest.fixture
-def rows(tmp_path: Path) -> Path:
-    """A CSV file with the columns id and text."""
-    return write_csv(tmp_path / "in.csv", [("id", "text"), *sample(200)])
+def nested(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of the output in the shape of `predict`."""
+    parts = {name: {key.removeprefix(f"{name}_"): value for key, value in row.items()
+                    if key.startswith(f"{name}_")} for name in ("score", "attribute")}  # fmt: skip
+    names = ("label", "toxicity", "action", "language", "truncated", "warnings")
+    return {name: row[name] for name in names} | {
+        "scores": parts["score"],
+        "attributes": parts["attribute"],
+    }
 
 
-def test_score_and_predict_agree_to_the_last_digit(rows: Path, tmp_path: Path) -> None:
-    assert run("score", rows, "--out", tmp_path / "out.jsonl", "--id", "id").exit_code == 0
-    texts = "\n".join(text for _, text in sample(200))
-    predicted = run("predict", "-", stdin=texts.encode()).stdout.splitlines()
-    scored = (tmp_path / "out.jsonl").read_text().splitlines()
-    for got, want in zip(map(json.loads, scored), map(json.loads, predicted), strict=True):
-        assert {name: got[f"score_{name}"] for name in want["scores"]} == want["scores"]
-        assert {name: got[f"attribute_{name}"] for name in want["attributes"]} == want["attributes"]
-        plain = ("label", "toxicity", "action", "language", "truncated", "warnings")
-        assert {name: got[name] for name in plain} == {name: want[name] for name in plain}
+def test_scores_equal_those_of_predict_to_the_last_bit(tmp_path: Path) -> None:
+    texts = TEXTS + many(200)
+    code, said = score(write_csv(tmp_path / "in.csv", texts), "--out", tmp_path / "out")
+    assert (code, said.splitlines()[-1]) == (
+        0,
+        "206 rows scored, 206 of them in this run; 0 rejected",
+    )
+    rows = pq.read_table(tmp_path / "out").to_pylist()
+    assert [row["text"] for row in rows] == texts
+    lines = subprocess.run(
+        [sys.executable, "-m", "serving", "predict", "--bundle", str(RELEASE), "-"],
+        cwd=ROOT, input="\n".join(texts), capture_output=True, text=True, check=True, timeout=120,
+    ).stdout.splitlines()  # fmt: skip
+    assert [nested(row) for row in rows] == [json.loads(line) for line in lines]
+    version = json.loads((RELEASE / "bundle.json").read_text())["version"]
+    assert {(row["model_version"], row["policy_version"]) for row in rows} == {(version, "1")}
 
 
-def test_parquet_csv_and_json_lines_give_equal_rows(rows: Path, tmp_path: Path) -> None:
-    table = arrow_csv.read_csv(rows)
-    pq.write_table(table, tmp_path / "in.parquet")
-    lines = [json.dumps(row) for row in table.to_pylist()]
-    (tmp_path / "in.jsonl").write_text("\n".join(lines))
-    tables = []
-    for name in ("in.csv", "in.parquet", "in.jsonl"):
-        out = tmp_path / f"out-{name.rpartition('.')[2]}"
-        assert run("score", tmp_path / name, "--out", out).exit_code == 0
-        tables.append(pq.read_table(out).drop_columns("id"))
-    assert tables[0].num_rows == 200
-    assert tables[0] == tables[1]
-    assert tables[0] == tables[2]
+def test_all_formats_of_input_and_output_have_the_same_rows(tmp_path: Path) -> None:
+    source = write_csv(tmp_path / "in.csv", TEXTS)
+    assert score(source, "--out", tmp_path / "a.parquet")[0] == 0
+    assert score(source, "--out", tmp_path / "a.jsonl")[0] == 0
+    code, _ = score(
+        "-", "--format", "csv", "--out", tmp_path / "a.csv", stdin=source.read_text("utf-8")
+    )
+    assert code == 0
+    rows = pq.read_table(tmp_path / "a.parquet").to_pylist()
+    assert [json.loads(line) for line in (tmp_path / "a.jsonl").open(encoding="utf-8")] == rows
+    with (tmp_path / "a.csv").open(newline="", encoding="utf-8") as handle:
+        for cells, row in zip(csv.DictReader(handle), rows, strict=True):
+            shown = {"truncated": str(row["truncated"]).lower(),
+                     "warnings": " ".join(row["warnings"])}  # fmt: skip
+            assert cells == {name: str(value) for name, value in (row | shown).items()}
 
 
-def test_a_folder_a_glob_and_standard_input_are_read(tmp_path: Path) -> None:
-    folder = tmp_path / "in"
-    folder.mkdir()
-    write_csv(folder / "b.csv", [["text"], ["second"]])
-    write_csv(folder / "a.csv", [["text"], ["first"]])
-    (folder / "notes.md").write_text("no table")
-    for name, given in (("folder", folder), ("glob", folder / "*.csv")):
-        assert run("score", given, "--out", tmp_path / name).exit_code == 0
-        assert pq.read_table(tmp_path / name)["text"].to_pylist() == ["first", "second"]
-    arguments = ("score", "-", "--format", "jsonl", "--out", tmp_path / "stdin")
-    assert run(*arguments, stdin=b'{"text": "first"}\n{"text": "second"}\n').exit_code == 0
-    assert pq.read_table(tmp_path / "stdin")["text"].to_pylist() == ["first", "second"]
-
-
-def test_a_run_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
-    given = write_csv(tmp_path / "in.csv", [("id", "text"), *sample(1200), (1200, ""), (1201, "a")])
-    options = ("score", given, "--id", "id", "--part-rows", 32)
-    assert run(*options, "--out", tmp_path / "whole").exit_code == 3
-    out = tmp_path / "out"
-    with subprocess.Popen(
-        command(*options, "--out", out), cwd=ROOT, env=environment(), stderr=subprocess.DEVNULL
-    ) as process:
-        end = time.monotonic() + 120
-        while len(list(out.glob("part-*.parquet"))) < 3 and time.monotonic() < end:
-            time.sleep(0.002)
+def test_a_run_killed_at_any_moment_goes_on_and_ends_like_one_that_was_not(tmp_path: Path) -> None:
+    texts = many(900)
+    texts[500] = " "
+    source, out = write_csv(tmp_path / "in.csv", texts), tmp_path / "out"
+    options = (source, "--out", out, "--id", "id", "--part-rows", "50", "--resume")
+    for parts in (1, 5, 9):
+        process = start(*options)
+        wait_for_parts(out, parts)
         process.send_signal(signal.SIGKILL)
-    before = {path.name: path.stat().st_mtime_ns for path in out.glob("part-*.parquet")}
-    assert 3 <= len(before) < 38
-    resumed = run(*options, "--out", out, "--resume")
-    assert resumed.exit_code == 3
-    assert "1,201 rows scored" in resumed.stderr
-    assert "1 rejected" in resumed.stderr
-    assert {name: (out / name).stat().st_mtime_ns for name in before} == before
-    assert pq.read_table(out) == pq.read_table(tmp_path / "whole")
-    assert sorted(path.name for path in out.iterdir()) == [f"part-00000-{i:05}.parquet"
-                                                           for i in range(38)]  # fmt: skip
-    rejected = [json.loads(line) for line in (tmp_path / "out.rejected.jsonl").open()]
-    assert rejected == [
-        {"file": str(given), "row": 1201, "line": 1202, "reason": "got no text", "id": "1200"}
-    ]
-    again = run(*options, "--out", out, "--resume")
-    assert "0 of them in this run" in again.stderr
+        process.communicate()
+        assert not (tmp_path / "out.rejected.jsonl").exists()
+    kept = len(list(out.glob("part-*.parquet")))
+    code, said = score(*options)
+    assert code == 3
+    fresh = int(said.split(" rows scored, ")[1].split(" of them")[0].replace(",", ""))
+    assert fresh <= 899 - (kept - 1) * 50
+    assert said.startswith("899 rows scored")
+    ids = pq.read_table(out, columns=["id"]).column("id").to_pylist()
+    assert ids == [str(i) for i in range(900) if i != 500]
+    (line,) = (tmp_path / "out.rejected.jsonl").read_text().splitlines()
+    assert json.loads(line) == {
+        "file": str(source), "row": 501, "line": 502, "reason": "got no text", "id": "500",
+    }  # fmt: skip
+    again = score(*options)
+    assert again[0] == 3
+    assert "899 rows scored, 0 of them in this run; 1 rejected" in again[1]
+    # The same as in one go.
+    assert score(source, "--out", tmp_path / "once", "--id", "id")[0] == 3
+    assert pq.read_table(out).equals(pq.read_table(tmp_path / "once"))
 
 
-def test_a_csv_output_appears_when_it_is_complete(tmp_path: Path) -> None:
-    given = write_csv(tmp_path / "in.csv", [("text", "note"), ("a, b", "1"), ("c", "")])
-    assert run("score", given, "--out", tmp_path / "out.csv", "--part-rows", 1).exit_code == 0
-    with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as stream:
-        found = list(csv.DictReader(stream))
-    assert [(row["text"], row["note"]) for row in found] == [("a, b", "1"), ("c", "")]
-    assert set(OURS) <= set(found[0])
-    assert not (tmp_path / "out.csv.parts").exists()
+def test_resuming_standard_input_with_other_rows_is_refused(tmp_path: Path) -> None:
+    options = ("-", "--format", "jsonl", "--out", tmp_path / "out.csv", "--part-rows", "2")
+    lines = "".join(json.dumps({"text": text}) + "\n" for text in TEXTS)
+    process = start(*options, stdin=subprocess.PIPE)
+    assert process.stdin
+    process.stdin.write(lines * 20)
+    process.stdin.flush()
+    wait_for_parts(tmp_path / "out.csv.parts", 2)
+    process.kill()
+    process.communicate()
+    assert not (tmp_path / "out.csv").exists()
+    other, shorter = '{"text": "another"}\n' + lines * 20, "".join(lines.splitlines(True)[:2])
+    for changed in (other, shorter):
+        code, said = score(*options, "--resume", stdin=changed)
+        assert code == 2
+        assert "standard input has other rows than when the run began" in said
+    code, said = score(*options, "--resume", stdin=lines * 20)
+    assert (code, said.split(",")[0]) == (0, "120 rows scored")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
-        (["in.csv", "--text", "tweet"], "in.csv: no column 'tweet'"),
-        (["none.csv"], "none.csv: No such file or directory"),
-        (["in.xyz"], "in.xyz: got an unknown ending"),
-        (["-"], "-: --format is missing"),
-        (["in.csv", "--resume", "--overwrite"], "wanted one of them"),
-        (["nowhere://a/b.csv"], "nowhere://a/b.csv: "),
+        (["in.csv", "--text", "tweet"], "in.csv: no column 'tweet'; it has 'id', 'text'"),
+        (["gone.csv"], "gone.csv: No such file or directory"),
+        (["in.csv", "--resume", "--overwrite"], "got --resume and --overwrite, wanted one of them"),
+        (["-"], "-: --format is missing; wanted csv or jsonl for standard input"),
+        (["-", "--format", "csv", "--ray", "local"], "standard input cannot be read on a Ray"),
+        (["in.csv", "--bundle", "gone"], "gone"),
     ],
 )
-def test_what_cannot_work_is_one_sentence_before_any_work(
-    arguments: list[str], said: str, rows: Path, tmp_path: Path
+def test_what_is_wrong_is_one_sentence_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
 ) -> None:
-    (tmp_path / "in.xyz").write_text("x")
-    given = [str(tmp_path / name) if name.startswith(("in.", "none.")) else name
-             for name in arguments]  # fmt: skip
-    ended = run("score", *given, "--out", tmp_path / "out")
-    assert ended.exit_code == 2
-    assert said in ended.stderr
-    assert len(ended.stderr.splitlines()) == 1
-    assert not (tmp_path / "out").exists()
+    write_csv(tmp_path / "in.csv", TEXTS)
+    arguments = [str(tmp_path / each) if each.endswith(".csv") else each for each in arguments]
+    code, said = score(*arguments, "--out", tmp_path / "out")
+    assert code == 2
+    assert message in said
+    assert len(said.splitlines()) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv"]
 
 
-def test_an_output_that_exists_needs_resume_or_overwrite(rows: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    assert run("score", rows, "--out", out).exit_code == 0
-    refused = run("score", rows, "--out", out)
-    assert (refused.exit_code, "--resume" in refused.stderr) == (2, True)
-    other = run("score", rows, "--out", out, "--resume", "--id", "id")
-    assert other.exit_code == 2
-    assert "was begun with another --id: got" in other.stderr
-    write_csv(rows, [("id", "text"), *sample(5)])
-    assert "was begun with another input" in run("score", rows, "--out", out, "--resume").stderr
-    assert run("score", rows, "--out", out, "--overwrite").exit_code == 0
-    assert pq.read_table(out).num_rows == 5
-
-
-def test_without_pyarrow_the_message_says_what_to_install(tmp_path: Path) -> None:
-    (tmp_path / "sitecustomize.py").write_text(
-        "import sys\n"
-        "class Refuse:\n"
-        "    def find_spec(self, name, *_):\n"
-        "        if name == 'pyarrow': raise ModuleNotFoundError(name)\n"
-        "sys.meta_path.insert(0, Refuse())\n"
+def test_an_extra_that_is_not_installed_is_named(tmp_path: Path) -> None:
+    code = (
+        "import sys; from importlib import util; found = util.find_spec\n"
+        "util.find_spec = lambda name, *a: None if name == sys.argv[1] else found(name, *a)\n"
+        "from serving.cli import main; main(sys.argv[2:])"
     )
-    ended = subprocess.run(
-        command("score", SAMPLE, "--out", tmp_path / "out"),
-        cwd=ROOT,
-        env=environment() | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])},
-        capture_output=True,
-        check=False,
-        timeout=120,
-    )
-    assert ended.returncode == 2
-    assert b"pip install 'toxic-tweet-tagger[bulk]'" in ended.stderr
-
-
-def test_ray_gives_the_very_same_parts(rows: Path, tmp_path: Path) -> None:
-    options = ("score", rows, "--id", "id", "--part-rows", 64)
-    assert run(*options, "--out", tmp_path / "here").exit_code == 0
-    on_ray = run(*options, "--out", tmp_path / "ray", "--ray", "local")
-    assert on_ray.exit_code == 0, on_ray.stderr
-    parts = sorted(path.name for path in (tmp_path / "here").iterdir())
-    assert parts == sorted(path.name for path in (tmp_path / "ray").iterdir())
-    for name in parts:
-        assert (tmp_path / "here" / name).read_bytes() == (tmp_path / "ray" / name).read_bytes()
-    assert pa.Table.equals(pq.read_table(tmp_path / "here"), pq.read_table(tmp_path / "ray"))
+    for missing, extra in (("pyarrow", "bulk"), ("ray", "scale")):
+        ended = subprocess.run(
+            [sys.executable, "-c", code, missing, "score", "x.csv", "--ray", "local", "--out",
+             str(tmp_path / "out")],
+            cwd=ROOT, capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+        assert (ended.returncode, ended.stderr) == (
+            2,
+            f"{missing} is not installed; wanted: pip install 'toxic-tweet-tagger[{extra}]'\n",
+        )

@@ -1,4 +1,4 @@
-"""The Dockerfiles, manifests, compose.yaml and .env.example agree with the code and the lock file."""
+"""The files of a deployment agree with the code and the lock file."""
 
 import re
 import shlex
