@@ -10,7 +10,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
 .PHONY: help setup clean train bundle gates promote rollback release mlflow serve mongo check test e2e clients \
-	chaos bench explain-bench docs screenshots image deploy
+	chaos scale-test bench bulk-bench explain-bench docs screenshots image deploy
 
 help:
 	@awk '/^##@/ {printf "\n%s\n", substr($$0, 5)} \
@@ -103,6 +103,9 @@ clients: .venv/.dev ## Test the real clients of other services (needs npm)
 chaos: .venv/.dev ## Break things under load; count acknowledged and stored predictions; SHORT=1
 	python -m tests.chaos --bundle $(BUNDLE_DIR) $(if $(SHORT),--short)
 
+scale-test: .venv/.dev ## Score files on two Ray nodes, one killed in the middle; SHORT=1
+	SCALE=1 ROWS=$(if $(SHORT),2000,20000) python -m pytest -s tests/scale
+
 WHAT ?= serving
 bench: .venv/.dev ## Benchmark; WHAT=serving (default; ONLY=ours,mlflow), explanations, log-cost or apis
 	command -v wrk >/dev/null || test "$$(id -u)" != 0 || { apt-get update -qq && apt-get install -y -qq wrk >/dev/null; }
@@ -111,6 +114,9 @@ bench: .venv/.dev ## Benchmark; WHAT=serving (default; ONLY=ours,mlflow), explan
 
 explain-bench: WHAT = explanations
 explain-bench: bench
+
+bulk-bench: .venv/.dev ## Benchmark `tweet-tagger score`: default, Ray, bare loop; SHORT=1
+	python -m benchmarks.bulk --bundle $(BUNDLE_DIR) $(if $(SHORT),--short) $(if $(WRITE),--write $(WRITE))
 
 ##@ Documentation
 
