@@ -1,6 +1,6 @@
 """The output of a bulk run: part files that are complete or absent, and what is made of them.
 
-    part ──> OUT/part-00000-00000.parquet           Parquet: OUT is a folder of parts
+    part ──> OUT/part-00000-0000000.parquet         Parquet: OUT is a folder of parts
     part ──> OUT.parts/… ──all parts──> OUT          CSV, JSON lines: OUT is one file
     the run's settings ──> OUT.run.json              what `--resume` must find again
     rejected rows of all parts ──> OUT.rejected.jsonl
@@ -108,7 +108,7 @@ class Output:
 
     def part(self, file: int, index: int) -> Path:
         """Return the path of a chunk's part."""
-        return self.parts / f"part-{file:05}-{index:05}.parquet"
+        return self.parts / f"part-{file:05}-{index:07}.parquet"
 
     def digests(self, file: int) -> dict[int, str]:
         """Return the digests of a file's parts, by the index of the chunk."""

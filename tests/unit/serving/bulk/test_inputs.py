@@ -74,7 +74,7 @@ def test_the_output_of_a_run_is_no_input_of_the_next(put: Put) -> None:
     folder = put("a.csv", "text\na\n").parent
     put("out.csv", "text\nb\n")
     put("out.csv.rejected.jsonl", "{}")
-    put("out.csv.parts/part-00000-00000.parquet", b"PAR1")
+    put("out.csv.parts/part-00000-0000000.parquet", b"PAR1")
     sources = find_sources([str(folder)], None, folder / "out.csv")
     assert [Path(source.uri).name for source in sources] == ["a.csv"]
 

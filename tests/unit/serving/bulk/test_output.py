@@ -121,7 +121,7 @@ def test_a_file_is_complete_or_absent(tmp_path: Path) -> None:
 def test_scratch_files_of_a_killed_run_are_removed(tmp_path: Path) -> None:
     output = Output(tmp_path / "out", None)
     output.open(RUN, resume=False, overwrite=False)
-    (output.parts / ".part-00000-00000.parquet.17").write_bytes(b"half")
+    (output.parts / ".part-00000-0000000.parquet.17").write_bytes(b"half")
     output.open(RUN, resume=True, overwrite=False)
     assert list(output.parts.iterdir()) == []
 
