@@ -107,7 +107,7 @@ scale-test: .venv/.dev ## Score files on two Ray nodes, one killed in the middle
 	SCALE=1 ROWS=$(if $(SHORT),2000,20000) python -m pytest -s tests/scale
 
 WHAT ?= serving
-bench: .venv/.dev ## Benchmark; WHAT=serving (default; ONLY=ours,mlflow), explanations, log-cost or apis
+bench: .venv/.dev ## Benchmark; WHAT=serving (default; ONLY=ours,mlflow), explanations, log-cost, apis or capacity
 	command -v wrk >/dev/null || test "$$(id -u)" != 0 || { apt-get update -qq && apt-get install -y -qq wrk >/dev/null; }
 	python -m benchmarks.$(subst -,_,$(WHAT)) --bundle $(BUNDLE_DIR) \
 		$(if $(ONLY),--only $(ONLY)) $(if $(WRITE),--write $(WRITE))
