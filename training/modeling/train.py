@@ -100,7 +100,7 @@ def train(
         attribute_weight=params.attribute_weight,
         model=model,
         args=training_arguments(params, folder),
-        train_dataset=encode(_repeated(frames["train"], configured), tokenizer, weights, params),
+        train_dataset=encode(repeated(frames["train"], configured), tokenizer, weights, params),
         eval_dataset=encode(val, tokenizer, weights, params),
         data_collator=collator(tokenizer.token_to_id("[PAD]")),
         compute_metrics=_validation_metrics(val["source"].to_numpy(), classes, weights),
@@ -114,7 +114,7 @@ def train(
     return model, tokenizer, history
 
 
-def _repeated(frame: pd.DataFrame, configured: Mapping[str, Source]) -> pd.DataFrame:
+def repeated(frame: pd.DataFrame, configured: Mapping[str, Source]) -> pd.DataFrame:
     """Return the rows, each as often as an epoch has it."""
     passes = frame["source"].map({name: source.passes for name, source in configured.items()})
     return frame.loc[frame.index.repeat(passes)]
