@@ -293,7 +293,7 @@ def test_only_sources_with_single_labels_are_in_test(checkout: Path) -> None:
     assert set(splits["test"]["source"]) == {"full"}
     assert all(len(labels) == 1 for labels in splits["test"]["labels"])
     assert 20 < len(splits["test"]) < 60
-    assert (splits["val"]["source"] == "binary").sum() > (splits["val"]["source"] == "full").sum()
+    assert (splits["train"]["source"] == "binary").sum() > 140
 
 
 def test_with_max_rows_every_split_keeps_rows(checkout: Path) -> None:
