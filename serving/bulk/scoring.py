@@ -26,7 +26,7 @@ from serving.inference.policy import Policy
 BATCH_ROWS = 32  # texts of similar length that are inferred together
 # Texts that are tokenised together: the tokenizer takes about 100 bytes for each of their tokens,
 # also for those that the model does not read.
-ENCODE_ROWS = 256
+ENCODE_ROWS = 32
 META = b"tweet_tagger"  # the key of a part's own figures in its Parquet metadata
 INPUT_PREFIX = "input_"
 OUTPUTS = pa.schema(
