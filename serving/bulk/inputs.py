@@ -39,7 +39,7 @@ FORMATS = {
     ".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet",
 }  # fmt: skip
 COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4"}
-CHUNK_BYTES = 16 << 20
+CHUNK_BYTES = 8 << 20
 BLOCK_ROWS = 256  # that become columns at a time
 PROBE_ROWS = 1000  # of JSON lines, from which the columns and their types are told
 READ_ERRORS = (OSError, EOFError, pa.ArrowException)

@@ -24,6 +24,9 @@ from serving.inference.language import detect_language
 from serving.inference.policy import Policy
 
 BATCH_ROWS = 32  # texts of similar length that are inferred together
+# Texts that are tokenised together: the tokenizer takes about 100 bytes for each of their tokens,
+# also for those that the model does not read.
+ENCODE_ROWS = 32
 META = b"tweet_tagger"  # the key of a part's own figures in its Parquet metadata
 INPUT_PREFIX = "input_"
 OUTPUTS = pa.schema(
@@ -107,7 +110,11 @@ class Scorer:
     def submit(self, chunk: Chunk) -> _Submitted:
         """Tokenise a chunk and queue its batches."""
         texts: list[str] = chunk.table.column(self._layout.text).to_pylist()
-        encodings = self._bundle.encode(texts)
+        encodings = [
+            encoding
+            for start in range(0, len(texts), ENCODE_ROWS)
+            for encoding in self._bundle.encode(texts[start : start + ENCODE_ROWS])
+        ]
         order = sorted(range(len(texts)), key=lambda i: len(encodings[i].ids))
         batches = [order[i : i + BATCH_ROWS] for i in range(0, len(order), BATCH_ROWS)]
         return _Submitted(
