@@ -22,6 +22,7 @@ from schemathesis.specs.openapi import checks as openapi_checks
 from tests.support.service import Served
 
 CASES = int(os.environ.get("FUZZ_CASES", "400"))
+pytestmark = pytest.mark.timeout(max(600, CASES // 4))  # seconds of a test: one for each case
 NEIGHBOUR = "you absolute clown"
 RELAXED = settings(
     deadline=None,

@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from serving.tables import TableError, decimal_point, read_lines, read_table
@@ -189,6 +189,7 @@ CELLS = st.text(st.sampled_from('ab,;"\n\r\t x=é😂'), max_size=8)
 LABEL_ROWS = st.lists(st.tuples(CELLS, st.sampled_from(["hate", "ok"])), max_size=6)
 # As in tests/integration/test_fuzz.py, where it is the number of all cases.
 CASES = int(os.environ.get("FUZZ_CASES", "400"))
+SECONDS = max(600, CASES // 8)  # of a test, at most
 FUZZ = settings(
     max_examples=max(200, CASES // 8),
     deadline=None,
@@ -202,6 +203,7 @@ def as_csv(rows: list[tuple[str, str]]) -> str:
     return out.getvalue()
 
 
+@pytest.mark.timeout(SECONDS)
 @FUZZ
 @given(rows=LABEL_ROWS)
 def test_what_python_writes_is_read_back_or_refused(put: Put, rows: list[tuple[str, str]]) -> None:
@@ -209,7 +211,9 @@ def test_what_python_writes_is_read_back_or_refused(put: Put, rows: list[tuple[s
     assert [tuple(row) for row in table.rows] == rows
 
 
+@pytest.mark.timeout(SECONDS)
 @FUZZ
+@example(rows=[(";;\r;", "ok")], place=0.5625, new=",")
 @given(rows=LABEL_ROWS, place=st.floats(0, 1), new=st.sampled_from(["", '"', ",", "\n", "\0", "a"]))
 def test_one_wrong_character_loses_no_row(
     put: Put, rows: list[tuple[str, str]], place: float, new: str
@@ -221,10 +225,14 @@ def test_one_wrong_character_loses_no_row(
             table = read_table(put("a.csv", changed.encode()))
         except TableError:
             continue
+        # Where a comma replaces the quotation mark that opens a text, each of its lines may be a
+        # row: there are more than before, and nothing is lost.
+        split = (content[i], new) == ('"', ",") and len(table.rows) > len(rows)
         # Every reader asks for its columns by name.
-        assert len(table.rows) == len(rows) or table.columns != ["text", "label"]
+        assert len(table.rows) == len(rows) or split or table.columns != ["text", "label"]
 
 
+@pytest.mark.timeout(SECONDS)
 @FUZZ
 @given(
     content=st.binary(max_size=60)
