@@ -10,7 +10,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
 .PHONY: help setup clean train bundle gates promote rollback release mlflow serve mongo check test e2e clients \
-	chaos bench explain-bench docs screenshots image deploy
+	chaos kubernetes-check bench explain-bench docs screenshots image deploy
 
 help:
 	@awk '/^##@/ {printf "\n%s\n", substr($$0, 5)} \
@@ -103,6 +103,12 @@ clients: .venv/.dev ## Test the real clients of other services (needs npm)
 
 chaos: .venv/.dev ## Break things under load; count acknowledged and stored predictions; SHORT=1
 	python -m tests.chaos --bundle $(BUNDLE_DIR) $(if $(SHORT),--short)
+
+kubernetes-check: .venv/.dev ## Check the Kubernetes manifests against schemas, and against the service
+	set -e; for folder in deploy/kubernetes/base deploy/kubernetes/overlays/*; do echo "== $$folder"; \
+		built=$$(kubectl kustomize $$folder); \
+		echo "$$built" | kubernetes-validate --strict --quiet --no-warn -; done
+	python -m pytest -q tests/unit/test_kubernetes.py
 
 WHAT ?= serving
 bench: .venv/.dev ## Benchmark; WHAT=serving (default; ONLY=ours,mlflow), explanations, log-cost or apis
