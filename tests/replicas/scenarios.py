@@ -1,0 +1,144 @@
+"""What happens to replicas, one scenario each: a function of a `Setup` that is in `SCENARIOS`.
+
+A scenario asserts what must hold beside the comparison of acknowledged and stored predictions,
+which `__main__` makes after each one. After it all replicas have ended and MongoDB has every row.
+"""
+
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.chaos.load import Load
+from tests.chaos.service import Service, texts_in, wait_until_sent
+from tests.replicas.haproxy import HAProxy
+from tests.replicas.manifests import Manifests
+from tests.support.mongodb import MongoServer
+
+REPLICAS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """The size of a scenario: predictions between two events, clients, and rounds of restarts."""
+
+    predictions: int
+    clients: int
+    rounds: int
+
+
+FULL = Size(predictions=2_000, clients=24, rounds=3)
+SHORT = Size(predictions=200, clients=8, rounds=1)
+
+
+@dataclass(slots=True)
+class Setup:
+    """What a scenario works with; `note` is printed beside its counts."""
+
+    name: str
+    folder: Path
+    bundle: Path
+    mongo: MongoServer
+    manifests: Manifests
+    size: Size
+    load: Load | None = None
+    note: str = ""
+    outboxes: list[Path] = field(default_factory=list)
+
+    @property
+    def database(self) -> str:
+        return self.name.replace(" ", "_").replace("-", "")
+
+    @asynccontextmanager
+    async def replicas(self, **settings: str) -> AsyncIterator["Replicas"]:
+        """Start the replicas, with these settings too, and HAProxy; stop them at the end."""
+        uri = f"{self.mongo.uri}{self.database}"
+        settings = {**self.manifests.settings, "MONGODB_URI": uri, "THREADS": "1", **settings}
+        services = []
+        for i in range(REPLICAS):
+            (folder := self.folder / str(i)).mkdir()
+            services.append(Service(folder, self.bundle, **settings))
+        self.outboxes = [service.outbox for service in services]
+        async with AsyncExitStack() as stack:
+            for service in services:
+                await service.start()
+                stack.push_async_callback(service.stop)
+            ports = [service.port for service in services]
+            proxy = HAProxy(self.folder, ports, self.manifests.probe)
+            await stack.enter_async_context(proxy)
+            await proxy.wait_until_up(ports)
+            yield Replicas(services, proxy)
+
+    def clients(self, replicas: "Replicas") -> Load:
+        """Return clients that send their requests to HAProxy."""
+        self.load = Load(replicas.proxy.port, self.name, clients=self.size.clients)
+        return self.load
+
+    @property
+    def failed(self) -> int:
+        """Requests that got another status than 200, or no reply."""
+        assert self.load
+        return self.load.replies.errors + self.load.replies.broken
+
+    async def all_sent(self) -> None:
+        """Wait until every outbox is empty."""
+        for outbox in self.outboxes:
+            await wait_until_sent(outbox)
+
+
+@dataclass(frozen=True, slots=True)
+class Replicas:
+    """The running replicas, and HAProxy in front of them."""
+
+    services: list[Service]
+    proxy: HAProxy
+
+    async def start(self, service: Service) -> None:
+        """Start one again, and wait until requests reach it."""
+        await service.start()
+        await self.proxy.wait_until_up([service.port])
+
+
+async def rolling_restart(setup: Setup) -> None:
+    """Each replica in turn gets SIGTERM, ends, and is started again: no request fails."""
+    slowest = 0.0
+    async with setup.replicas() as replicas:
+        async with setup.clients(replicas) as load:
+            await load.predictions(setup.size.predictions)
+            for service in replicas.services * setup.size.rounds:
+                _, seconds = await service.stop()
+                slowest = max(slowest, seconds)
+                await replicas.start(service)
+                await load.predictions(setup.size.predictions)
+        await setup.all_sent()
+    assert slowest < setup.manifests.grace, f"it ended {slowest:.0f} s after SIGTERM: killed"
+    assert setup.failed == 0, f"{load.replies.statuses}, {load.replies.broken} without a reply"
+    setup.note = f"{REPLICAS * setup.size.rounds} restarts, the slowest stop {slowest:.1f} s"
+
+
+async def replica_killed(setup: Setup) -> None:
+    """A replica is killed (SIGKILL) while its outbox has rows: they arrive after its restart."""
+    async with setup.replicas() as replicas:
+        victim = replicas.services[0]
+        async with setup.clients(replicas) as load:
+            await load.predictions(setup.size.predictions)
+            setup.mongo.freeze()  # so that there are predictions that only the outbox has
+            try:
+                await load.predictions(setup.size.predictions)
+                await victim.kill()
+                rows = texts_in(victim.outbox)
+                await load.predictions(setup.size.predictions)
+            finally:
+                setup.mongo.thaw()
+            await replicas.start(victim)
+            await load.predictions(setup.size.predictions)
+        await setup.all_sent()
+    assert rows, "the outbox of the killed replica was empty"
+    setup.note = f"{len(rows)} rows in the outbox of the killed replica, all delivered"
+
+
+Scenario = Callable[[Setup], Coroutine[None, None, None]]
+SCENARIOS: dict[str, Scenario] = {
+    "rolling restart": rolling_restart,
+    "kill -9": replica_killed,
+}
