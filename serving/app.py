@@ -41,6 +41,7 @@ from serving.explain.explainer import Explainer
 from serving.inference.cpu import cpu_limit
 from serving.inference.policy import Policy
 from serving.middleware.load_shedding import STATE, LoadShedder, LoadSheddingProtocol
+from serving.middleware.rate_limit import rate_limit
 from serving.middleware.request import RequestMiddleware
 from serving.model_manager import ModelManager, bundle_folder
 from serving.observability import json_logging, metrics
@@ -82,6 +83,7 @@ def create_app(settings: Settings) -> FastAPI:
     app_metrics = metrics.Metrics()
     models = ModelManager(settings, app_metrics, threads=max(1, threads // settings.workers))
     prediction_log = create_log(settings)
+    rate = rate_limit(settings, app_metrics)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
@@ -95,9 +97,11 @@ def create_app(settings: Settings) -> FastAPI:
             watch = asyncio.create_task(models.watch())
             if settings.shutdown_delay_seconds:
                 _delay_shutdown(models, settings.shutdown_delay_seconds)
+            await rate.start()
             yield {STATE: None if settings.cors_origins else shedder}
             watch.cancel()
             await models.close()
+            await rate.close()
         finally:
             await prediction_log.close()
 
@@ -112,7 +116,7 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,  # the request middleware takes a path with a slash at its end
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
-    app.state.models = models
+    app.state.models, app.state.rate = models, rate
     app.state.classifier = Classifier(settings, app_metrics, prediction_log)
     app.state.explainer = Explainer()
     apis = list(compatible_apis())
@@ -125,7 +129,7 @@ def create_app(settings: Settings) -> FastAPI:
             api.configure(app, settings)
     openapi.describe(app, settings)
     routes = route_table([app.router, *routers])
-    _add_middleware(app, settings, models, app_metrics, routes)
+    _add_middleware(app, settings, app_metrics, routes)
     return app
 
 
@@ -154,14 +158,18 @@ def _delay_shutdown(models: ModelManager, seconds: float) -> None:
 def _add_middleware(
     app: FastAPI,
     settings: Settings,
-    models: ModelManager,
     app_metrics: metrics.Metrics,
     routes: Any,
 ) -> None:
     for exception in (HTTPException, RequestValidationError):
         app.add_exception_handler(exception, _raise)
     app.add_middleware(
-        RequestMiddleware, admission=models, metrics=app_metrics, routes=routes, settings=settings
+        RequestMiddleware,
+        admission=app.state.models,
+        metrics=app_metrics,
+        routes=routes,
+        rate=app.state.rate,
+        settings=settings,
     )
     if settings.cors_origins:
         app.add_middleware(
@@ -298,9 +306,9 @@ def serve(settings: Settings) -> None:
     Raises:
         SettingsError, BundleError, OutboxError, ArchiveRefusedError: the service cannot start.
     """
-    read_manifest(bundle_folder(settings.bundle))
-    Policy.load(settings.policy)
     json_logging.configure(settings.log_level)
+    read_manifest(bundle_folder(settings))
+    Policy.load(settings.policy)
     _warn(settings)
     asyncio.run(_check_log(settings))
     app = create_app(settings)

@@ -110,10 +110,22 @@ def main() -> None:
     """
 
 
+class BundleType(click.Path):
+    """A folder, or the address of a bundle that is elsewhere."""
+
+    def convert(self, value: Any, *context: Any) -> Any:
+        """Return the address as text, a folder as a path."""
+        from serving.settings import REMOTE_BUNDLE
+
+        is_address = isinstance(value, str) and REMOTE_BUNDLE.match(value)
+        return value if is_address else super().convert(value, *context)
+
+
 BUNDLE = click.option(
     "--bundle",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Model bundle; default: $TAGGER_BUNDLE, else production, candidate or shipped.",
+    type=BundleType(path_type=Path, file_okay=False),
+    help="Model bundle: a folder, models:/name@alias or the URL of an archive; default: "
+    "$TAGGER_BUNDLE, else production, candidate or shipped.",
 )
 
 
@@ -144,7 +156,7 @@ def serve(**options: Any) -> None:
 @click.argument("texts", nargs=-1, required=True, metavar="TEXT… | -")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON lines, also on a terminal.")
 @BUNDLE
-def predict(texts: tuple[str, ...], as_json: bool, bundle: Path | None) -> None:
+def predict(texts: tuple[str, ...], as_json: bool, bundle: Path | str | None) -> None:
     """Classify texts; with `-`, every line of standard input but blank ones.
 
     Prints a table on a terminal, otherwise one JSON object per text. Scores equal those of
@@ -178,7 +190,7 @@ def predict(texts: tuple[str, ...], as_json: bool, bundle: Path | None) -> None:
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, also on a terminal.")
 @BUNDLE
-def explain(text: str, as_json: bool, bundle: Path | None, **params: Any) -> None:
+def explain(text: str, as_json: bool, bundle: Path | str | None, **params: Any) -> None:
     """Show how much each word of TEXT speaks for a label or an attribute (LIME).
 
     With `-`, TEXT is the whole of standard input.
@@ -201,14 +213,14 @@ def explain(text: str, as_json: bool, bundle: Path | None, **params: Any) -> Non
 @main.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, also on a terminal.")
 @BUNDLE
-def model(as_json: bool, bundle: Path | None) -> None:
+def model(as_json: bool, bundle: Path | str | None) -> None:
     """Describe the model: manifest and model card."""
     from serving.bundle import read_manifest
     from serving.inference.policy import Policy
     from serving.model_manager import bundle_folder, describe
 
     settings = _settings(bundle)
-    folder = bundle_folder(settings.bundle)
+    folder = bundle_folder(settings)
     info = describe(folder, read_manifest(folder), Policy.load(settings.policy))
     if as_json or _terminal() is None:
         click.echo(json.dumps(info, ensure_ascii=False))
@@ -261,7 +273,7 @@ class _Silent:
         pass
 
 
-def _settings(bundle: Path | None) -> "Settings":
+def _settings(bundle: Path | str | None) -> "Settings":
     from serving.settings import load_settings
 
     return load_settings(**({"bundle": bundle} if bundle else {}))
@@ -276,7 +288,7 @@ class _LocalEngine(NamedTuple):
 
 
 @contextmanager
-def _local_engine(bundle: Path | None) -> Iterator[_LocalEngine]:
+def _local_engine(bundle: Path | str | None) -> Iterator[_LocalEngine]:
     """Start an engine like the service's; BundleError if this machine cannot serve the bundle.
 
     It is not one `asyncio.run`: standard input is read outside the event loop, where Ctrl-C ends
@@ -291,7 +303,7 @@ def _local_engine(bundle: Path | None) -> Iterator[_LocalEngine]:
 
     settings = _settings(bundle)
     threads = settings.threads or cpu_limit()
-    folder = bundle_folder(settings.bundle)
+    folder = bundle_folder(settings)
     loaded = Bundle.load(folder, threads=1, parallel_threads=threads)
     policy = Policy.load(settings.policy)
     capacity = Capacity(threads, settings.batch_tokens, max_wait=inf)

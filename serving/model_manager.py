@@ -22,6 +22,7 @@ from serving.inference.batcher import Capacity
 from serving.inference.engine import Engine
 from serving.inference.policy import Policy
 from serving.observability.metrics import Metrics
+from serving.remote_bundle import remote_bundle
 from serving.settings import SHIPPED_BUNDLE, Settings, SettingsError, shipped
 
 DOCUMENTS = ("MODEL_CARD.md", "metrics.json")
@@ -44,7 +45,8 @@ class ModelManager:
             threads: inference threads of this process.
         """
         self._settings, self._metrics, self._threads = settings, metrics, threads
-        self.folder = bundle_folder(settings.bundle)  # of the bundle that answers
+        self._remote = remote_bundle(settings)
+        self.folder = Path()  # of the bundle that answers
         self._watched = self.folder  # the same, before links are followed
         self._engine: Engine | None = None
         self._seen: tuple[int, int] | None = None  # identity of the manifest that was read last
@@ -106,7 +108,9 @@ class ModelManager:
 
     async def start(self) -> None:
         """Load bundle and policy and replay the golden scores; BundleError, SettingsError."""
-        folder = self._locate()
+        folder = await self._locate_first()
+        reachable = self._remote is None or self._remote.is_reachable
+        self._metrics.bundle_source(reachable=reachable)
         engine, _ = await asyncio.gather(self._load(folder), asyncio.to_thread(language.load))
         self._activate(engine, folder)
         # Objects that are alive now stay alive. Without this the collector walks through all of
@@ -122,8 +126,9 @@ class ModelManager:
             ServiceError: they cannot be served; the old model stays active.
         """
         async with self._reloading:
-            old, folder = self.engine, self._locate()
+            old = self.engine
             try:
+                folder = await self._locate()
                 same = read_manifest(folder).version == old.bundle.manifest.version
                 if same and Policy.load(self._settings.policy) == old.policy:
                     return old.bundle.manifest
@@ -149,20 +154,35 @@ class ModelManager:
         """Reload whenever the bundle's folder holds another bundle, until cancelled."""
         while self._settings.watch_seconds:
             await asyncio.sleep(self._settings.watch_seconds)
-            if _identity(self._watched) is None:  # it is being replaced right now
-                continue
-            identity = _identity(bundle_folder(self._settings.bundle))
-            if identity not in (None, self._seen):
+            if await self._has_changed():
                 with suppress(ServiceError):  # `reload` has logged it
                     await self.reload()
 
+    async def _has_changed(self) -> bool:
+        if self._remote:
+            has_changed = await asyncio.to_thread(self._remote.has_changed)
+            self._metrics.bundle_source(reachable=self._remote.is_reachable)
+            return has_changed
+        if _identity(self._watched) is None:  # it is being replaced right now
+            return False
+        return _identity(local_folder(self._settings)) not in (None, self._seen)
+
     async def close(self) -> None:
         """Finish the accepted requests and stop all engines."""
+        if self._remote:
+            self._remote.close()
         for engine in {*self._users, *([self._engine] if self._engine else [])}:
             await engine.close()
 
-    def _locate(self) -> Path:
-        folder = self._watched = bundle_folder(self._settings.bundle)
+    async def _locate_first(self) -> Path:
+        if self._remote:
+            return await asyncio.to_thread(self._remote.newest_or_cached)
+        return await self._locate()
+
+    async def _locate(self) -> Path:
+        if self._remote:
+            return await asyncio.to_thread(self._remote.newest)
+        folder = self._watched = local_folder(self._settings)
         self._seen = _identity(folder)  # before it is read: a later change is a new bundle
         return folder.resolve()  # behind a link, all files come from one bundle
 
@@ -188,6 +208,8 @@ class ModelManager:
         self._engine, self.folder = engine, folder
         ready = engine.not_ready is None
         self._metrics.model(engine.bundle.manifest, engine.policy.version, ready=ready)
+        if self._remote and ready:
+            self._remote.keep(folder)
 
     async def _retire(self, engine: Engine) -> None:
         while engine in self._users:
@@ -195,14 +217,23 @@ class ModelManager:
         await engine.close()
 
 
-def bundle_folder(configured: Path | None) -> Path:
-    """Return the folder to serve from.
+def bundle_folder(settings: Settings) -> Path:
+    """Return the folder to serve from; a bundle that is elsewhere is fetched into the cache.
 
-    That is the configured one, else production or the candidate in the working directory, else the
-    model that the project ships.
+    Raises:
+        BundleError: it can neither be fetched nor is it in the cache.
+        SettingsError: a package or an address that fetching needs is missing.
     """
-    if configured:
-        return configured
+    remote = remote_bundle(settings)
+    return remote.newest_or_cached() if remote else local_folder(settings)
+
+
+def local_folder(settings: Settings) -> Path:
+    """Return the folder that is configured, else production or the candidate in the working
+    directory, else the model that the project ships.
+    """
+    if isinstance(settings.bundle, Path):
+        return settings.bundle
     made = (Path("models/production"), Path("models/candidate"))
     here = [folder for folder in made if (folder / MANIFEST).exists()]
     return here[0] if here else shipped(SHIPPED_BUNDLE)

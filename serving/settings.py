@@ -37,14 +37,30 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from serving.auth import ApiKey
 
-SECRET = {"api_keys", "mongodb_uri"}
+SECRET = {
+    "api_keys",
+    "mlflow_tracking_password",
+    "mlflow_tracking_token",
+    "mlflow_tracking_uri",
+    "mongodb_uri",
+    "rate_limit_storage",
+}
 PACKAGE = Path(__file__).parent
 SHIPPED_BUNDLE = Path("models/release")
 # Settings whose default is a file that the project ships.
 SHIPPED_FILES = ("policy", "perspective")
 PREFIX = "TAGGER_"
 # Names that deployment platforms set or that are usual: they also count without the prefix.
-PLAIN = {"host", "port", "mongodb_uri", "log_level"}
+PLAIN = {
+    "host",
+    "port",
+    "mongodb_uri",
+    "log_level",
+    "mlflow_tracking_uri",
+    "mlflow_tracking_username",
+    "mlflow_tracking_password",
+    "mlflow_tracking_token",
+}
 # prometheus_client reads this variable itself, so it has no other name.
 UNPREFIXED = {"prometheus_multiproc_dir"}
 # Names of version 0.1.
@@ -57,6 +73,7 @@ RENAMED = {
 # Kubernetes sets TAGGER_PORT=tcp://… and more for each Service named `tagger`.
 SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://")
 SERVICE_LINK_NAME = re.compile(r"TAGGER_(SERVICE_|PORT_\d)")
+REMOTE_BUNDLE = re.compile(r"(models|https?|s3):")
 LEVEL_NAMES = {"trace": "debug", "warn": "warning", "fatal": "critical"}
 DEFAULT_PORTS = {("http", ":80"), ("https", ":443")}
 TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
@@ -135,6 +152,28 @@ def _one_line(value: SecretStr) -> SecretStr:
     return value
 
 
+def _bundle(value: object) -> object:
+    """Return an address as text, and anything else as a path, which would lose one of its `//`."""
+    if not isinstance(value, str) or not (match := REMOTE_BUNDLE.match(value)):
+        return Path(value) if isinstance(value, str) else value
+    if match[1] == "models":
+        is_valid = bool(re.fullmatch(r"models:/[^/@\s]+(@[^/@\s]+|/\d+)", value))
+    else:
+        parts = urlsplit(value)
+        is_digest = re.fullmatch("(sha256=[0-9a-fA-F]{64})?", parts.fragment) is not None
+        is_valid = bool(parts.hostname) and len(parts.path) > 1 and is_digest
+    if not is_valid:
+        raise ValueError(value)
+    return value
+
+
+def _redis_url(value: SecretStr) -> SecretStr:
+    parts = urlsplit(_one_line(value).get_secret_value())
+    if parts.scheme not in {"redis", "rediss"} or not parts.hostname or parts.port == 0:
+        raise ValueError("not an address of Redis")
+    return value
+
+
 def _small(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
@@ -187,13 +226,27 @@ class Settings(BaseSettings):
     workers: int = _setting(
         1, "processes", "Worker processes, each with its own copy of the model", ge=1, le=64
     )
-    bundle: Path | None = _setting(
+    bundle: Annotated[Path | str | None, BeforeValidator(_bundle)] = _setting(
         None,
-        "folder",
+        "folder, models:/name@alias, models:/name/version, or https://…, http://… or s3://… of a "
+        ".tar.gz or .zip, with #sha256=… or a .sha256 beside it",
         "Model bundle; unset: models/production, else models/candidate, else the shipped model",
+    )
+    bundle_cache: Path | None = _setting(
+        None, "folder", "Where fetched bundles are kept; unset: bundles/ beside OUTBOX"
     )
     watch_seconds: float = _setting(
         2.0, "seconds", "Interval of the check for a new bundle; 0 turns it off", ge=0, le=86_400
+    )
+    mlflow_tracking_uri: Annotated[SecretStr, AfterValidator(_one_line)] | None = _setting(
+        None, "https://… or http://…", "MLflow server, if BUNDLE is models:/…"
+    )
+    mlflow_tracking_username: str | None = _setting(None, "text", "User of the MLflow server")
+    mlflow_tracking_password: Annotated[SecretStr, AfterValidator(_one_line)] | None = _setting(
+        None, "text", "That user's password"
+    )
+    mlflow_tracking_token: Annotated[SecretStr, AfterValidator(_one_line)] | None = _setting(
+        None, "text", "Bearer token for the MLflow server, if no user is set"
     )
     policy: Path = _setting(
         Path("configs/policy.yaml"), "file", "Toxicity bands and moderation actions"
@@ -234,7 +287,13 @@ class Settings(BaseSettings):
         1024, "requests", "Active requests of a worker; more get 429", ge=1, le=100_000
     )
     requests_per_minute: int = _setting(
-        0, "requests", "Limit of each key or address, in a worker; 0: no limit", ge=0, le=10**7
+        0, "requests", "Limit of each key or address; 0: no limit", ge=0, le=10**7
+    )
+    rate_limit_storage: Annotated[SecretStr, AfterValidator(_redis_url)] | None = _setting(
+        None,
+        "redis://[[user]:password@]host[:port][/number] or rediss://… (TLS)",
+        "Redis that counts REQUESTS_PER_MINUTE for all workers and replicas; unset: each worker "
+        "counts its own",
     )
     body_seconds: float = _setting(
         10.0, "seconds", "Time within which a request body must arrive", gt=0, le=600
@@ -356,7 +415,9 @@ def load_settings(**overrides: object) -> Settings:
     for name, value in sorted(
         ((fields[place], value) for place, value in values.items()), key=itemgetter(0)
     ):
-        shown = "a value that is not shown here" if name in SECRET else repr(value)
+        # The address of a bundle may have a password or a signature.
+        is_secret = name in SECRET or (name == "bundle" and "//" in str(value))
+        shown = "a value that is not shown here" if is_secret else repr(value)
         lines.append(f"{variable(name)}: got {shown}, wanted {wanted(name)}")
     raise SettingsError("\n".join(lines))
 

@@ -70,18 +70,19 @@ class Admission(Protocol):
 class RequestMiddleware:
     """ASGI middleware."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 # by name, from one place
         self,
         app: ASGIApp,
         *,
         admission: Admission,
         metrics: Metrics,
         routes: RouteTable,
+        rate: RateLimit,
         settings: Settings,
     ) -> None:
         self._app, self._admission, self._metrics, self._routes = app, admission, metrics, routes
         self._keys = ApiKeyStore(settings.api_keys)
-        self._rate = RateLimit(settings.requests_per_minute)
+        self._rate = rate
         self._max_bytes, self._body_seconds = settings.max_bytes, settings.body_seconds
         self._timeout = settings.request_timeout_seconds
         self._log_requests = settings.log_requests
@@ -101,7 +102,7 @@ class RequestMiddleware:
             rule, scope["path"] = self._routes.find(path), path
         engine = timeout = None
         try:
-            self._admit(scope, rule, context)
+            await self._admit(scope, rule, context)
             app, routed = self._app, scope
             if scope["method"] == "HEAD":
                 # The server drops the body: its own scope still says HEAD.
@@ -127,7 +128,7 @@ class RequestMiddleware:
                 self._admission.leave(engine)
             self._record(scope, rule, context)
 
-    def _admit(self, scope: ASGIScope, rule: RouteRule, context: "RequestContext") -> None:
+    async def _admit(self, scope: ASGIScope, rule: RouteRule, context: "RequestContext") -> None:
         """Raise ServiceError or QueueFullError if the request must be refused."""
         is_open = rule.scope is None
         if is_open and (scope["method"] != "POST" or rule is UNKNOWN):
@@ -137,21 +138,23 @@ class RequestMiddleware:
         if scope["method"] == "POST":
             self._admission.check_capacity()
         if not is_open:
-            self._check_caller(scope, rule)
+            await self._check_caller(scope, rule)
             context.limit_time(requested_timeout(scope["headers"]), self._timeout)
         if context.announced_bytes > self._max_bytes:
             raise context.too_large()
 
-    def _check_caller(self, scope: ASGIScope, rule: RouteRule) -> None:
+    async def _check_caller(self, scope: ASGIScope, rule: RouteRule) -> None:
         """Raise ServiceError if the caller may not use the route, or uses it too often."""
         key = self._authenticate(scope, rule)
         if rule.scope not in key.scopes:
             raise ServiceError(ErrorCode.FORBIDDEN, f"Missing scope: {rule.scope}")
         scope["state"]["client"] = client = _client_name(key, scope)
-        wait = self._rate.hit(client or "unknown")
+        wait = await self._rate.hit(client or "unknown")
         if wait is not None:
             message = "Rate limit exceeded, retry later"
             raise ServiceError(ErrorCode.RATE_LIMITED, message, retry_after=wait)
+        if self._rate.is_shared and scope["method"] == "POST":
+            self._admission.check_capacity()  # others have entered while Redis was asked
 
     def _authenticate(self, scope: ASGIScope, rule: RouteRule) -> ApiKey:
         secret = None

@@ -89,6 +89,20 @@ class Metrics:
             multiprocess_mode="livemax",
         )
         self._reloads = counter("tagger_model_reloads", "Model reloads, by outcome", ["outcome"])
+        self._source_reachable = gauge(
+            "tagger_bundle_source_reachable",
+            "0 while MLflow, or where the archive of BUNDLE is, does not answer",
+            multiprocess_mode="livemin",
+        )
+        self._rate_limit_local = gauge(
+            "tagger_rate_limit_local",
+            "1 while Redis is slow or gone and each process counts its own rate limits",
+            multiprocess_mode="livemax",
+        )
+        self._rate_limited_here = counter(
+            "tagger_rate_limit_local_requests",
+            "Requests that this process counted because Redis was slow or gone",
+        )
         self._log = _LogMetrics(self.registry)
         self._served: Gauge | None = None
         # Finding a metric's labels takes longer than counting.
@@ -155,6 +169,18 @@ class Metrics:
     def model_reloaded(self, outcome: str) -> None:
         """Count a reload, whether the new model was accepted or rejected."""
         self._reloads.labels(outcome).inc()
+
+    def bundle_source(self, *, reachable: bool) -> None:
+        """Set whether the place that bundles are fetched from answered last time."""
+        self._source_reachable.set(reachable)
+
+    def rate_limit_local(self, *, local: bool) -> None:
+        """Set whether this process counts its own rate limits because Redis does not."""
+        self._rate_limit_local.set(local)
+
+    def rate_limited_here(self) -> None:
+        """Count a request that Redis did not count."""
+        self._rate_limited_here.inc()
 
     def render(self) -> bytes:
         """Return the metrics of all workers together, in Prometheus' text format."""

@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from serving.model_manager import bundle_folder
+from serving.settings import Settings
 from tests.clients import browser, google, hub, npm, openai_sdk
 from tests.clients.world import CASES, MAX_CHARS, Case, World, api_keys
 from tests.support.service import Served
@@ -83,7 +84,7 @@ def main() -> int:
     """Run the cases and print the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bundle", type=Path, help="default: the one that `make serve` uses")
-    bundle = bundle_folder(parser.parse_args().bundle).resolve()
+    bundle = bundle_folder(Settings(bundle=parser.parse_args().bundle)).resolve()
     unknown = {case for cases in CLIENTS.values() for case in cases} - set(CASES)
     assert not unknown, unknown
     npm.install()

@@ -18,10 +18,11 @@ import numpy as np
 import pytest
 
 from serving import model_manager
-from serving.bundle import Bundle, content_version, scores_by_attribute, scores_by_label
+from serving.bundle import Bundle
 from serving.model_manager import ModelManager, bundle_folder
 from serving.observability.metrics import Metrics
 from serving.settings import Settings
+from tests.support.bundles import seal, variant, version
 from tests.support.service import ROOT, Served
 
 KEY = "a-key-of-the-operator"
@@ -33,26 +34,6 @@ KEYS = {
 ADMIN = {"authorization": f"Bearer {KEY}"}
 TEXTS = ["have a lovely day", "you absolute clown", "go back to where you came from", "hm"]
 Serve = Callable[..., Served]
-
-
-def variant(origin: Path, folder: Path, temperature: float) -> Path:
-    """A bundle with other scores: another temperature, and golden scores that fit it."""
-    shutil.copytree(origin, folder)
-    manifest = json.loads((folder / "bundle.json").read_text())
-    manifest["temperature"] = temperature
-    seal(folder, manifest)
-    bundle = Bundle.load(folder)
-    for row in manifest["golden"]:
-        (labels,), (attributes,) = bundle.score([row["text"]])
-        row["scores"] = scores_by_label(labels)
-        row["attributes"] = scores_by_attribute(attributes)
-    seal(folder, manifest)
-    return folder
-
-
-def seal(folder: Path, manifest: dict[str, object]) -> None:
-    manifest["version"] = content_version(manifest)
-    (folder / "bundle.json").write_text(json.dumps(manifest))
 
 
 def point_link(link: Path, target: Path) -> None:
@@ -73,10 +54,6 @@ def link(bundles: list[Path], tmp_path: Path) -> Path:
     link = tmp_path / "production"
     point_link(link, bundles[0])
     return link
-
-
-def version(folder: Path) -> str:
-    return str(json.loads((folder / "bundle.json").read_text())["version"])
 
 
 def serving_version(service: Served) -> str:
@@ -243,11 +220,11 @@ def test_without_a_setting_production_is_served_then_the_candidate_then_the_ship
     shipped = bundles[1]
     monkeypatch.setattr(model_manager, "shipped", lambda _: shipped)
     monkeypatch.chdir(tmp_path)
-    assert bundle_folder(None) == shipped
+    assert bundle_folder(Settings()) == shipped
     for stage in ("candidate", "production"):
         shutil.copytree(bundles[0], tmp_path / "models" / stage)
-        assert bundle_folder(None) == Path("models", stage)
-    assert bundle_folder(Path("mine")) == Path("mine")
+        assert bundle_folder(Settings()) == Path("models", stage)
+    assert bundle_folder(Settings(bundle=Path("mine"))) == Path("mine")
 
 
 def test_the_shipped_model_does_not_answer_while_the_candidate_is_replaced(

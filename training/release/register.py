@@ -61,9 +61,10 @@ def main() -> None:
         )
         client = mlflow.MlflowClient()
         version = logged.registered_model_version
-        client.set_registered_model_alias(params.model, "candidate", version)
         for key in ("version", "data"):
             client.set_model_version_tag(params.model, version, f"bundle.{key}", manifest[key])
+        # Last: services that watch the alias fetch the version now.
+        client.set_registered_model_alias(params.model, "candidate", version)
     registered = {"run_id": run, "model": params.model, "version": int(version)}
     write_json(REPORTS / "registered.json", registered)
     print(f"registered {params.model} version {version} as candidate, run {run}")

@@ -39,7 +39,7 @@ def map_thresholds(csv: Path, bundle: Path | None, thresholds: tuple[float, ...]
     overrides: dict[str, Any] = {"bundle": bundle} if bundle else {}
     settings = load_settings(**overrides)
     table = Attributes.load(settings.perspective)
-    loaded = Bundle.load(bundle_folder(settings.bundle))
+    loaded = Bundle.load(bundle_folder(settings))
     try:
         click.echo(report_file(csv, loaded, table, thresholds or THRESHOLDS))
     except ThresholdsError as error:

@@ -1,20 +1,47 @@
-import pytest
+import asyncio
+import sys
 
-from serving.middleware.rate_limit import RateLimit, client_prefix
+import pytest
+from pydantic import SecretStr
+
+from serving.middleware.rate_limit import RateLimit, client_prefix, rate_limit
+from serving.observability.metrics import Metrics
+from serving.settings import Settings, SettingsError
+
+
+def hits(limit: RateLimit, *callers: str) -> list[float | None]:
+    async def ask() -> list[float | None]:
+        return [await limit.hit(caller) for caller in callers]
+
+    return asyncio.run(ask())
 
 
 def test_a_limit_holds_for_each_caller_and_says_how_long_to_wait() -> None:
-    limit = RateLimit(3)
-    assert [limit.hit("a") for _ in range(3)] == [None] * 3
-    wait = limit.hit("a")
+    *within, wait, other = hits(RateLimit(3), *"aaaab")
+    assert within == [None] * 3
     assert wait is not None
     assert 0 <= wait <= 120
-    assert limit.hit("b") is None
+    assert other is None
 
 
 def test_without_a_limit_every_request_passes() -> None:
-    limit = RateLimit(0)
-    assert all(limit.hit("a") is None for _ in range(1000))
+    assert hits(RateLimit(0), *"a" * 1000) == [None] * 1000
+
+
+def test_redis_counts_only_if_there_is_a_limit() -> None:
+    url = SecretStr("redis://127.0.0.1:1")
+    for settings in (Settings(rate_limit_storage=url), Settings(requests_per_minute=5)):
+        assert not rate_limit(settings, Metrics()).is_shared
+    assert rate_limit(Settings(rate_limit_storage=url, requests_per_minute=5), Metrics()).is_shared
+
+
+def test_without_the_package_redis_the_message_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "redis.asyncio", None)
+    settings = Settings(rate_limit_storage=SecretStr("redis://h"), requests_per_minute=5)
+    with pytest.raises(SettingsError, match=r"pip install 'toxic-tweet-tagger\[redis\]'"):
+        rate_limit(settings, Metrics())
 
 
 @pytest.mark.parametrize(
