@@ -10,7 +10,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
 .PHONY: help setup clean train bundle gates promote rollback release mlflow serve mongo check test e2e clients \
-	chaos bench explain-bench docs screenshots image deploy
+	chaos replicas-test bench explain-bench docs screenshots image deploy
 
 help:
 	@awk '/^##@/ {printf "\n%s\n", substr($$0, 5)} \
@@ -103,6 +103,11 @@ clients: .venv/.dev ## Test the real clients of other services (needs npm)
 
 chaos: .venv/.dev ## Break things under load; count acknowledged and stored predictions; SHORT=1
 	python -m tests.chaos --bundle $(BUNDLE_DIR) $(if $(SHORT),--short)
+
+replicas-test: .venv/.dev ## Restart and kill replicas behind HAProxy under load (Debian's; root installs it); SHORT=1
+	{ command -v haproxy && command -v redis-server; } >/dev/null || test "$$(id -u)" != 0 || \
+		{ apt-get update -qq && apt-get install -y -qq haproxy redis-server >/dev/null; }
+	python -m tests.replicas --bundle $(BUNDLE_DIR) $(if $(SHORT),--short)
 
 WHAT ?= serving
 bench: .venv/.dev ## Benchmark; WHAT=serving (default; ONLY=ours,mlflow), explanations, log-cost or apis

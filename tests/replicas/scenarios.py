@@ -4,6 +4,7 @@ A scenario asserts what must hold beside the comparison of acknowledged and stor
 which `__main__` makes after each one. After it all replicas have ended and MongoDB has every row.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from tests.chaos.service import Service, texts_in, wait_until_sent
 from tests.replicas.haproxy import HAProxy
 from tests.replicas.manifests import Manifests
 from tests.support.mongodb import MongoServer
+from tests.support.redis import RedisServer
 
 REPLICAS = 3
 
@@ -60,9 +62,7 @@ class Setup:
             services.append(Service(folder, self.bundle, **settings))
         self.outboxes = [service.outbox for service in services]
         async with AsyncExitStack() as stack:
-            for service in services:
-                await service.start()
-                stack.push_async_callback(service.stop)
+            await _start_all(services, stack)
             ports = [service.port for service in services]
             proxy = HAProxy(self.folder, ports, self.manifests.probe)
             await stack.enter_async_context(proxy)
@@ -97,6 +97,18 @@ class Replicas:
         """Start one again, and wait until requests reach it."""
         await service.start()
         await self.proxy.wait_until_up([service.port])
+
+
+async def _start_all(services: list[Service], stack: AsyncExitStack) -> None:
+    """Start them at the same time; the stack stops those that have started."""
+
+    async def start(service: Service) -> None:
+        await service.start()
+        stack.push_async_callback(service.stop)
+
+    results = await asyncio.gather(*map(start, services), return_exceptions=True)
+    for error in filter(None, results):
+        raise error
 
 
 async def rolling_restart(setup: Setup) -> None:
@@ -137,8 +149,31 @@ async def replica_killed(setup: Setup) -> None:
     setup.note = f"{len(rows)} rows in the outbox of the killed replica, all delivered"
 
 
+async def redis_stopped(setup: Setup) -> None:
+    """Redis, which counts the rate limit, goes and comes back: no request fails."""
+    with RedisServer(setup.folder) as redis:
+        limit = {"REQUESTS_PER_MINUTE": "10000000", "RATE_LIMIT_STORAGE": redis.url}
+        async with setup.replicas(**limit) as replicas:
+            async with setup.clients(replicas) as load:
+                await load.predictions(setup.size.predictions)
+                redis.kill()
+                for service in replicas.services:
+                    await service.wait_for("tagger_rate_limit_local", 1)
+                before = len(load.replies.texts)
+                await load.predictions(setup.size.predictions)
+                during = len(load.replies.texts) - before
+                await asyncio.to_thread(redis.start)
+                for service in replicas.services:
+                    await service.wait_for("tagger_rate_limit_local", 0)
+                await load.predictions(setup.size.predictions)
+            await setup.all_sent()
+    assert setup.failed == 0, f"{load.replies.statuses}, {load.replies.broken} without a reply"
+    setup.note = f"{during} predictions without Redis, then all three counted there again"
+
+
 Scenario = Callable[[Setup], Coroutine[None, None, None]]
 SCENARIOS: dict[str, Scenario] = {
     "rolling restart": rolling_restart,
     "kill -9": replica_killed,
+    "Redis stopped": redis_stopped,
 }
