@@ -10,7 +10,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
 .PHONY: help setup clean train bundle gates promote rollback release mlflow serve mongo check test e2e clients \
-	chaos kubernetes-check bench explain-bench docs screenshots image deploy
+	chaos replicas-test kubernetes-check bench explain-bench docs screenshots image deploy
 
 help:
 	@awk '/^##@/ {printf "\n%s\n", substr($$0, 5)} \
@@ -109,6 +109,11 @@ kubernetes-check: .venv/.dev ## Check the Kubernetes manifests against schemas, 
 		built=$$(kubectl kustomize $$folder); \
 		echo "$$built" | kubernetes-validate --strict --quiet --no-warn -; done
 	python -m pytest -q tests/unit/test_kubernetes.py
+
+replicas-test: .venv/.dev ## Restart and kill replicas behind HAProxy under load (Debian's; root installs it); SHORT=1
+	{ command -v haproxy && command -v redis-server; } >/dev/null || test "$$(id -u)" != 0 || \
+		{ apt-get update -qq && apt-get install -y -qq haproxy redis-server >/dev/null; }
+	python -m tests.replicas --bundle $(BUNDLE_DIR) $(if $(SHORT),--short)
 
 WHAT ?= serving
 bench: .venv/.dev ## Benchmark; WHAT=serving (default; ONLY=ours,mlflow), explanations, log-cost or apis

@@ -1,8 +1,8 @@
 """The manifests of deploy/kubernetes agree with the service, with themselves and with the CRDs.
 
-`make kubernetes-check` checks Kubernetes' own kinds against their schemas. It does not know the kinds
-of KEDA and of the Prometheus operator: those are checked here, against models that are generated from
-their CRDs.
+`make kubernetes-check` checks Kubernetes' own kinds against their schemas. It does not know the
+kinds of KEDA and of the Prometheus operator: those are checked here, against models that are
+generated from their CRDs.
 """
 
 import json
