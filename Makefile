@@ -10,7 +10,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
 .PHONY: help setup clean train bundle gates promote rollback release mlflow serve mongo check test e2e clients \
-	chaos scale-test bench bulk-bench explain-bench docs screenshots image deploy
+	chaos replicas-test kubernetes-check scale-test bench bulk-bench explain-bench docs screenshots image deploy
 
 help:
 	@awk '/^##@/ {printf "\n%s\n", substr($$0, 5)} \
@@ -102,6 +102,17 @@ clients: .venv/.dev ## Test the real clients of other services (needs npm)
 
 chaos: .venv/.dev ## Break things under load; count acknowledged and stored predictions; SHORT=1
 	python -m tests.chaos --bundle $(BUNDLE_DIR) $(if $(SHORT),--short)
+
+kubernetes-check: .venv/.dev ## Check the Kubernetes manifests against schemas, and against the service
+	set -e; for folder in deploy/kubernetes/base deploy/kubernetes/overlays/*; do echo "== $$folder"; \
+		built=$$(kubectl kustomize $$folder); \
+		echo "$$built" | kubernetes-validate --strict --quiet --no-warn -; done
+	python -m pytest -q tests/unit/test_kubernetes.py
+
+replicas-test: .venv/.dev ## Restart and kill replicas behind HAProxy under load (Debian's; root installs it); SHORT=1
+	{ command -v haproxy && command -v redis-server; } >/dev/null || test "$$(id -u)" != 0 || \
+		{ apt-get update -qq && apt-get install -y -qq haproxy redis-server >/dev/null; }
+	python -m tests.replicas --bundle $(BUNDLE_DIR) $(if $(SHORT),--short)
 
 scale-test: .venv/.dev ## Score files on two Ray nodes, one killed in the middle; SHORT=1
 	SCALE=1 ROWS=$(if $(SHORT),2000,20000) python -m pytest -s tests/scale

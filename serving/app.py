@@ -2,7 +2,8 @@
 
     serve -> uvicorn (LoadSheddingProtocol) -> RequestMiddleware -> routes -> Classifier
 
-The server runs until SIGTERM: then it stops accepting, finishes the accepted requests, and exits.
+The server runs until SIGTERM: then, after SHUTDOWN_DELAY_SECONDS, it stops accepting, finishes the
+accepted requests, and exits.
 """
 
 import asyncio
@@ -12,11 +13,13 @@ import os
 import signal
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import timedelta
 from math import ceil
 from pathlib import Path
+from types import FrameType
 from typing import Any, cast
 
 import uvicorn
@@ -92,6 +95,8 @@ def create_app(settings: Settings) -> FastAPI:
             # Browsers of other origins need headers that only the CORS middleware adds.
             shedder = LoadShedder(models, app_metrics, routes)
             watch = asyncio.create_task(models.watch())
+            if settings.shutdown_delay_seconds:
+                _delay_shutdown(models, settings.shutdown_delay_seconds)
             await rate.start()
             yield {STATE: None if settings.cors_origins else shedder}
             watch.cancel()
@@ -126,6 +131,28 @@ def create_app(settings: Settings) -> FastAPI:
     routes = route_table([app.router, *routers])
     _add_middleware(app, settings, app_metrics, routes)
     return app
+
+
+def _delay_shutdown(models: ModelManager, seconds: float) -> None:
+    """Let SIGTERM reach the server's own handler `seconds` later; a second one reaches it at once.
+
+    A load balancer needs that time to notice that /readyz fails. uvicorn closes idle connections
+    when it stops, and a request that is on its way on one of them would be lost.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return  # Python allows signal handlers in the main thread only; a server is never elsewhere
+    loop = asyncio.get_running_loop()
+    stop = cast(Callable[[int, FrameType | None], None], signal.getsignal(signal.SIGTERM))
+
+    def on_term(number: int, frame: FrameType | None) -> None:
+        if models.stopping:
+            stop(number, frame)
+            return
+        models.stopping = True
+        log.info("shutting down in %g seconds", seconds)
+        loop.call_soon_threadsafe(loop.call_later, seconds, stop, number, None)
+
+    signal.signal(signal.SIGTERM, on_term)
 
 
 def _add_middleware(

@@ -53,6 +53,7 @@ class ModelManager:
         self._users: dict[Engine, int] = {}  # active requests of each engine
         self._reloading = asyncio.Lock()
         self._retiring: set[asyncio.Task[None]] = set()
+        self.stopping = False  # SIGTERM came: clients shall use another replica
 
     @property
     def engine(self) -> Engine:

@@ -322,8 +322,16 @@ class Settings(BaseSettings):
     body_seconds: float = _setting(
         10.0, "seconds", "Time within which a request body must arrive", gt=0, le=600
     )
+    shutdown_delay_seconds: float = _setting(
+        0.0,
+        "seconds",
+        "Time after SIGTERM in which requests are still accepted, while /readyz fails and replies "
+        "close their connections; longer than a load balancer takes to notice",
+        ge=0,
+        le=600,
+    )
     shutdown_grace_seconds: float = _setting(
-        8.0, "seconds", "Time for accepted requests to finish after SIGTERM", gt=0, le=600
+        8.0, "seconds", "Time for accepted requests to finish after that", gt=0, le=600
     )
 
     api_keys: Keys = _setting(

@@ -19,14 +19,16 @@ async def live(request: Request) -> Response:
 
 @router.get("/readyz", response_model=HealthReply, responses={503: {"model": HealthReply}})
 async def ready(request: Request) -> Response:
-    """Say whether requests are answered: golden scores reproduced, threads alive, log writable.
+    """Say whether to send requests here: golden scores reproduced, threads alive, log writable.
 
     Without its MongoDB, also before its first answer, the service is degraded: it answers, and
-    predictions wait in the outbox.
+    predictions wait in the outbox. After SIGTERM this fails first, while requests are answered.
     """
     models: ModelManager = request.app.state.models
     log = classifier_of(request).log.stats()
     reason = models.not_ready or (None if models.alive else "an inference thread died or is stuck")
+    if models.stopping:
+        reason = "shutting down"
     if reason is None and not log.writable:
         reason = "the prediction log cannot be written"
     if reason is None and log.archive and not log.archive.reachable:

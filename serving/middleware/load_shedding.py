@@ -63,6 +63,11 @@ class LoadShedder:
         self._pausing = False
         self._pending = 0  # admitted, not begun: the event loop first reads from all sockets
 
+    @property
+    def stopping(self) -> bool:
+        """Whether replies must close their connections."""
+        return self._admission.stopping
+
     def __call__(self, path: str, headers: Headers) -> list[bytes] | None:
         """Return status line, headers and body for a POST; None if it is not refused here."""
         started = perf_counter()
@@ -201,7 +206,11 @@ class LoadSheddingProtocol(HttpToolsProtocol):
             super().on_headers_complete()
             return
         self._refused = True
-        keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
+        keep_alive = (
+            self.parser.get_http_version() != "1.0"
+            and self.parser.should_keep_alive()
+            and not self.app_state[STATE].stopping
+        )
         for name, value in self.server_state.default_headers:
             parts[1:1] = [name, b": ", value, b"\r\n"]
         if not keep_alive:

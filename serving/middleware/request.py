@@ -51,6 +51,8 @@ Headers = list[tuple[bytes, bytes]]
 class Admission(Protocol):
     """The part of the model manager that decides whether a request can be answered now."""
 
+    stopping: bool
+
     @property
     def not_ready(self) -> str | None:
         """Why no request can be answered; None if requests can."""
@@ -90,6 +92,8 @@ class RequestMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if self._admission.stopping:
+            send = _closing(send)
         context = RequestContext(scope, receive, send, self._max_bytes, self._body_seconds)
         rule = self._routes.find(scope["path"])
         path = scope["path"].removesuffix("/")
@@ -327,6 +331,17 @@ def error_reply(error: ServiceError, error_format: ErrorFormat) -> tuple[int, He
         *((name.lower().encode(), value.encode()) for name, value in error.headers.items()),
     ]
     return status, headers, body
+
+
+def _closing(send: Send) -> Send:
+    """Return a `send` whose replies ask the client for a new connection, for its next request."""
+
+    async def closing(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
+        await send(message)
+
+    return closing
 
 
 def _client_name(key: ApiKey, scope: ASGIScope) -> str | None:

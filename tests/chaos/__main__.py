@@ -14,41 +14,15 @@ import sys
 import tempfile
 import time
 import traceback
-from collections import Counter
 from pathlib import Path
 from types import FrameType
 
-from pymongo import MongoClient
-
-from serving.prediction_log.records import Document
+from tests.chaos.compare import compare
 from tests.chaos.scenarios import FULL, SCENARIOS, SHORT, Setup
-from tests.chaos.service import texts_in
 from tests.support.mongodb import MongoServer
 
 MIN_ACKNOWLEDGED = 20_000  # of a full run
 HEAD = ["scenario", "acknowledged", "stored", "lost", "duplicated", "unacknowledged", "seconds"]
-
-
-def stored_texts(setup: Setup) -> dict[str, str]:
-    """Return the texts of all predictions in MongoDB and in the outbox, by id."""
-    texts = texts_in(setup.outbox) if setup.outbox.exists() else {}
-    with MongoClient[Document](setup.mongo.uri) as client:
-        for document in client[setup.database]["predictions"].find({}, {"text": 1}):
-            texts[document["_id"]] = document["text"]
-    return {id_: text for id_, text in texts.items() if text.startswith(setup.name)}
-
-
-def compare(setup: Setup) -> dict[str, int]:
-    """Compare the acknowledged predictions with the stored ones."""
-    acknowledged = setup.load.replies.texts if setup.load else {}
-    stored = stored_texts(setup)
-    return {
-        "acknowledged": len(acknowledged),
-        "stored": len(stored),
-        "lost": sum(stored.get(id_) != text for id_, text in acknowledged.items()),
-        "duplicated": sum(count - 1 for count in Counter(stored.values()).values()),
-        "unacknowledged": len(stored.keys() - acknowledged.keys()),
-    }
 
 
 def run(name: str, setup: Setup) -> dict[str, int] | None:

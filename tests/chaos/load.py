@@ -24,11 +24,15 @@ class Replies:
     texts: of the predictions in replies with status 200, by id.
     statuses: number of replies by status.
     broken: connections that the service closed, or that ended before a reply.
+    unanswered: those of them that ended before a reply.
+    models: number of predictions in replies with status 200, by the model that the reply names.
     """
 
     texts: dict[str, str] = field(default_factory=dict)
     statuses: Counter[int] = field(default_factory=Counter)
     broken: int = 0
+    unanswered: int = 0
+    models: Counter[str] = field(default_factory=Counter)
 
     @property
     def errors(self) -> int:
@@ -44,11 +48,20 @@ class Load:
         name: starts every text.
         clients: that run at the same time.
         texts: in each request.
+        second_port: that every other client uses instead.
     """
 
-    def __init__(self, port: int, name: str, *, clients: int = 24, texts: int = 4) -> None:
+    def __init__(
+        self,
+        port: int,
+        name: str,
+        *,
+        clients: int = 24,
+        texts: int = 4,
+        second_port: int | None = None,
+    ) -> None:
         self.replies = Replies()
-        self._url = f"http://127.0.0.1:{port}"
+        self._ports = (port, second_port or port)
         self._name, self._clients, self._texts = name, clients, texts
         self._numbers = itertools.count()
         self._running = False
@@ -56,7 +69,7 @@ class Load:
 
     async def __aenter__(self) -> "Load":
         self._running = True
-        self._tasks = [asyncio.create_task(self._run_client()) for _ in range(self._clients)]
+        self._tasks = [asyncio.create_task(self._run_client(i)) for i in range(self._clients)]
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -77,9 +90,9 @@ class Load:
             while not self.replies.statuses[503]:
                 await asyncio.sleep(0.02)
 
-    async def _run_client(self) -> None:
-        timeout = httpx.Timeout(TIMEOUT_SECONDS)
-        async with httpx.AsyncClient(base_url=self._url, timeout=timeout, verify=False) as client:
+    async def _run_client(self, i: int) -> None:
+        timeout, url = httpx.Timeout(TIMEOUT_SECONDS), f"http://127.0.0.1:{self._ports[i % 2]}"
+        async with httpx.AsyncClient(base_url=url, timeout=timeout, verify=False) as client:
             while self._running:
                 try:
                     await self._send(client)
@@ -87,6 +100,7 @@ class Load:
                     await asyncio.sleep(0.05)  # the service is being started again
                 except httpx.TransportError:
                     self.replies.broken += 1
+                    self.replies.unanswered += 1
 
     async def _send(self, client: httpx.AsyncClient) -> None:
         texts = [self._new_text() for _ in range(self._texts)]
@@ -94,7 +108,9 @@ class Load:
         self.replies.statuses[reply.status_code] += 1
         self.replies.broken += reply.headers.get("connection") == "close"
         if reply.status_code == 200:
-            ids = [prediction["id"] for prediction in reply.json()["predictions"]]
+            content = reply.json()
+            ids = [prediction["id"] for prediction in content["predictions"]]
+            self.replies.models[content["model"]["version"]] += len(ids)
             self.replies.texts |= dict(zip(ids, texts, strict=True))
         else:
             await asyncio.sleep(0.05)

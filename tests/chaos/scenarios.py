@@ -63,6 +63,10 @@ class Setup:
     def outbox(self) -> Path:
         return self.folder / "outbox" / "outbox.db"
 
+    @property
+    def outboxes(self) -> list[Path]:
+        return [self.outbox]
+
     @asynccontextmanager
     async def service(self, **settings: str) -> AsyncIterator[Service]:
         """Start a service, and stop it at the end."""

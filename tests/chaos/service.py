@@ -51,6 +51,11 @@ class Service:
             return str(reply.json()["status"])
         return ""
 
+    async def wait_for(self, metric: str, expected: float) -> None:
+        """Wait until a metric has the expected value."""
+        assert self._served
+        await asyncio.to_thread(self._served.wait_for, metric, expected)
+
     async def kill(self) -> None:
         """Send SIGKILL."""
         assert self._served

@@ -12,6 +12,7 @@ import httpx
 
 from tests.support.bundles import version
 from tests.support.mongodb import free_port
+from tests.support.service import ROOT
 
 START_SECONDS = 120.0
 MODEL = "tweet-tagger"
@@ -77,6 +78,20 @@ class MlflowServer:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+def checkout_of(bundle: Path, folder: Path) -> Path:
+    """Make a checkout as `make train` would leave it, with this bundle as its candidate."""
+    for needed in ("configs", "training", "serving", "requirements"):
+        (folder / needed).parent.mkdir(parents=True, exist_ok=True)
+        (folder / needed).symlink_to(ROOT / needed)
+    shutil.copytree(bundle, folder / "models" / "candidate")
+    (folder / "models" / "finetuned").mkdir()
+    (folder / "models" / "finetuned" / "run.json").write_text('{"run_id": null}')
+    for name in ("plots/none", "drift/none", "rules.json"):
+        (folder / "reports" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "reports" / name).write_text("{}")
+    return folder
 
 
 class Releases:
