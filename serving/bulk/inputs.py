@@ -40,6 +40,7 @@ FORMATS = {
 }  # fmt: skip
 COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4"}
 CHUNK_BYTES = 8 << 20
+BESIDE = (".rejected.jsonl", ".run.json")  # what a run writes beside its output, after its name
 BLOCK_ROWS = 256  # that become columns at a time
 PROBE_ROWS = 1000  # of JSON lines, from which the columns and their types are told
 READ_ERRORS = (OSError, EOFError, pa.ArrowException)
@@ -118,7 +119,7 @@ def find_sources(inputs: Sequence[str], format_: str | None, own: Path) -> list[
     Args:
         inputs: paths, globs, URLs, or `-`.
         format_: of all files; None: each file's name tells it.
-        own: the output; it and the files beside it that begin with its name are no input.
+        own: the output; it and what a run writes beside it are no input.
 
     Raises:
         BulkError: an input names no file that can be read, or its format is unknown.
@@ -149,7 +150,11 @@ def _expand(name: str, format_: str | None, own: str) -> Iterator[Source]:
             raise BulkError(
                 f"{name}: got an unknown ending, wanted {', '.join(FORMATS)} or --format"
             )
-        if known is None or (not prefix and _is_own(info.path, own)):
+        if not prefix and _is_own(info.path, own):
+            if is_file:
+                raise BulkError(f"{name}: it is the output, wanted another --out")
+            continue
+        if known is None:
             continue
         count += 1
         shown = name if is_file else prefix + info.path
@@ -197,7 +202,8 @@ def _is_hidden(path: str) -> bool:
 
 
 def _is_own(path: str, own: str) -> bool:
-    return path == own or path.startswith((f"{own}/", f"{own}."))
+    beside = {own + ending for ending in ("", *BESIDE)}
+    return path in beside or path.startswith((f"{own}/", f"{own}.parts/"))
 
 
 def _format_of(path: str) -> str | None:

@@ -25,7 +25,7 @@ import orjson
 import pyarrow as pa
 from pyarrow import parquet as pq
 
-from serving.bulk.inputs import BulkError, Rejected
+from serving.bulk.inputs import BESIDE, BulkError, Rejected
 from serving.bulk.scoring import META
 
 SUFFIXES = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
@@ -38,7 +38,7 @@ class Output:
         self.path = out
         self.format = format_ or SUFFIXES.get(out.suffix.lower(), "parquet")
         self.parts = out if self.format == "parquet" else self._beside(".parts")
-        self.rejected, self._run = self._beside(".rejected.jsonl"), self._beside(".run.json")
+        self.rejected, self._run = map(self._beside, BESIDE)
 
     def _beside(self, ending: str) -> Path:
         return self.path.with_name(self.path.name + ending)

@@ -25,8 +25,9 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     # The nodes' workers import this checkout.
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *sys.path]))
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    started = Cluster(initialize_head=True, head_node_args=NODE)
+    started = Cluster()
     try:
+        started.add_node(**NODE)
         started.add_node(**{name: NODE[name] for name in ("num_cpus", "object_store_memory")})
         yield started
     finally:

@@ -77,6 +77,14 @@ def test_the_output_of_a_run_is_no_input_of_the_next(put: Put) -> None:
     put("out.csv.parts/part-00000-0000000.parquet", b"PAR1")
     sources = find_sources([str(folder)], None, folder / "out.csv")
     assert [Path(source.uri).name for source in sources] == ["a.csv"]
+    with pytest.raises(BulkError, match="it is the output"):
+        find_sources([str(folder / "out.csv")], None, folder / "out.csv")
+
+
+def test_an_input_may_have_the_name_of_the_output_and_an_ending(put: Put) -> None:
+    path = put("out.csv", "text\na\n")
+    (source,) = find_sources([str(path)], None, path.with_name("out"))
+    assert source.uri == str(path)
 
 
 def test_each_row_that_does_not_fit_is_rejected_with_its_place(put: Put) -> None:
