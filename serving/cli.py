@@ -208,7 +208,11 @@ def predict(texts: tuple[str, ...], as_json: bool, bundle: Path | str | None) ->
 )  # fmt: skip
 @BUNDLE
 def score(
-    inputs: tuple[str, ...], bundle: Path | str | None, id_: str | None, format_: str | None, **given: Any
+    inputs: tuple[str, ...],
+    bundle: Path | str | None,
+    id_: str | None,
+    format_: str | None,
+    **given: Any,
 ) -> None:
     """Score whole files: CSV, JSON lines or Parquet; files, folders, globs, URLs or `-`.
 

@@ -2,8 +2,8 @@
 
     python -m tests.replicas --bundle FOLDER [--short] [--only "rolling restart"]
 
-Three services run behind HAProxy, which forwards half of the clients' traffic by request and half by
-connection, with the settings, the readiness probe and the grace time of
+Three services run behind HAProxy, which forwards half of the clients' traffic by request and half
+by connection, with the settings, the readiness probe and the grace time of
 deploy/kubernetes/overlays/production. Every acknowledged prediction must be in MongoDB in the end,
 once, and with its text. `failed` counts requests without a 200; only a kill may have any.
 """
