@@ -10,7 +10,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
 .PHONY: help setup clean train bundle gates promote rollback release mlflow serve mongo check test e2e clients \
-	chaos replicas-test bench explain-bench docs screenshots image deploy
+	chaos replicas-test kubernetes-check bench explain-bench docs screenshots image deploy
 
 help:
 	@awk '/^##@/ {printf "\n%s\n", substr($$0, 5)} \
@@ -108,6 +108,12 @@ replicas-test: .venv/.dev ## Restart and kill replicas behind HAProxy under load
 	{ command -v haproxy && command -v redis-server; } >/dev/null || test "$$(id -u)" != 0 || \
 		{ apt-get update -qq && apt-get install -y -qq haproxy redis-server >/dev/null; }
 	python -m tests.replicas --bundle $(BUNDLE_DIR) $(if $(SHORT),--short)
+
+kubernetes-check: .venv/.dev ## Check the Kubernetes manifests against schemas, and against the service
+	set -e; for folder in deploy/kubernetes/base deploy/kubernetes/overlays/*; do echo "== $$folder"; \
+		built=$$(kubectl kustomize $$folder); \
+		echo "$$built" | kubernetes-validate --strict --quiet --no-warn -; done
+	python -m pytest -q tests/unit/test_kubernetes.py
 
 WHAT ?= serving
 bench: .venv/.dev ## Benchmark; WHAT=serving (default; ONLY=ours,mlflow), explanations, log-cost or apis
