@@ -4,7 +4,8 @@
     short texts, 10^5 and 10^6 rows     ─> peak memory of the process
     parts of the default and of Ray, and each text alone ─> equal to the last bit
 
-The ways take turns, so a change in the machine's speed affects all of them.
+The ways take turns, so a change in the machine's speed affects all of them. The exit status is 1 if
+the default is below LOWEST_RATIO of the bare loop, takes more than MOST_MB, or scores differ.
 """
 
 import csv
@@ -27,6 +28,7 @@ from serving.bundle import LABELS, Bundle
 from tests.support.service import ROOT, without_settings
 
 PART_ROWS = 512
+LOWEST_RATIO, MOST_MB = 0.9, 600
 ALONE = 256  # texts that are scored one by one, too
 WORDS = ("you", "are", "all", "welcome", "here", "good", "day", "what", "a", "game")
 
@@ -151,8 +153,8 @@ def memory(bundle: Path, size: Size, folder: Path) -> list[tuple[int, Run]]:
     return runs
 
 
-def report(bundle: Path, size: Size) -> str:
-    """Measure and return the results as Markdown."""
+def report(bundle: Path, size: Size) -> tuple[str, bool]:
+    """Measure; return the results as Markdown, and whether all of them are within the limits."""
     texts, described = tweets.load()
     # A lone surrogate cannot be in a file.
     texts = [text.encode(errors="replace").decode() for text in texts]
@@ -169,7 +171,9 @@ def report(bundle: Path, size: Size) -> str:
         shown = [f"{value:.2f}" for value in (median(ratios), min(ratios), max(ratios))]
         rates.append([words, f"{median(each[way] for each in rounds):,.0f}", *shown])
     peaks = [[f"{count:,}", f"{run.peak_mb:,.0f}"] for count, run in runs]
-    return "\n\n".join(
+    ratio = median(each["default"] / each["bare"] for each in rounds)
+    is_good = ratio >= LOWEST_RATIO and max(run.peak_mb for _, run in runs) <= MOST_MB
+    text = "\n\n".join(
         [
             f"{size.rows:,} rows of {described}; {size.rounds} rounds, {os.cpu_count()} cores.",
             table(["way", "rows/s", "of the bare loop", "lowest", "highest"], rates),
@@ -178,9 +182,10 @@ def report(bundle: Path, size: Size) -> str:
             f"Texts of {ALONE} with other scores when scored alone: {alone}.",
         ]
     )
+    return text, is_good and not parts and not alone
 
 
-def main() -> None:
+def main() -> int:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--short", action="store_true", help="few rows, for a test")
@@ -190,8 +195,10 @@ def main() -> None:
     size = SHORT if given.short else FULL
     if given.memory_rows:
         size = Size(size.rows, size.rounds, size.bare_s, tuple(given.memory_rows))
-    publish(report(given.bundle, size), "bulk", given.write)
+    text, is_good = report(given.bundle, size)
+    publish(text, "bulk", given.write)
+    return 0 if is_good else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -2,10 +2,11 @@
 
     python -m tests.replicas --bundle FOLDER [--short] [--only "rolling restart"]
 
-Three services run behind HAProxy, which forwards half of the clients' traffic by request and half
-by connection, with the settings, the readiness probe and the grace time of
-deploy/kubernetes/overlays/production. Every acknowledged prediction must be in MongoDB in the end,
-once, and with its text. `failed` counts requests without a 200; only a kill may have any.
+Three services run behind HAProxy with the settings, the readiness probe and the grace time of
+deploy/kubernetes/overlays/production. HAProxy forwards half of the clients' traffic by request, as
+an Ingress does, and half by connection, as a Service does. Every acknowledged prediction must be in
+MongoDB in the end, once, and with its text. `failed` counts requests without a 200; only a kill may
+have any.
 """
 
 import argparse

@@ -88,6 +88,8 @@ def checkout_of(bundle: Path, folder: Path) -> Path:
     shutil.copytree(bundle, folder / "models" / "candidate")
     (folder / "models" / "finetuned").mkdir()
     (folder / "models" / "finetuned" / "run.json").write_text('{"run_id": null}')
+    (folder / "data").mkdir()
+    (folder / "data" / "profile.yaml").write_text("profile: full\ndata: sources\n")
     for name in ("plots/none", "drift/none", "rules.json"):
         (folder / "reports" / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / "reports" / name).write_text("{}")
