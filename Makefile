@@ -14,7 +14,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 
 help:
 	@awk '/^##@/ {printf "\n%s\n", substr($$0, 5)} \
-		/^[a-z0-9-]+:.*## / {split($$0, part, ":.*## "); printf "  make %-16s %s\n", part[1], part[2]}' \
+		/^[a-z0-9-]+:.*## / {split($$0, part, ":.*## "); printf "  make %-17s %s\n", part[1], part[2]}' \
 		$(MAKEFILE_LIST)
 
 # A lock file is installed once, and again when it changes. `dev` contains `train`.
