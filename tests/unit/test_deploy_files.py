@@ -3,10 +3,11 @@
 import re
 import shlex
 
+import click
 import pytest
 import yaml
 
-from serving.cli import score
+from serving.cli import main, score
 from serving.settings import Settings, load_settings, variables
 from tests.conftest import ROOT
 
@@ -59,7 +60,9 @@ def test_the_rayjob_scores_into_a_mounted_volume_with_options_that_exist() -> No
     (_, _, line) = shlex.split(spec["entrypoint"])
     words = shlex.split(line.partition(" || ")[0])
     assert words[:2] == ["tweet-tagger", "score"]
-    given = score.make_context("score", words[2:]).params
+    # In the group's context: click keeps the names of --help that it finds in the first one.
+    parent = click.Context(main, help_option_names=["-h", "--help"])
+    given = score.make_context("score", words[2:], parent).params
     assert (given["ray"], given["resume"]) == ("auto", True)  # a job that is retried goes on
     cluster = spec["rayClusterSpec"]
     head = cluster["headGroupSpec"]["template"]["spec"]
