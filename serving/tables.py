@@ -183,7 +183,8 @@ def _parse_csv(path: Path, content: str, separator: str | None, header: Sequence
     columns, wrong = list(header), list[tuple[str, str]]()
     table = Table(columns, [], [])
     total = 0
-    for line, row in _records(content, separator):
+    several_lines = ""  # the first row that has them
+    for line, row, odd_quotes in _records(content, separator):
         if not isinstance(row, str) and not any(cell.strip() for cell in row):
             continue  # a blank line, or an empty row of a spreadsheet
         if not columns:
@@ -191,7 +192,17 @@ def _parse_csv(path: Path, content: str, separator: str | None, header: Sequence
             continue
         total += 1
         place = _place(total, line + skipped, total + (not header))
-        if problem := row if isinstance(row, str) else _row_problem(row, columns, separator):
+        if not several_lines and not isinstance(row, str) and re.search(r"[\r\n]", "".join(row)):
+            several_lines = place
+        problem = row if isinstance(row, str) else _row_problem(row, columns, separator)
+        if not problem and odd_quotes and several_lines:
+            # One mark too much or too little always leads to such a row, or to one of the reader's
+            # errors; what is between may be many rows in one cell.
+            problem = (
+                f"an odd number of quotation marks, and {several_lines} has a cell of several "
+                "lines; is a quotation mark missing, or too much?"
+            )
+        if problem:
             wrong.append((place, problem))
         else:
             table.rows.append(list(row))
@@ -202,19 +213,29 @@ def _parse_csv(path: Path, content: str, separator: str | None, header: Sequence
     return table
 
 
-def _records(content: str, separator: str) -> Iterator[tuple[int, list[str] | str]]:
-    """Yield the first line and the cells of each record, or what is wrong with it."""
-    reader = csv.reader(io.StringIO(content, newline=""), delimiter=separator, strict=True)
+def _records(content: str, separator: str) -> Iterator[tuple[int, list[str] | str, bool]]:
+    """Yield the first line and the cells of each record, or what is wrong with it, and whether its
+    quotation marks are odd.
+    """
+    quotes = 0
+
+    def lines() -> Iterator[str]:
+        nonlocal quotes
+        for line in io.StringIO(content, newline=""):
+            quotes += line.count('"')
+            yield line
+
+    reader = csv.reader(lines(), delimiter=separator, strict=True)
     while True:
-        line = reader.line_num + 1
+        line, quotes = reader.line_num + 1, 0
         try:
             row = next(reader, None)
         except csv.Error as error:
-            yield line, _csv_problem(str(error))
+            yield line, _csv_problem(str(error)), False
             continue  # with the next line
         if row is None:
             return
-        yield line, row
+        yield line, row, quotes % 2 == 1
 
 
 def _csv_problem(message: str) -> str:
@@ -230,7 +251,7 @@ def _separator(path: Path, content: str) -> str:
     """Return the usual separator of such a file, or the one that its header has instead."""
     usual = "\t" if path.suffix.lower() == ".tsv" else ","
     for separator in f"{usual},;\t|":
-        header = next((row for _, row in _records(content, separator) if row), "")
+        header = next((row for _, row, _ in _records(content, separator) if row), "")
         if not isinstance(header, str) and len(header) > 1:
             return separator
     return usual
@@ -261,8 +282,9 @@ def _row_problem(row: list[str], columns: list[str], separator: str) -> str:
 def _swallowed(table: Table, separator: str) -> list[tuple[str, str]]:
     """Find cells that contain the rows between two stray quotation marks.
 
-    Such a cell ends its first line, or begins its last one, with what the other columns have: with
-    a value that another row has there, or a number where this row has one.
+    Such a cell ends its first line, or begins its last one, with what the other columns have, or a
+    line between them is a whole row: with a value that another row has there, or a number where
+    this row has one.
     """
     width = len(table.columns)
     values = [{row[i] for row in table.rows} - {""} for i in range(width)]
@@ -270,20 +292,32 @@ def _swallowed(table: Table, separator: str) -> list[tuple[str, str]]:
     for row, place in zip(table.rows, table.places, strict=True):
         for i, cell in enumerate(row):
             lines = re.split(r"\r\n|\r|\n", cell)
-            right, left = lines[0].split(separator)[1:], lines[-1].split(separator)[:-1]
-            if len(lines) == 1 or width == 1 or len(right) != width - 1 - i or len(left) != i:
+            if len(lines) == 1 or width == 1:
                 continue
-            others = [*range(i + 1, width), *range(i)]
-            pairs = list(zip(others, right + left, strict=True))
-            if any(found for _, found in pairs) and all(
-                not found or found in values[j] or (_is_number(found) and _is_number(row[j]))
-                for j, found in pairs
-            ):
+            right, left = lines[0].split(separator)[1:], lines[-1].split(separator)[:-1]
+            candidates = [[*left, "", *right]] if len(left) == i else []
+            candidates += [line.split(separator) for line in lines[1:-1]]
+            if any(_is_row(fields, row, i, values) for fields in candidates):
                 wrong.append(
                     (place, f"{table.columns[i]} has rows of the table in it; is a quotation mark "
                      "not closed? (JSON lines can have such a text)")
                 )  # fmt: skip
     return wrong
+
+
+def _is_row(fields: list[str], row: list[str], i: int, values: list[set[str]]) -> bool:
+    """Say whether fields beside the i-th look like those of the table's rows; see `_swallowed`."""
+    others = [j for j in range(len(row)) if j != i]
+    return (
+        len(fields) == len(row)
+        and any(fields[j] for j in others)
+        and all(
+            not fields[j]
+            or fields[j] in values[j]
+            or (_is_number(fields[j]) and _is_number(row[j]))
+            for j in others
+        )
+    )
 
 
 def _is_number(cell: str) -> bool:
