@@ -135,11 +135,11 @@ def stream_csv(
         separator, head, skipped = match[1], head[match.end() :], 1
         next(lines)
     separator = separator or _separator(path, head)
-    records = ((line + skipped, row) for line, row in _records(lines, separator)
+    records = ((line + skipped, row, is_odd) for line, row, is_odd in _records(lines, separator)
                if isinstance(row, str) or any(cell.strip() for cell in row))  # fmt: skip
     columns = list(header)
     if not columns:
-        row = next(records, (0, None))[1]
+        row = next(records, (0, None, False))[1]
         if row is None:
             raise TableError(f"{path}: the file is empty")
         columns = _header(path, row)
@@ -179,9 +179,9 @@ def swallowed(
 ) -> list[tuple[int, str]]:
     """Find rows of a CSV file in which a cell contains the rows between two stray quotation marks.
 
-    Such a cell ends its first line, or begins its last one, with what the other columns have: with
-    a value that another row has there, or a number where this row has one. Returns the index and
-    the problem of each such row.
+    Such a cell ends its first line and begins its last one with what the other columns have, or a
+    line between them is a whole row: with a value that another row has there, or a number where
+    this row has one. Returns the index and the problem of each such row.
     """
     width = len(columns)
     values = [{row[i] for row in rows} - {""} for i in range(width)]
@@ -189,20 +189,32 @@ def swallowed(
     for number, row in enumerate(rows):
         for i, cell in enumerate(row):
             lines = re.split(r"\r\n|\r|\n", cell)
-            right, left = lines[0].split(separator)[1:], lines[-1].split(separator)[:-1]
-            if len(lines) == 1 or width == 1 or len(right) != width - 1 - i or len(left) != i:
+            if len(lines) == 1 or width == 1:
                 continue
-            others = [*range(i + 1, width), *range(i)]
-            pairs = list(zip(others, right + left, strict=True))
-            if any(found for _, found in pairs) and all(
-                not found or found in values[j] or (_is_number(found) and _is_number(row[j]))
-                for j, found in pairs
-            ):
+            right, left = lines[0].split(separator)[1:], lines[-1].split(separator)[:-1]
+            candidates = [[*left, "", *right]] if len(left) == i else []
+            candidates += [line.split(separator) for line in lines[1:-1]]
+            if any(_is_row(fields, row, i, values) for fields in candidates):
                 wrong.append(
                     (number, f"{columns[i]} has rows of the table in it; is a quotation mark "
                      "not closed? (JSON lines can have such a text)")
                 )  # fmt: skip
     return wrong
+
+
+def _is_row(fields: Sequence[str], row: Sequence[str], i: int, values: Sequence[set[str]]) -> bool:
+    """Say whether fields beside the i-th look like those of the table's rows; see `swallowed`."""
+    others = [j for j in range(len(row)) if j != i]
+    return (
+        len(fields) == len(row)
+        and any(fields[j] for j in others)
+        and all(
+            not fields[j]
+            or fields[j] in values[j]
+            or (_is_number(fields[j]) and _is_number(row[j]))
+            for j in others
+        )
+    )
 
 
 def describe(path: PurePath, wrong: Sequence[tuple[str, str]], total: int, wanted: str = "") -> str:
@@ -355,26 +367,46 @@ def _csv_table(path: Path, records: Records, header: Sequence[str]) -> Table:
 
 
 def _csv_rows(
-    records: Iterable[tuple[int, list[str] | str]], columns: list[str], separator: str
+    records: Iterable[tuple[int, list[str] | str, bool]], columns: list[str], separator: str
 ) -> Iterator[Record]:
-    for number, (line, row) in enumerate(records, 1):
+    several_lines = 0  # the first row that has them in a cell
+    for number, (line, row, is_odd) in enumerate(records, 1):
+        if not several_lines and not isinstance(row, str) and re.search(r"[\r\n]", "".join(row)):
+            several_lines = number
         problem = row if isinstance(row, str) else _row_problem(row, columns, separator)
+        if not problem and is_odd and several_lines:
+            # One mark too much or too little always leads to such a row, or to one of the reader's
+            # errors; what is between may be many rows in one cell.
+            problem = (
+                f"an odd number of quotation marks, and row {several_lines} has a cell of several "
+                "lines; is a quotation mark missing, or too much?"
+            )
         yield Record(number, line, problem or row)
 
 
-def _records(lines: Iterable[str], separator: str) -> Iterator[tuple[int, list[str] | str]]:
-    """Yield the first line and the cells of each record, or what is wrong with it."""
-    reader = csv.reader(lines, delimiter=separator, strict=True)
+def _records(lines: Iterable[str], separator: str) -> Iterator[tuple[int, list[str] | str, bool]]:
+    """Yield the first line and the cells of each record, or what is wrong with it, and whether its
+    quotation marks are odd.
+    """
+    quotes = 0
+
+    def counted() -> Iterator[str]:
+        nonlocal quotes
+        for text in lines:
+            quotes += text.count('"')
+            yield text
+
+    reader = csv.reader(counted(), delimiter=separator, strict=True)
     while True:
-        line = reader.line_num + 1
+        line, quotes = reader.line_num + 1, 0
         try:
             row = next(reader, None)
         except csv.Error as error:
-            yield line, _csv_problem(str(error))
+            yield line, _csv_problem(str(error)), False
             continue  # with the next line
         if row is None:
             return
-        yield line, row
+        yield line, row, quotes % 2 == 1
 
 
 def _csv_problem(message: str) -> str:
@@ -391,7 +423,7 @@ def _separator(path: PurePath, head: str) -> str:
     usual = "\t" if path.suffix.lower() == ".tsv" else ","
     for separator in f"{usual},;\t|":
         lines = io.StringIO(head, newline="")
-        header = next((row for _, row in _records(lines, separator) if row), "")
+        header = next((row for _, row, _ in _records(lines, separator) if row), "")
         if not isinstance(header, str) and len(header) > 1:
             return separator
     return usual

@@ -81,6 +81,12 @@ def test_cells_stay_as_they_are(put: Put) -> None:
         ),
         ("a.csv", b'text,label\nx,ok\n"hi,ok\n"a, b",ok\n', "row 2: a quotation mark in a quoted"),
         ("a.csv", b'text,label\n"hi,hate\nyou",ok\nx,hate\n', "row 1: text has rows of the table"),
+        ("a.csv", b'text,label\n"\nyou,ok\n",ok\nx,hate\n', "row 1: text has rows of the table"),
+        (
+            "a.csv",
+            b'text,label\r"\n,hate\n",",hate\r\n"\r;",ok\r\n',
+            "row 2, line 6: an odd number of quotation marks, and row 1 has a cell of several lines",
+        ),
         ("a.csv", b'n,text\n1,"hi\n2,you"\n3,x\n', "row 1: text has rows of the table in it"),
         ("a.csv", b'text,n\n"' + b"x" * 140_000 + b'",1\n', "row 1: a cell has more than 131,072"),
         ("a.csv", b"text,label\na\0b,hate\n", "row 1: got a NUL byte"),
@@ -140,6 +146,11 @@ def test_of_many_wrong_rows_the_first_five_and_the_count_are_named(put: Put) -> 
 def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(TableError, match=r"none\.csv: No such file"):
         read_table(tmp_path / "none.csv")
+
+
+def test_a_quotation_mark_for_inches_is_no_error_where_no_cell_has_several_lines(put: Put) -> None:
+    table = read_table(put("a.csv", b'text,label\na 5" screen,ok\nsay "hi",ok\n"a, b",hate\n'))
+    assert [row[0] for row in table.rows] == ['a 5" screen', 'say "hi"', "a, b"]
 
 
 def test_a_text_of_several_lines_is_no_error(put: Put) -> None:
