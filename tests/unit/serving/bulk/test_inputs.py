@@ -96,8 +96,8 @@ def test_each_row_that_does_not_fit_is_rejected_with_its_place(put: Put) -> None
         (2, 3, None, "got 1 fields, the header has 2"),
         (4, 6, "4", "got no text"),
         (5, 7, None, "byte 0xE9 is not UTF-8"),
-        (6, 8, None, "an odd number of quotation marks, and row 3 has a cell of several lines; is a "
-         "quotation mark missing, or too much?"),
+        (6, 8, None, "an odd number of quotation marks, and row 3 has a cell of several lines; is "
+         "a quotation mark missing, or too much?"),
         (7, 10, None, "a quotation mark in a quoted cell is not doubled, or one that opens a cell "
          "is too much"),
     ]  # fmt: skip
