@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,7 +27,6 @@ SECONDS = 60.0
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A checkout as `make train` leaves it, whose candidate is the shipped model."""
     from training.data import ingest
-    from training.release import register
 
     here, patch = Path.cwd(), pytest.MonkeyPatch()
     folder = make_checkout(tmp_path_factory.mktemp("trained"), patch.chdir, patch.delenv)
@@ -35,7 +36,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         write_json(folder / "reports" / name / "empty.json", {})
     write_json(folder / "reports" / "rules.json", {})
     ingest.ingest("sample", ingest.load_sources())
-    register.main()
+    # In a process of its own: in this one MLflow may have opened another folder's mlflow.db.
+    subprocess.run([sys.executable, "-m", "training.release.register"], check=True)
     os.chdir(here)
     yield folder
     patch.undo()

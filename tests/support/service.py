@@ -78,10 +78,11 @@ class Served:
             return received
 
     def metric(self, name: str) -> float:
-        """The value of a metric, summed over its labels."""
-        lines = [line for line in self.http.get("/metrics").text.splitlines() if line[:1] != "#"]
+        """The value of a metric, summed over its labels; 0 if no labels were counted yet."""
+        lines = self.http.get("/metrics").text.splitlines()
+        families = [line.split()[2] for line in lines if line.startswith("# TYPE ")]
+        assert any(map(name.startswith, families)), name
         samples = [line for line in lines if line.split()[0].partition("{")[0] == name]
-        assert samples, name
         return sum(float(line.split()[-1]) for line in samples)
 
     def wait_for(self, name: str, expected: float) -> None:

@@ -27,6 +27,8 @@ HEADERS = [(b"host", b"x")]
 class CapacityForTwo:
     """A model manager that admits two requests."""
 
+    stopping = False
+
     def check_capacity(self, pending: int) -> None:
         if pending >= 2:
             raise QueueFullError(1.5)
