@@ -10,7 +10,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
 .PHONY: help setup clean train bundle gates promote rollback release mlflow serve mongo check test e2e clients \
-	chaos replicas-test kubernetes-check bench explain-bench docs screenshots image deploy
+	chaos replicas-test kubernetes-check scale-test bench bulk-bench explain-bench docs screenshots image deploy
 
 help:
 	@awk '/^##@/ {printf "\n%s\n", substr($$0, 5)} \
@@ -40,8 +40,7 @@ BUNDLE_DIR = $(or $(BUNDLE),$(shell $(MAKE) -s bundle 2>/dev/null),$(error no bu
 setup: .venv/.dev .venv/.tool ## Install everything for development into .venv
 
 clean: ## Remove what the pipeline made; .venv, MLflow's store and production stay
-	rm -rf data/raw data/processed data/profile.yaml reports .dvc/cache build site
-	rm -rf models/candidate models/finetuned models/checkpoints models/fp32.onnx
+	@$(PYTHON) -m training.pipeline --clean
 
 ##@ Model
 
@@ -115,14 +114,20 @@ replicas-test: .venv/.dev ## Restart and kill replicas behind HAProxy under load
 		{ apt-get update -qq && apt-get install -y -qq haproxy redis-server >/dev/null; }
 	python -m tests.replicas --bundle $(BUNDLE_DIR) $(if $(SHORT),--short)
 
+scale-test: .venv/.dev ## Score files on two Ray nodes, one killed in the middle; SHORT=1
+	SCALE=1 ROWS=$(if $(SHORT),2000,20000) python -m pytest -s tests/scale
+
 WHAT ?= serving
-bench: .venv/.dev ## Benchmark; WHAT=serving (default; ONLY=ours,mlflow), explanations, log-cost or apis
+bench: .venv/.dev ## Benchmark; WHAT=serving (default; ONLY=ours,mlflow), explanations, log-cost, apis or capacity
 	command -v wrk >/dev/null || test "$$(id -u)" != 0 || { apt-get update -qq && apt-get install -y -qq wrk >/dev/null; }
 	python -m benchmarks.$(subst -,_,$(WHAT)) --bundle $(BUNDLE_DIR) \
 		$(if $(ONLY),--only $(ONLY)) $(if $(WRITE),--write $(WRITE))
 
 explain-bench: WHAT = explanations
 explain-bench: bench
+
+bulk-bench: .venv/.dev ## Benchmark `tweet-tagger score`: default, Ray, bare loop; SHORT=1
+	python -m benchmarks.bulk --bundle $(BUNDLE_DIR) $(if $(SHORT),--short) $(if $(WRITE),--write $(WRITE))
 
 ##@ Documentation
 

@@ -181,6 +181,8 @@ def _add_middleware(
             # cookies that a page could abuse: a key is a header that the page itself must know.
             allow_headers=["*"],
             expose_headers=EXPOSED_HEADERS,
+            # A public page may call a service in a private network, if its origin is allowed.
+            allow_private_network=True,
         )
 
 

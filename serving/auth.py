@@ -39,12 +39,12 @@ class ApiKey:
             r"([\w.-]{1,64}):([0-9a-fA-F]{64})(?::([a-z+]+))?", str(value), re.ASCII
         )
         if not match:
-            raise ValueError("wanted name:sha256:scopes")
+            raise ValueError("an entry of another form")
         if bytes.fromhex(match[2]) == NO_SECRET:
             raise ValueError("the digest of an empty key")
         scopes = frozenset(scope for scope in SCOPES if scope in (match[3] or "").split("+"))
         if match[3] and len(scopes) != len(match[3].split("+")):
-            raise ValueError(f"wanted scopes among {', '.join(SCOPES)}")
+            raise ValueError(f"the scopes are {', '.join(SCOPES)}")
         return cls(match[1], bytes.fromhex(match[2]), scopes or DEFAULT_SCOPES)
 
 

@@ -1,4 +1,4 @@
-"""The command line, `tweet-tagger`: serve, predict, explain, and the operator's small tools.
+"""The command line, `tweet-tagger`: serve, predict, score, explain, and the operator's small tools.
 
     tweet-tagger predict "you are all welcome here"    a table; JSON lines if it is not a terminal
 
@@ -105,6 +105,7 @@ def main() -> None:
     Examples:
       tweet-tagger predict "you are all welcome here"
       cat comments.txt | tweet-tagger predict -
+      tweet-tagger score comments.csv --out scored
       tweet-tagger explain "you absolute clown"
       tweet-tagger serve
     """
@@ -176,6 +177,88 @@ def predict(texts: tuple[str, ...], as_json: bool, bundle: Path | str | None) ->
                 lines = (json.dumps(p.as_dict(), ensure_ascii=False) for p in predictions)
                 click.echo("\n".join(lines))
             header = False
+
+
+@main.command()
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT… | -")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The output.")
+@click.option("--text", default="text", show_default=True, help="The column with the texts.")
+@click.option("--id", "id_", help="A column that names the rows in OUT.rejected.jsonl.")
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(("csv", "jsonl", "parquet")),
+    help="Format of all inputs; default: what their names say.",
+)
+@click.option(
+    "--to",
+    type=click.Choice(("parquet", "csv", "jsonl")),
+    help="Format of the output; default: what the ending of OUT says, else parquet.",
+)
+@click.option("--resume", is_flag=True, help="Go on with an output that is not complete.")
+@click.option("--overwrite", is_flag=True, help="Delete an output that exists.")
+@click.option(
+    "--ray",
+    metavar="auto|local|ADDRESS",
+    help="Score on Ray: the running cluster, one on this machine, or the one at ADDRESS.",
+)
+@click.option(
+    "--part-rows", type=click.IntRange(1, 1_000_000), default=4096, show_default=True,
+    help="Rows of a part; a run that was killed scores at most two parts again.",
+)  # fmt: skip
+@BUNDLE
+def score(
+    inputs: tuple[str, ...],
+    bundle: Path | str | None,
+    id_: str | None,
+    format_: str | None,
+    **given: Any,
+) -> None:
+    """Score whole files: CSV, JSON lines or Parquet; files, folders, globs, URLs or `-`.
+
+    Scores equal those of `predict`. Parquet is written as a folder of part files, CSV and JSON
+    lines as one file. Rows that cannot be read or have no text are in OUT.rejected.jsonl; the exit
+    status is 3 if there are any. docs/bulk.md describes the columns.
+    """
+    from serving.bundle import BundleError
+    from serving.inference.cpu import cpu_limit
+    from serving.inference.policy import Policy
+    from serving.model_manager import bundle_folder
+
+    if missing := _missing(("pyarrow", *(("ray",) if given["ray"] else ()))):
+        extra = "scale" if missing == "ray" else "bulk"
+        raise click.UsageError(
+            f"{missing} is not installed; wanted: pip install 'toxic-tweet-tagger[{extra}]'"
+        )
+    from serving.bulk.inputs import BulkError
+    from serving.bulk.run import Model, Options
+    from serving.bulk.run import score as run
+
+    settings = _settings(bundle)
+    model = Model(
+        bundle_folder(settings),
+        Policy.load(settings.policy),
+        settings.threads or cpu_limit(),
+    )
+    try:
+        counts = run(Options(inputs, id=id_, format=format_, **given), model)
+    except (BulkError, BundleError) as error:
+        raise click.UsageError(str(error)) from None
+    click.echo(
+        f"{counts.scored:,} rows scored, {counts.fresh:,} of them in this run; "
+        f"{counts.rejected:,} rejected",
+        err=True,
+    )
+    if counts.rejected:
+        click.echo(f"the rejected rows are in {given['out']}.rejected.jsonl", err=True)
+        sys.exit(3)
+
+
+def _missing(modules: Sequence[str]) -> str | None:
+    """Return the first of the modules that is not installed."""
+    from importlib.util import find_spec
+
+    return next((name for name in modules if find_spec(name) is None), None)
 
 
 @main.command()
@@ -338,9 +421,12 @@ def _stdin() -> BufferedReader:
 def _stdin_chunks() -> Iterator[list[str]]:
     """Yield the lines of standard input as they arrive: a slow pipe gets its answers at once.
 
-    Blank lines are left out, and their number is told at the end.
+    Blank lines are left out, and their number is told at the end. So are those that are not UTF-8,
+    which then end the command with an error.
     """
-    stdin, rest, number, blank = _stdin(), b"", 0, list[int]()
+    stdin, rest, number = _stdin(), b"", 0
+    blank: list[int] = []
+    wrong: list[str] = []
     while True:
         part = stdin.read1(READ_BYTES)
         *lines, rest = (rest + part).split(b"\n")
@@ -350,7 +436,12 @@ def _stdin_chunks() -> Iterator[list[str]]:
         for line in lines:
             number += 1
             # The mark that Windows' editors put before a file.
-            text = _decoded(line.removeprefix(BOM_UTF8) if number == 1 else line, number)
+            content = line.removeprefix(BOM_UTF8) if number == 1 else line
+            try:
+                text = content.decode()
+            except UnicodeDecodeError as error:
+                wrong.append(_not_utf8(number, error))
+                continue
             if text.strip():
                 texts.append(text.removesuffix("\r"))
             else:
@@ -363,14 +454,22 @@ def _stdin_chunks() -> Iterator[list[str]]:
     if blank:
         counted = "1 blank line" if len(blank) == 1 else f"{len(blank):,} blank lines"
         click.echo(f"left out {counted}, the first is line {blank[0]}", err=True)
+    if wrong:
+        counted = "1 line" if len(wrong) == 1 else f"{len(wrong):,} lines"
+        raise click.UsageError(f"left out {counted} of {number:,}: {wrong[0]}")
 
 
-def _decoded(line: bytes, number: int = 1) -> str:
+def _decoded(content: bytes) -> str:
     try:
-        return line.decode()
+        return content.decode()
     except UnicodeDecodeError as error:
-        message = f"line {number}: byte {error.start} is not UTF-8; convert the input to UTF-8"
-        raise click.UsageError(message) from None
+        line = content.count(b"\n", 0, error.start)
+        raise click.UsageError(_not_utf8(line + 1, error)) from None
+
+
+def _not_utf8(number: int, error: UnicodeDecodeError) -> str:
+    byte = error.start - error.object.rfind(b"\n", 0, error.start)
+    return f"line {number}: byte {byte} is not UTF-8; convert the input to UTF-8"
 
 
 def _checked(texts: Sequence[str]) -> Sequence[str]:

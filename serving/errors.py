@@ -35,6 +35,7 @@ class ErrorCode(Enum):
     TOO_LARGE = ("too_large", 413)
     UNSUPPORTED_MEDIA_TYPE = ("unsupported_media_type", 415)
     INVALID = ("invalid", 422)
+    HEADERS_TOO_LARGE = ("headers_too_large", 431)
     RATE_LIMITED = ("rate_limited", 429)
     OVERLOADED = ("overloaded", 429)
     INTERNAL = ("internal", 500)
@@ -137,6 +138,8 @@ PROBLEMS = {
     "missing": "This field is required",
     "string_too_long": "This value must have at most {max_length} characters",
     "string_too_short": "This value must have at least {min_length} characters",
+    "union_tag_invalid": "This value must be {expected_tags}",
+    "union_tag_not_found": "This field is required",
 }
 
 
@@ -208,11 +211,14 @@ def _grouped(found: Sequence[Any]) -> dict[Path, list[Any]]:
     """Return pydantic's problems by field.
 
     A value that may have several types has problems with each of them, under the type's name:
-    `inputs, list[str], 1`. In a list, the wrong items are those that no type allows.
+    `inputs, list[str], 1`. In a list, the wrong items are those that no type allows. Of an item
+    that has one of the types, only what is wrong inside of it counts.
     """
     fields: dict[Path, list[tuple[Path, Any]]] = {}
     for problem in found:
         location = problem["loc"]
+        if problem["type"].startswith("union_tag"):
+            location = (*location, problem["ctx"]["discriminator"].strip("'"))
         names = (i for i, part in enumerate(location) if i and TYPE_NAME.match(str(part)))
         end = next(names, len(location))
         fields.setdefault(location[:end], []).append((location[end:], problem))
@@ -223,6 +229,15 @@ def _grouped(found: Sequence[Any]) -> dict[Path, list[Any]]:
             if len(inner) > 1:
                 items.setdefault(inner[0], set()).add(inner[1])
         wrong = set.intersection(*items.values()) if items else set()
+        if inside := [row for row in rows if len(row[0]) > 2 and row[0][1] in wrong]:
+            for inner, problem in inside:
+                # Of a tagged union, the tag comes before the field.
+                skipped = 1 if len(inner) == 3 or isinstance(inner[2], int) else 2
+                path = (*field, inner[1], *inner[skipped + 1 :])
+                grouped.setdefault(path, []).append(problem)
+            wrong -= {inner[1] for inner, _ in inside}
+            if not wrong:
+                continue
         for inner, problem in rows:
             if not wrong:
                 grouped.setdefault(field, []).append(problem)
@@ -248,6 +263,8 @@ def _message(path: Sequence[str | int], group: Sequence[Any], schema: Mapping[st
     template = PROBLEMS.get(first["type"], first["msg"])
     # JSON spells Python's False in lower case.
     message: str = template.format(**first.get("ctx", {})).replace("be False", "be false")
+    if first["type"] == "union_tag_invalid":
+        message = message.replace(", ", " or ")
     if first["type"] == "extra_forbidden" and (known := known_fields(schema, path[:-1])):
         plain = {re.sub("[^a-z]", "", name.lower()): name for name in known}
         close = get_close_matches(

@@ -14,7 +14,7 @@ import difflib
 import os
 import re
 from collections.abc import Mapping
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv6Address, ip_address, ip_network
 from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -104,11 +104,23 @@ def _origin(value: str) -> str:
     if not match:
         raise ValueError(value)
     scheme, host, port = match[1].lower(), match[2].lower(), match[3] or ""
-    if "*" in re.sub(r"^\*(\.|$)", "", host) or (":" in host and host[0] != "["):
+    if "*" in re.sub(r"^\*(\.|$)", "", host):
         raise ValueError(value)
+    if ":" in host or host[0] == "[":
+        if host[0] + host[-1] != "[]":
+            raise ValueError(value)
+        host = f"[{IPv6Address(host[1:-1])}]"
     if not host.isascii():
         host = host.encode("idna").decode()
+    if port not in {"", ":*"}:
+        port = f":{_port(int(port[1:]))}"
     return f"{scheme}://{host}{'' if (scheme, port) in DEFAULT_PORTS else port}"
+
+
+def _port(number: int) -> int:
+    if not 0 < number <= 65535:
+        raise ValueError(f"port {number}")
+    return number
 
 
 def origin_pattern(origins: tuple[str, ...]) -> str:
@@ -144,6 +156,15 @@ def _some(value: object) -> object:
     if isinstance(value, str) and not _split(value):
         raise ValueError("no keys")
     return value
+
+
+def _distinct(keys: tuple[ApiKey, ...]) -> tuple[ApiKey, ...]:
+    """Refuse a key that is there twice with other scopes or another name: only one would count."""
+    if len({key.digest for key in keys}) < len(set(keys)):
+        digests = [key.digest for key in keys]
+        names = [key.name for key in keys if digests.count(key.digest) > 1]
+        raise ValueError(f"the entries {' and '.join(names)} have the same digest")
+    return keys
 
 
 def _one_line(value: SecretStr) -> SecretStr:
@@ -186,7 +207,10 @@ Several = (NoDecode, BeforeValidator(_split))
 Proxies = Annotated[tuple[Annotated[str, AfterValidator(_proxy)], ...], *Several]
 Origins = Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], *Several]
 Keys = Annotated[
-    tuple[Annotated[ApiKey, BeforeValidator(ApiKey.parse)], ...], *Several, BeforeValidator(_some)
+    tuple[Annotated[ApiKey, BeforeValidator(ApiKey.parse)], ...],
+    *Several,
+    BeforeValidator(_some),
+    AfterValidator(_distinct),
 ]
 
 
@@ -409,15 +433,18 @@ def load_settings(**overrides: object) -> Settings:
         return settings.model_copy(update=_shipped_files(settings))
     except ValidationError as error:
         # The place of an error is the variable, or the name of an override.
-        values = {str(problem["loc"][0]): problem["input"] for problem in error.errors()}
+        problems = {str(problem["loc"][0]): problem for problem in error.errors()}
     fields = {new: name for name in Settings.model_fields for new in [name, *variables(name)]}
     lines = []
-    for name, value in sorted(
-        ((fields[place], value) for place, value in values.items()), key=itemgetter(0)
+    for name, problem in sorted(
+        ((fields[place], problem) for place, problem in problems.items()), key=itemgetter(0)
     ):
-        # The address of a bundle may have a password or a signature.
-        is_secret = name in SECRET or (name == "bundle" and "//" in str(value))
-        shown = "a value that is not shown here" if is_secret else repr(value)
+        shown = repr(problem["input"])
+        if name in SECRET:
+            reason = problem.get("ctx", {}).get("error")
+            shown = f"a value that is not shown here{f' ({reason})' if reason else ''}"
+        elif name == "bundle" and "//" in shown:  # its address may have a password or a signature
+            shown = "a value that is not shown here"
         lines.append(f"{variable(name)}: got {shown}, wanted {wanted(name)}")
     raise SettingsError("\n".join(lines))
 

@@ -183,6 +183,8 @@ class Source(_Section):
     votes: dict[Label, Annotated[list[str], Field(min_length=1)]] = {}
     weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     max_rows: Annotated[int, Field(ge=0)] = 0
+    passes: Count = 1
+    thresholds: bool = True
     twins: bool = False
     shares_prior: Probability = 0.0
     labels: dict[str | int, list[Label]] | list[LabelRule]

@@ -6,6 +6,7 @@ ingest -> the stages of dvc.yaml -> the model card
 import argparse
 import fcntl
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -14,9 +15,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from training.errors import ArtifactError, TaggerError
+from training.errors import ArtifactError, TaggerError, run_stage
 
 RUN_LOCK = Path("data/.run.lock")
+# What the pipeline makes; MLflow's store, production and the shipped model are no part of it.
+MADE = (
+    *("data/raw", "data/processed", "data/profile.yaml", "reports", ".dvc/cache", "build", "site"),
+    *("models/candidate", "models/finetuned", "models/checkpoints", "models/fp32.onnx"),
+)
 
 
 @contextmanager
@@ -72,11 +78,25 @@ def run(profile: str) -> int:
     return 0
 
 
+def clean() -> None:
+    """Remove what the pipeline made; ArtifactError beside another run."""
+    with run_lock("`make clean`"):
+        for path in map(Path, MADE):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--profile", choices=["full", "quick", "sample"], default="full")
+    parser.add_argument("--clean", action="store_true", help="remove what the pipeline made")
     options = parser.parse_args()
+    if options.clean:
+        run_stage(clean)  # not beside a stage of a bare `dvc repro` either
+        return
     try:
         sys.exit(run(options.profile))
     except TaggerError as error:

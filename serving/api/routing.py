@@ -8,8 +8,10 @@
 """
 
 import asyncio
+import json
 import zlib
 from collections.abc import Callable, Coroutine, Iterable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import orjson
@@ -115,6 +117,7 @@ class FastRoute(APIRoute):
             except ValidationError as error:
                 _check_utf8(content)
                 raise invalid_request(error, schema) from None
+            _check_keys(content)
             reply = await endpoint(request, body)
             return reply if isinstance(reply, Response) else Json(reply)
 
@@ -147,6 +150,27 @@ def _check_utf8(content: bytes) -> None:
         if content.startswith(GZIP):
             message = "The request body is compressed: send the header Content-Encoding: gzip"
         raise ServiceError(ErrorCode.BAD_REQUEST, message) from None
+
+
+def _check_keys(content: bytes) -> None:
+    """Raise ServiceError if an object of a JSON body has a key twice.
+
+    pydantic would take the last one without a word. This costs 1 to 2 µs for a tweet.
+    """
+    with suppress(ValueError, RecursionError):  # what pydantic has taken is no error
+        _json.decode(content.decode())
+
+
+def _unique(pairs: list[tuple[str, object]]) -> None:
+    if len(pairs) > 1 and len({name for name, _ in pairs}) < len(pairs):
+        names = [name for name, _ in pairs]
+        # The caller's own text: it may be long, and hold what UTF-8 cannot.
+        twice = max(names, key=names.count)[:100].encode("utf-8", "replace").decode()
+        message = f"The request body has the key `{twice}` twice in one object"
+        raise ServiceError(ErrorCode.INVALID, message)
+
+
+_json = json.JSONDecoder(object_pairs_hook=_unique)
 
 
 async def read_body(request: Request) -> bytes:
@@ -191,9 +215,10 @@ def decompress(data: bytes, coding: str, limit: int) -> bytes:
         if len(result) > limit:
             message = f"The request body must not exceed {limit} bytes, decompressed"
             raise ServiceError(ErrorCode.TOO_LARGE, message)
-        data = decompressor.unused_data
         if not decompressor.eof:
             break
+        # Tapes, and what copies whole blocks, add zeros at the end; gzip(1) ignores them too.
+        data = decompressor.unused_data.lstrip(b"\0")
         if not data:
             return result
     raise ServiceError(ErrorCode.BAD_REQUEST, f"The request body is not valid {coding} data")

@@ -73,10 +73,10 @@ async def explain(request: Request, body: ExplainRequest) -> dict[str, Any] | Re
     """
     classifier_of(request).check_texts([body.text], lambda _: "text")
     explainer: Explainer = request.app.state.explainer
-    engine = caller_of(request, "native").engine
+    caller = caller_of(request, "native")
     # What is null has ExplainParams' own default.
     explanation = await explainer.explain(
-        engine, ExplainParams(**body.model_dump(exclude_none=True))
+        caller.engine, ExplainParams(**body.model_dump(exclude_none=True)), caller.deadline
     )
     accepted = request.headers.get("accept", "")
     if "text/html" in accepted and "application/json" not in accepted:

@@ -116,6 +116,8 @@ def texts_of(body: HuggingFaceRequest) -> list[str]:
             texts.append(row[0])
         else:
             message = "Pairs of texts are not supported; send one text per input"
+            if not row:
+                message = "This list must have one text; to classify several, send [[text], [text]]"
             raise ServiceError(ErrorCode.INVALID, message, field=f"inputs[{i}]")
     return texts
 

@@ -9,8 +9,8 @@ few to weigh every word, half of them find the passages that matter, the others 
 It limits how many explanations run, sends masked texts to the engine in small low-priority chunks
 so that predictions stay fast, and caches the scores. lime.py has the method. It knows no HTTP.
 
-    ServiceError(OVERLOADED)           too many explanations are waiting
-    QueueFullError, BatcherDeadError   from the engine
+    ServiceError(OVERLOADED)           too many explanations are waiting, or one waited too long
+    QueueFullError, DeadlineError, BatcherDeadError   from the engine
 """
 
 import asyncio
@@ -18,7 +18,6 @@ import hashlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -51,7 +50,8 @@ CHUNK_TOKENS = 256  # size of a chunk while nothing else is requested
 # Otherwise, and one chunk at a time: a tweet waits for no more than this, or for one long text.
 BUSY_CHUNK_TOKENS = 128
 IDLE_AFTER_S = 0.25  # without other requests for this long, the engine counts as idle
-MAX_YIELD_S = 10.0  # an explanation that waited this long for other requests is refused
+# An explanation that still has to wait for others this long after its start is refused.
+MAX_YIELD_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +134,20 @@ class VisibleText:
     begin: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """An explanation that was asked for. Both times are the event loop's.
+
+    give_up: until when it may wait for others.
+    deadline: of its caller; see `Batcher.submit`.
+    """
+
+    engine: Engine
+    params: ExplainParams
+    give_up: float
+    deadline: float | None
+
+
 class Explainer:
     """Explains texts, a few at a time, and caches the scores of the latest ones."""
 
@@ -160,22 +174,31 @@ class Explainer:
         # Only the event loop uses it, so it needs no lock.
         self._cache: LRUCache[bytes, Floats] = LRUCache(cache_size)
 
-    async def explain(self, engine: Engine, params: ExplainParams) -> Explanation:
+    async def explain(
+        self, engine: Engine, params: ExplainParams, deadline: float | None = None
+    ) -> Explanation:
         """Explain one text.
 
+        Args:
+            engine: that scores the masked texts.
+            params: what to explain.
+            deadline: in the event loop's time; see `Batcher.submit`.
+
         Raises:
-            ServiceError: too many explanations are waiting.
-            QueueFullError, BatcherDeadError: see `Engine.score`.
+            ServiceError: too many explanations are waiting, or this one waited too long.
+            QueueFullError, DeadlineError, BatcherDeadError: see `Engine.score`.
         """
-        async with self._turn():
-            visible = await self._explained_part(engine, params)
+        give_up = asyncio.get_running_loop().time() + MAX_YIELD_S
+        job = _Job(engine, params, min(filter(None, (give_up, deadline))), deadline)
+        async with self._turn(job.give_up):
+            visible = await self._explained_part(job)
             words = len(visible.occurrences)
             number = number_of_masks(words, params.num_samples, max_masks(visible))
-            weights, r2, scores, used = await self._weigh(engine, params, visible, number)
+            weights, r2, scores, used = await self._weigh(job, visible, number)
         manifest = engine.bundle.manifest
         top = top_words(visible.occurrences, weights, params.num_features)
         return Explanation(
-            label=self._label(engine, params, scores),
+            label=self._label(job, scores),
             weights=tuple(row.moved(visible.begin) for row in top),
             r2=r2,
             scores_used=used,
@@ -186,25 +209,26 @@ class Explainer:
             explained=(visible.begin, visible.begin + len(visible.text)),
         )
 
-    async def _explained_part(self, engine: Engine, params: ExplainParams) -> VisibleText:
+    async def _explained_part(self, job: _Job) -> VisibleText:
         """Return what the model reads of a text, or the window that decides its score if there are
         too few masks for all of it.
         """
-        visible = await asyncio.to_thread(visible_text, engine.bundle, params.text)
+        bundle, params = job.engine.bundle, job.params
+        visible = await asyncio.to_thread(visible_text, bundle, params.text)
         number = number_of_masks(len(visible.occurrences), params.num_samples)
         if len(visible.windows) == 1 or number <= max_masks(visible):
             return visible
         texts = [visible.text[begin:end] for begin, end in visible.windows]
-        scored = await score_when_idle(engine, texts, monotonic() + MAX_YIELD_S)
+        scored = await _score_when_idle(job, texts)
         # A text's labels are those of its most toxic window, an attribute is the largest of all.
         name = params.label if params.label in ATTRIBUTES else "TOXICITY"
         of_windows = [row.attributes[name] for row in scored]
         begin, end = visible.windows[of_windows.index(max(of_windows))]
-        part = await asyncio.to_thread(visible_text, engine.bundle, visible.text[begin:end])
+        part = await asyncio.to_thread(visible_text, bundle, visible.text[begin:end])
         return replace(part, begin=begin)
 
     async def _weigh(
-        self, engine: Engine, params: ExplainParams, visible: VisibleText, number: int
+        self, job: _Job, visible: VisibleText, number: int
     ) -> tuple[Array, float | None, Floats, int]:
         """Return the weights [distinct words], R², the masked texts' scores, and how many masks.
 
@@ -212,15 +236,15 @@ class Explainer:
         together at first. Then only those of the passages with the largest weights are masked, one
         by one; the weights of all others are 0.
         """
-        words = len(visible.occurrences)
+        words, params = len(visible.occurrences), job.params
         chosen, used = np.arange(words), 0
         if number < min(MASKS_PER_WORD * words, number_of_masks(words, params.num_samples)):
             number //= 2
             passages = np.array_split(chosen, max(1, number // MASKS_PER_PASSAGE))
             masks = await asyncio.to_thread(make_masks, len(passages), number, params.seed)
             by_word = np.repeat(masks, [len(passage) for passage in passages], axis=1)
-            scores = await self._scores(engine, visible, by_word)
-            weights, _ = await self._fit(engine, params, masks, scores)
+            scores = await self._scores(job, visible, by_word)
+            weights, _ = await self._fit(job, masks, scores)
             used, order = len(masks), np.argsort(-np.abs(weights), kind="stable")
             sizes = np.cumsum([len(passages[i]) for i in order])
             count = max(1, int((sizes <= number // MASKS_PER_WORD).sum()))
@@ -228,35 +252,40 @@ class Explainer:
         some = await asyncio.to_thread(make_masks, len(chosen), number, params.seed)
         masks = np.ones((len(some), words), dtype=np.bool_)
         masks[:, chosen] = some
-        scores = await self._scores(engine, visible, masks)
-        of_chosen, r2 = await self._fit(engine, params, some, scores)
+        scores = await self._scores(job, visible, masks)
+        of_chosen, r2 = await self._fit(job, some, scores)
         weights = np.zeros(words)
         weights[chosen] = of_chosen
         return weights, r2, scores, used + len(masks)
 
-    def _label(self, engine: Engine, params: ExplainParams, scores: Floats) -> str:
+    def _label(self, job: _Job, scores: Floats) -> str:
         """Return what is explained; `scores` begin with the unmasked text's."""
-        return params.label or LABELS[engine.bundle.decide(scores[:1, : len(LABELS)])[0]]
+        return job.params.label or LABELS[job.engine.bundle.decide(scores[:1, : len(LABELS)])[0]]
 
-    async def _fit(
-        self, engine: Engine, params: ExplainParams, masks: Masks, scores: Floats
-    ) -> tuple[Array, float | None]:
-        column = NAMES.index(self._label(engine, params, scores))
+    async def _fit(self, job: _Job, masks: Masks, scores: Floats) -> tuple[Array, float | None]:
+        column = NAMES.index(self._label(job, scores))
         return await asyncio.to_thread(fit, masks, scores[:, column].astype(np.float64))
 
     @asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
-        """Wait until fewer than `max_running` explanations run; refuse if too many wait."""
+    async def _turn(self, give_up: float) -> AsyncIterator[None]:
+        """Wait until fewer than `max_running` explanations run; refuse if too many wait, or if this
+        one would wait beyond `give_up`.
+        """
+        message = "Too many explanations are waiting, retry later"
+        refusal = ServiceError(ErrorCode.OVERLOADED, message, retry_after=2)
         if not self._free_places:
-            raise ServiceError(
-                ErrorCode.OVERLOADED,
-                "Too many explanations are waiting, retry later",
-                retry_after=2,
-            )
+            raise refusal
         self._free_places -= 1
         try:
-            async with self._running:
+            try:
+                async with asyncio.timeout_at(give_up):
+                    await self._running.acquire()
+            except TimeoutError:
+                raise refusal from None
+            try:
                 yield
+            finally:
+                self._running.release()
         finally:
             self._free_places += 1
 
@@ -270,35 +299,35 @@ class Explainer:
                 async with self._single_chunk:
                     yield BUSY_CHUNK_TOKENS
 
-    async def _scores(self, engine: Engine, visible: VisibleText, masks: Masks) -> Floats:
+    async def _scores(self, job: _Job, visible: VisibleText, masks: Masks) -> Floats:
         """Return probabilities [masks, NAMES], from the cache or the engine."""
-        inputs = f"{engine.bundle.manifest.version} {self._replacement} {visible.text}"
+        inputs = f"{job.engine.bundle.manifest.version} {self._replacement} {visible.text}"
         key = hashlib.sha256(inputs.encode("utf-8", "surrogatepass"))
         key.update(np.packbits(masks).tobytes())
         digest = key.digest()
         cached = self._cache.get(digest)
         if cached is not None:
             return cached
-        scores = await self._score_masks(engine, visible, masks)
+        scores = await self._score_masks(job, visible, masks)
         self._cache[digest] = scores
         return scores
 
-    async def _score_masks(self, engine: Engine, visible: VisibleText, masks: Masks) -> Floats:
+    async def _score_masks(self, job: _Job, visible: VisibleText, masks: Masks) -> Floats:
         """Score masked texts in chunks, several at one time; return [masks, NAMES]."""
         scores = np.empty((len(masks), len(NAMES)), dtype=np.float32)
-        deadline, next_mask = monotonic() + MAX_YIELD_S, 0
+        next_mask = 0
 
         async def score_chunks() -> None:
             nonlocal next_mask
             while next_mask < len(masks):
-                async with self._chunk_turn(engine) as tokens:
+                async with self._chunk_turn(job.engine) as tokens:
                     start = next_mask  # other tasks may have taken masks while this one waited
                     next_mask += max(1, tokens // visible.tokens)
                     texts = [
                         apply_mask(visible.text, visible.occurrences, row, self._replacement)
                         for row in masks[start:next_mask]
                     ]
-                    results = await score_when_idle(engine, texts, deadline)
+                    results = await _score_when_idle(job, texts)
                 for i, result in enumerate(results, start):
                     scores[i] = [*result.scores.values(), *result.attributes.values()]
 
@@ -311,19 +340,17 @@ class Explainer:
         return scores
 
 
-async def score_when_idle(
-    engine: Engine, texts: Sequence[str], deadline: float
-) -> list[ScoredText]:
+async def _score_when_idle(job: _Job, texts: Sequence[str]) -> list[ScoredText]:
     """Score texts with low priority. While the engine's queue is full, wait and try again.
 
     Raises:
-        QueueFullError: the wait would go beyond the deadline.
+        QueueFullError: the wait would be too long.
     """
     while True:
         try:
-            return await engine.score(texts, Priority.LOW)
+            return await job.engine.score(texts, Priority.LOW, job.deadline)
         except QueueFullError as full:
-            if monotonic() + full.wait > deadline:
+            if asyncio.get_running_loop().time() + full.wait > job.give_up:
                 raise
             await asyncio.sleep(full.wait)
 

@@ -100,7 +100,7 @@ class Engine:
         self.not_ready: str | None = "its golden scores have not been replayed yet"
         self._batcher: Batcher[Encoding, ScoredText] = Batcher(
             # Not a method: without a reference cycle, a closed engine is freed at once.
-            partial(_infer, bundle, policy),
+            partial(infer_batch, bundle, policy),
             size=lambda row: sum(map(len, row.windows)),
             capacity=capacity,
             observe=observer.batch,
@@ -196,9 +196,7 @@ class Engine:
         # Not in the cache of scores: texts with equal token ids can differ in letters.
         languages = await _languages(texts)
         return [
-            _prediction(
-                encoding, result, self.policy.for_language(result.decision, language), language
-            )
+            prediction(self.policy, encoding, result, language)
             for encoding, result, language in zip(encodings, scored, languages, strict=True)
         ]
 
@@ -237,10 +235,10 @@ class Engine:
         return [results[key] for key in keys]
 
 
-def _infer(
-    bundle: Bundle, policy: Policy, batch: Sequence[Encoding], is_idle: bool
+def infer_batch(
+    bundle: Bundle, policy: Policy, batch: Sequence[Encoding], is_idle: bool = False
 ) -> list[ScoredText]:
-    """Score a batch; this runs in an inference thread."""
+    """Score a batch; this runs in an inference thread. `is_idle`: it may use other threads too."""
     probabilities = bundle.infer(batch, intra_op_parallel=is_idle)
     labels = bundle.decide(probabilities.labels).tolist()
     rounded = (rows.astype(float).round(6).tolist() for rows in probabilities)
@@ -265,9 +263,9 @@ def _is_short(texts: Sequence[str]) -> bool:
     return cost <= INLINE_CHARS
 
 
-def _prediction(
-    encoding: Encoding, scored: ScoredText, decision: PolicyDecision, language: str
-) -> Prediction:
+def prediction(policy: Policy, encoding: Encoding, scored: ScoredText, language: str) -> Prediction:
+    """Return the reply for a text from its scores and its language."""
+    decision = policy.for_language(scored.decision, language)
     warnings = decision.warnings
     if encoding.truncated:
         warnings = (*warnings, "truncated")

@@ -2,6 +2,7 @@
 
     parser: headers complete -> LoadShedder: queue full? -> 429 without an ASGI call
                                              otherwise   -> the request goes its usual way
+            headers late or too large -> 408 or 431, and the connection is closed
 
 At five times the load that the service can bear, four of five requests are refused, and what
 refusals cost is missing for the fifth. Refused here, a request needs no task, no routing and no
@@ -18,7 +19,8 @@ from typing import NamedTuple
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from serving.errors import ServiceError, as_service_error
+from serving.errors import NATIVE, ErrorCode, ServiceError, as_service_error
+from serving.ids import new_id
 from serving.inference.batcher import QueueFullError
 from serving.middleware.request import (
     Admission,
@@ -33,6 +35,9 @@ from serving.observability.metrics import Metrics
 # A request that offers HTTP/2, which Java's HttpClient sends first. The parser would drop its body.
 H2C_OFFER = re.compile(rb"\r\nupgrade:[ \t]*h2c[ \t]*(?=\r\n)", re.IGNORECASE)
 MAX_PAUSE_S = 0.005  # see `LoadShedder._pause`
+# Between a request's first byte and the end of its headers. (TAGGER_BODY_SECONDS is for its body.)
+HEADER_SECONDS = 10.0
+MAX_HEADER_BYTES = 65_536  # of request line and headers, or of what follows a chunked body
 ID_PLACEHOLDER = "{id}"
 STATE = "load_shedder"  # the key in ASGI's lifespan state
 STATUS_LINES = {
@@ -116,19 +121,86 @@ class LoadShedder:
 
 
 class LoadSheddingProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP protocol, with a short cut for refusals."""
+    """uvicorn's HTTP protocol, with a short cut for refusals.
+
+    The parser sets no limit to what comes outside of a body, neither of size nor of time.
+    """
 
     _refused = False  # whether the rest of this request is read and dropped
+    # Bytes received since the last part of a body, or since the last request.
+    _unparsed = 0
+    _timer: asyncio.TimerHandle | None = None  # runs while a request arrives that nothing handles
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Close a connection that sends nothing as late as one that is kept alive."""
+        super().connection_made(transport)
+        self._keep_alive()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the timers."""
+        self._stop_timer()
+        self._unset_keepalive_if_required()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Read; an offer to change to HTTP/2 is ignored, as RFC 9110 lets a server do."""
-        if b"h2c" in data and (self.cycle is None or self.cycle.response_complete):
+        nothing_handles = self.cycle is None or self.cycle.response_complete
+        if nothing_handles and b"h2c" in data:
             head, end, body = data.partition(b"\r\n\r\n")
             data = H2C_OFFER.sub(b"", head + end[:2]) + end[2:] + body
+        self._unparsed += len(data)
         super().data_received(data)
+        if self._unparsed > MAX_HEADER_BYTES:
+            self._refuse_headers(ErrorCode.HEADERS_TOO_LARGE)
+        elif (
+            self._timer is None
+            and self.timeout_keep_alive_task is None
+            and (self.cycle is None or self.cycle.response_complete)
+        ):
+            # Headers, or a body whose request has its answer already.
+            self._timer = self.loop.call_later(HEADER_SECONDS, self._on_late)
+
+    def _on_late(self) -> None:
+        self._timer = None
+        if self._unparsed and not self._refused:
+            self._refuse_headers(ErrorCode.TIMEOUT)
+        else:
+            self.transport.close()
+
+    def _refuse_headers(self, code: ErrorCode) -> None:
+        """Close the connection; say why, unless another request is still being answered."""
+        if self.transport.is_closing():
+            return
+        if self.cycle is None or self.cycle.response_complete:
+            message = "The headers of the request did not arrive in time"
+            if code is ErrorCode.HEADERS_TOO_LARGE:
+                message = f"The headers of the request must not exceed {MAX_HEADER_BYTES} bytes"
+            status, own, body = error_reply(ServiceError(code, message), NATIVE)
+            headers = [*own, (b"connection", b"close"), *common_headers(new_id(), own)]
+            lines = [name + b": " + value + b"\r\n" for name, value in headers]
+            self.transport.write(b"".join([STATUS_LINES[status], *lines, b"\r\n", body]))
+        self.transport.close()
+
+    def _stop_timer(self) -> None:
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+
+    def _keep_alive(self) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(
+            self.timeout_keep_alive, self.timeout_keep_alive_handler
+        )
 
     def on_headers_complete(self) -> None:
         """Refuse the request, or let it go its usual way."""
+        if self._unparsed > MAX_HEADER_BYTES:  # a part of the body may be among them
+            size = sum(len(name) + len(value) + len(b": \r\n") for name, value in self.headers)
+            if size + len(self.url) > MAX_HEADER_BYTES:
+                self._refused = True
+                self._refuse_headers(ErrorCode.HEADERS_TOO_LARGE)
+                return
+        self._unparsed = 0
+        self._stop_timer()
         parts = self._refusal()
         if parts is None:
             super().on_headers_complete()
@@ -163,13 +235,18 @@ class LoadSheddingProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Drop the body of a refused request."""
+        self._unparsed = 0
         if not self._refused:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         """Get ready for the next request."""
+        self._unparsed = 0
+        self._stop_timer()
         if not self._refused:
             super().on_message_complete()
+            if self.cycle.response_complete and self.timeout_keep_alive_task is None:
+                self._keep_alive()  # the answer came before the end of the body
             return
         self._refused = False
         self.on_response_complete()

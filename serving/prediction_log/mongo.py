@@ -305,9 +305,15 @@ def _parse(uri: str) -> dict[str, Any]:
     # The SRV form is resolved at the first use: a name server may be unreachable at the start.
     plain = uri.replace("mongodb+srv://", "mongodb://", 1)
     try:
-        return dict(parse_uri(plain, validate=True, warn=False))
+        parsed = dict(parse_uri(plain, validate=True, warn=False))
     except CANNOT_USE as error:
         raise _malformed(uri, error) from None
+    if parsed["collection"]:
+        raise ArchiveRefusedError(
+            "MONGODB_URI names a database with a dot; wanted a name without one, as the driver "
+            "takes what follows the dot for a collection"
+        )
+    return parsed
 
 
 def _malformed(uri: str, error: Exception) -> ArchiveRefusedError:

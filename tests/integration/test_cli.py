@@ -220,7 +220,7 @@ def test_a_new_key_is_accepted_by_the_service(run: Run, serve: Callable[..., Ser
         (["predict", "-a"], b"", "a text that begins with a dash follows --"),
         (["explain", "-"], b"\n", "TEXT must not be blank"),
         (["map-thresholds", "x.csv", "--threshold", "nan"], b"", "nan is no number"),
-        (["predict", "-"], b"a\nb\xff\n", "line 2: byte 1 is not UTF-8"),
+        (["predict", "-"], b"a\nb\xff\n", "left out 1 line of 2: line 2: byte 2 is not"),
         (["predict", "--bundle", "/nowhere", "a"], b"", "/nowhere: bundle.json is missing"),
         (["explain", "a", "--label", "spam"], b"", "'spam' is not one of"),
         (["model", "--bundle", "/nowhere"], b"", "/nowhere: bundle.json is missing"),

@@ -17,6 +17,7 @@ from starlette.testclient import TestClient
 
 from serving.app import create_app
 from serving.bundle import ATTRIBUTES
+from serving.inference.engine import Engine
 from serving.settings import Settings
 from tests.support.service import without_settings
 
@@ -117,6 +118,25 @@ def test_spans_have_the_scores_of_their_own_text_and_no_record(start: Start) -> 
     assert [row["score"]["value"] for row in spans] == [
         row["attributes"]["IDENTITY_ATTACK"] for row in native
     ]
+
+
+def test_spans_keep_the_deadline_of_their_request(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deadlines, predict = [], Engine.predict
+
+    async def recorded(
+        self: Engine, texts: Any, priority: Any = None, deadline: float | None = None
+    ) -> Any:
+        deadlines.append(deadline)
+        return await predict(self, texts, priority, deadline)
+
+    monkeypatch.setattr(Engine, "predict", recorded)
+    body = analyze_body("You clown. Have a lovely day.", spanAnnotations=True)
+    assert start().post(ANALYZE, json=body, headers={"x-request-timeout": "60"}).status_code == 200
+    assert len(deadlines) == 2
+    assert deadlines[0] is not None
+    assert deadlines[0] == deadlines[1]
 
 
 def test_a_suggestion_is_feedback_on_a_prediction(start: Start) -> None:
@@ -256,6 +276,60 @@ def test_an_error_names_every_wrong_field(start: Start) -> None:
     body = {f"unknown{i}": 1 for i in range(1000)}
     message = client.post("/v1/predict", json=body).json()["error"]["message"]
     assert message.endswith("; and 996 more")
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "field", "message"),
+    [
+        (
+            "/v1/moderations",
+            b'{"input": [{"type": "input_text", "text": "a"}]}',
+            "input[0].type",
+            "This value must be 'text' or 'image_url'",
+        ),
+        ("/v1/moderations", b'{"input": [{"text": "a"}]}', "input[0].type", "is required"),
+        (
+            "/v1/moderations",
+            b'{"input": [{"type": "text", "text": "a"}, {"type": "text", "text": 1}]}',
+            "input[1].text",
+            "must be a string",
+        ),
+        ("/predict", b'{"inputs": [["a"], [1]]}', "inputs[1][0]", "must be a string"),
+        ("/predict", b'{"inputs": [[]]}', "inputs[0]", "This list must have one text"),
+    ],
+)
+def test_an_error_inside_of_a_list_names_the_value_and_what_is_wanted(
+    start: Start, path: str, content: bytes, field: str, message: str
+) -> None:
+    reply = start().post(path, content=content, headers={"content-type": "application/json"})
+    error = reply.json()["error"]
+    if path == "/predict":
+        assert error.startswith(f"`{field}`: ")
+    else:
+        assert error["param"] == field
+    assert message in reply.text
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "key"),
+    [
+        ("/v1/predict", b'{"texts": ["a"], "texts": ["b"]}', "texts"),
+        ("/v1/predict", b'{"texts": ["a"], "te\\u0078ts": ["b"]}', "texts"),
+        ("/v1/moderations", b'{"input": [{"type": "text", "text": "a", "text": "b"}]}', "text"),
+        ("/predict", b'{"inputs": "a", "parameters": {"top_k": 1, "top_k": 2}}', "top_k"),
+        (
+            ANALYZE,
+            b'{"comment": {"text": "a"}, "requestedAttributes": {"THREAT": {}, "THREAT": {}}}',
+            "THREAT",
+        ),
+    ],
+)
+def test_a_key_that_is_there_twice_is_refused(
+    start: Start, path: str, content: bytes, key: str
+) -> None:
+    reply = start().post(path, content=content, headers={"content-type": "application/json"})
+    assert reply.status_code in {400, 422}
+    assert f"The request body has the key `{key}` twice in one object" in reply.text
 
 
 def test_null_is_not_set_in_every_api(start: Start) -> None:

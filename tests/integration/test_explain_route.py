@@ -6,6 +6,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from serving.app import create_app
+from serving.explain.explainer import Explainer
+from serving.inference.batcher import DeadlineError
 from serving.settings import Settings
 from serving.ui.pages import PATHS
 
@@ -93,6 +95,22 @@ def test_an_invalid_field_is_named(
     reply = client.post("/v1/explain", json={"text": "ok", **change})
     assert reply.status_code == 422
     assert reply.json()["error"]["field"] == field
+
+
+def test_an_explanation_gets_the_deadline_of_its_request(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deadlines: list[float | None] = []
+
+    async def recorded(*_: object, deadline: float | None) -> None:
+        deadlines.append(deadline)
+        raise DeadlineError
+
+    monkeypatch.setattr(Explainer, "explain", lambda *args: recorded(*args[:-1], deadline=args[-1]))
+    for headers in ({}, {"x-request-timeout": "9"}):
+        assert client.post("/v1/explain", json={"text": "a"}, headers=headers).status_code == 503
+    assert deadlines[0] is None
+    assert deadlines[1] is not None
 
 
 def test_a_text_that_is_too_long_is_refused(client: TestClient) -> None:

@@ -1,7 +1,8 @@
 """Random requests: no 5xx, no hang, and no text changes the score of another.
 
 FUZZ_CASES is the total number of cases; `make test` runs some hundred, and
-`FUZZ_CASES=10000 pytest tests/integration/test_fuzz.py` is the long run.
+`FUZZ_CASES=10000 pytest tests/integration/test_fuzz.py` is the long run. The random tables of
+tests/unit/serving/test_tables.py are an eighth of it for each test.
 """
 
 import json
@@ -21,6 +22,7 @@ from schemathesis.specs.openapi import checks as openapi_checks
 from tests.support.service import Served
 
 CASES = int(os.environ.get("FUZZ_CASES", "400"))
+pytestmark = pytest.mark.timeout(max(600, CASES // 4))  # seconds of a test: one for each case
 NEIGHBOUR = "you absolute clown"
 RELAXED = settings(
     deadline=None,

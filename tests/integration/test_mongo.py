@@ -349,6 +349,14 @@ def test_a_malformed_uri_is_refused_without_showing_a_password(uri: str, tmp_pat
     assert "horse" not in repr(settings)
 
 
+@pytest.mark.parametrize("uri", ["mongodb://h/a.b", "mongodb+srv://bob:horse@h.x.y/a.b?tls=true"])
+def test_a_database_with_a_dot_is_refused(uri: str, tmp_path: Path) -> None:
+    settings = Settings(mongodb_uri=uri, outbox=tmp_path / "outbox.db")
+    with pytest.raises(ArchiveRefusedError, match="a database with a dot; wanted a name") as caught:
+        create_log(settings)
+    assert "horse" not in str(caught.value)
+
+
 def test_a_certificate_that_is_missing_is_named(tmp_path: Path) -> None:
     uri = f"mongodb://bob:horse@localhost/?tls=true&tlsCAFile={tmp_path / 'ca.pem'}"
     settings = Settings(mongodb_uri=uri, outbox=tmp_path / "outbox.db")

@@ -1,5 +1,6 @@
 """The whole pipeline, run on the sample with a tiny base (the fixture `trained`), and its seams."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -195,7 +196,12 @@ def test_a_second_run_in_the_same_checkout_is_refused(
 
 @pytest.mark.parametrize(
     "command",
-    [["pipeline", "--profile", "quick"], ["release.promote"], ["release.promote", "--rollback"]],
+    [
+        ["pipeline", "--profile", "quick"],
+        ["pipeline", "--clean"],
+        ["release.promote"],
+        ["release.promote", "--rollback"],
+    ],
 )
 def test_a_second_make_train_says_who_runs_the_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
@@ -212,6 +218,31 @@ def test_a_second_make_train_says_who_runs_the_first(
         f"{os.getpid()} on {socket.gethostname()}, since 20"
     )
     assert ended.stderr.endswith("; wait until it ends, or stop that process\n")
+
+
+def test_clean_removes_what_the_pipeline_made_and_nothing_beside_a_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkout = fresh(tmp_path, monkeypatch)
+    kept = ["models/production/bundle.json", "mlflow.db", "data/sample/tweets.csv"]
+    made = [
+        "data/raw/a.csv",
+        "data/profile.yaml",
+        "reports/a/b.json",
+        "models/candidate/model.onnx",
+    ]
+    for name in (*kept, *made):
+        (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+        (checkout / name).touch()
+    command = [sys.executable, "-m", "training.pipeline", "--clean"]
+    with (checkout / "data" / ".lock").open("w") as lock:  # as a stage of `dvc repro` holds it
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert subprocess.run(command, cwd=checkout, check=False).returncode == 1
+    assert all((checkout / name).exists() for name in made)
+    for _ in range(2):
+        subprocess.run(command, cwd=checkout, check=True)
+        assert not any((checkout / name).exists() for name in made)
+    assert all((checkout / name).exists() for name in kept)
 
 
 def test_a_run_that_ended_leaves_no_lock(checkout: Path) -> None:

@@ -1,6 +1,8 @@
 """A service whose bundle comes from a real MLflow server, which goes away and comes back."""
 
 import json
+import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,13 +10,35 @@ from pathlib import Path
 import pytest
 
 from serving.bundle import SEALED
+from tests.conftest import make_checkout
 from tests.support.bundles import variant, version
 from tests.support.mlflow import MODEL, MlflowServer, Releases
-from tests.support.service import Served
+from tests.support.service import ROOT, Served
+from training.files import write_json
 
 Serve = Callable[..., Served]
 PRODUCTION = f"models:/{MODEL}@production"
 SECONDS = 60.0
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A checkout as `make train` leaves it, whose candidate is the shipped model."""
+    from training.data import ingest
+    from training.release import register
+
+    here, patch = Path.cwd(), pytest.MonkeyPatch()
+    folder = make_checkout(tmp_path_factory.mktemp("trained"), patch.chdir, patch.delenv)
+    shutil.copytree(ROOT / "models" / "release", folder / "models" / "candidate")
+    write_json(folder / "models" / "finetuned" / "run.json", {"run_id": "of another store"})
+    for name in ("plots", "drift"):
+        write_json(folder / "reports" / name / "empty.json", {})
+    write_json(folder / "reports" / "rules.json", {})
+    ingest.ingest("sample", ingest.load_sources())
+    register.main()
+    os.chdir(here)
+    yield folder
+    patch.undo()
 
 
 @pytest.fixture(scope="module")
@@ -76,13 +100,18 @@ def messages(service: Served, logger: str = "serving.model") -> list[str]:
 
 
 def test_a_moved_alias_reaches_the_service_and_a_lost_server_does_not_stop_it(
-    start: Callable[..., Served], server: MlflowServer, releases: Releases, bundles: list[Path]
+    start: Callable[..., Served],
+    server: MlflowServer,
+    releases: Releases,
+    bundles: list[Path],
+    tmp_path: Path,
 ) -> None:
     first, second, _ = map(version, bundles)
     releases.promote(bundles[0])
     service = start()
     assert serving_version(service) == first
-    assert service.http.get("/v1/model").json()["metrics"]
+    (folder,) = (tmp_path / "cache").glob("*/current")
+    assert {path.name for path in folder.iterdir()} == {path.name for path in bundles[0].iterdir()}
     releases.promote(bundles[1])
     wait_for_version(service, second)
     releases.roll_back()

@@ -219,6 +219,9 @@ RAW_DEFLATE = zlib.compress(BODY)[2:-4]  # without zlib's header and checksum
         ("identity", BODY),
         ("", b"\xef\xbb\xbf" + BODY),  # a byte order mark
         ("gzip", gzip.compress(b"\xef\xbb\xbf" + BODY)),
+        ("gzip", gzip.compress(BODY) + bytes(512)),  # a tape's last block
+        ("gzip", gzip.compress(BODY[:5]) + bytes(3) + gzip.compress(BODY[5:])),
+        ("deflate", zlib.compress(BODY) + bytes(512)),
     ],
 )
 @pytest.mark.parametrize("chunked", [False, True])
@@ -240,6 +243,8 @@ def test_a_compressed_body_or_one_with_a_byte_order_mark_is_read(
         ("gzip", gzip.compress(b"") * 51_000, 413, "1000000 bytes"),
         ("gzip", gzip.compress(b"") * 1000, 400, "not valid gzip"),
         ("gzip", gzip.compress(BODY)[:-5], 400, "not valid gzip"),
+        ("gzip", gzip.compress(BODY) + b"\0x", 400, "not valid gzip"),
+        ("gzip", bytes(512), 400, "not valid gzip"),
         ("gzip", BODY, 400, "not valid gzip"),
         ("deflate", b"", 400, "not valid deflate"),
         ("br", BODY, 415, "Content-Encoding must be gzip or deflate"),
@@ -513,6 +518,25 @@ def test_a_preflight_allows_the_headers_of_client_libraries(serve: Serve) -> Non
     reply = service.http.post("/v1/moderations", json={"input": "a"}, headers=headers)
     exposed = reply.headers["access-control-expose-headers"]
     assert {"retry-after", "x-request-id", "x-truncated-inputs"} <= set(exposed.split(", "))
+
+
+@pytest.mark.parametrize("origins", ["https://ours.example", "*"])
+def test_a_page_of_an_allowed_origin_may_call_a_service_in_a_private_network(
+    serve: Serve, origins: str
+) -> None:
+    service = serve(CORS_ORIGINS=origins)
+    headers = {
+        "access-control-request-method": "POST",
+        "access-control-request-private-network": "true",
+    }
+    for origin, status in [
+        ("https://ours.example", 200),
+        ("https://x.y", 200 if origins == "*" else 400),
+    ]:
+        reply = service.http.options("/v1/predict", headers={**headers, "origin": origin})
+        assert reply.status_code == status
+        assert reply.headers["access-control-allow-private-network"] == "true"
+        assert ("access-control-allow-origin" in reply.headers) == (status == 200)
 
 
 def test_metrics_count_every_phase_and_the_json_log_has_no_texts(serve: Serve) -> None:

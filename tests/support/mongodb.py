@@ -12,6 +12,8 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
+
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0
 
@@ -83,6 +85,10 @@ class MongoServer:
     def freeze(self) -> None:
         """Suspend it: it accepts connections and does not answer."""
         self._signal(signal.SIGSTOP)
+        assert self._process is not None
+        # The signal takes effect a little later, and until then it answers.
+        while psutil.Process(self._process.pid).status() != psutil.STATUS_STOPPED:
+            time.sleep(0.005)
 
     def thaw(self) -> None:
         """Resume it."""

@@ -25,7 +25,8 @@ def test_serving_imports_with_the_base_install_alone() -> None:
     """In a Python that cannot import anything of the extras."""
     code = """
 import sys
-EXTRAS = {'torch', 'transformers', 'mlflow', 'pandas', 'onnx', 'training', 'redis', 'httpx'}
+EXTRAS = {'torch', 'transformers', 'mlflow', 'pandas', 'onnx', 'training', 'redis', 'httpx',
+          'pyarrow', 'ray'}
 class Refuse:
     def find_spec(self, name, *_):
         if name.split('.')[0] in EXTRAS:

@@ -22,7 +22,7 @@ The rules, in this order:
    never dropped in favour of a training text.
 4. The split depends on the text's hash alone, so that a new source moves no row from one split to
    another. Only sources with single labels are in test; the other sources' share of the test goes
-   to val, never to train. With `use` a source is in train only, or in none of the three.
+   to train. With `use` a source is in train only, or in none of the three.
 5. With `unpunctuated` some harmless training texts lose their punctuation; their ids stay.
 """
 
@@ -60,7 +60,7 @@ def assign_split(row_id: str, source: Source, params: PrepareParams) -> str:
         return source.use
     place = int(row_id, 16) / 16 ** len(row_id)
     if place < params.test_fraction:
-        return "test" if source.has_single_labels else "val"
+        return "test" if source.has_single_labels else "train"
     return "val" if place < params.test_fraction + params.val_fraction else "train"
 
 

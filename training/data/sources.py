@@ -4,7 +4,9 @@ attributes.
 data/raw/NAME.{csv,tsv,parquet,jsonl,txt} -> text, labels, votes, attributes, source
 """
 
+import re
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,10 @@ from training.frames import check_rows, read_frame, read_text_lines
 from training.groups import fill_groups
 from training.partial_labels import LABELS, LEARNED_ATTRIBUTES
 
+# How programs write whole numbers in a column of text, and yes and no.
+WHOLE_NUMBER = re.compile(r"(-?\d+)[.,]00?")
+BOOLEANS = {"true": "1", "false": "0"}
+
 
 def read_source(name: str, source: Source) -> pd.DataFrame:
     """Return a source's rows: `text`, `labels`, `votes`, `attributes`, `source`.
@@ -31,6 +37,8 @@ def read_source(name: str, source: Source) -> pd.DataFrame:
     if files is None:
         raise DataError(f"data/raw/{name}: missing; run `make train`")
     path = files.text
+    # Where a wrong label is.
+    label_path = files.labels if path.suffix == ".txt" and files.labels else path
     frame = _read_file(files, source)
     for column in _columns(source):
         if column not in frame.columns:
@@ -44,9 +52,9 @@ def read_source(name: str, source: Source) -> pd.DataFrame:
     rows = pd.DataFrame(
         {
             "text": texts.to_numpy(),
-            "labels": _labels(path, frame, source),
-            "votes": _votes(path, frame, source).tolist(),
-            "attributes": _attributes(path, frame, source).tolist(),
+            "labels": _labels(label_path, frame, source),
+            "votes": _votes(label_path, frame, source).tolist(),
+            "attributes": _attributes(label_path, frame, source).tolist(),
             "source": name,
         }
     )
@@ -85,7 +93,7 @@ def _labels(path: Path, frame: pd.DataFrame, source: Source) -> list[list[str]]:
     """Return the partial label of each row; an empty one leaves the row out."""
     if isinstance(source.labels, dict):
         allowed = {str(label): names for label, names in source.labels.items()}
-        labels = frame[source.label].map(lambda value: allowed.get(_label_key(value)))
+        labels = frame[source.label].map(lambda value: allowed.get(_known_label(value, allowed)))
         wanted = f"one of sources.yaml: {', '.join(allowed)}"
         check_rows(path, frame[source.label], labels.isna(), "got label", wanted)
         return [list(names) for names in labels]
@@ -128,12 +136,15 @@ def _numbers(
 def _attributes(path: Path, frame: pd.DataFrame, source: Source) -> npt.NDArray[np.float64]:
     """Return raters' shares for each attribute, [rows, LEARNED_ATTRIBUTES]; NaN: unknown."""
     shares = np.full((len(frame), len(LEARNED_ATTRIBUTES)), np.nan)
+    by_value = isinstance(source.labels, dict)
     for name, known in source.attributes.items():
         if isinstance(known, str):
             values = _numbers(path, frame, known, source)
         else:
             by_label = {str(label): share for label, share in known.items()}
-            values = np.array([by_label.get(_label_key(v), np.nan) for v in frame[source.label]])
+            all_known = {*by_label, *map(str, source.labels)} if by_value else by_label.keys()
+            keys = [_known_label(value, all_known) for value in frame[source.label]]
+            values = np.array([by_label.get(key, np.nan) for key in keys])
         shares[:, LEARNED_ATTRIBUTES.index(name)] = values
     return shares
 
@@ -174,6 +185,8 @@ def _number(cell: object) -> object:
     # JSON's whole numbers have no bound, those of pandas do.
     if isinstance(cell, int) and abs(cell) > sys.maxsize:
         return np.inf
+    if isinstance(cell, str) and (number := BOOLEANS.get(cell.strip().lower())):
+        return number
     return decimal_point(cell)
 
 
@@ -183,10 +196,20 @@ def _joined(value: object) -> object:
     return value
 
 
-def _label_key(value: object) -> str:
-    if isinstance(value, bool | np.bool_):
-        return str(value).lower()
-    # A column of whole numbers with a gap arrives as floats.
-    return (
-        str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
-    )
+def _known_label(value: object, known: Collection[str]) -> str:
+    """Return the known label that a cell stands for, else the cell as text.
+
+    Programs write 1 also as `1.0`, because of a gap in the column, or as `True`. It is taken for 1
+    only where `true` and `false` are no labels.
+    """
+    text = str(value).strip()
+    forms = [text]
+    if isinstance(value, float) and value.is_integer():
+        forms.append(str(int(value)))
+    elif match := WHOLE_NUMBER.fullmatch(text):
+        forms.append(match[1])
+    if number := BOOLEANS.get(text.lower()):
+        forms.append(text.lower())
+        if BOOLEANS.keys().isdisjoint(known):
+            forms.append(number)
+    return next((form for form in forms if form in known), text)

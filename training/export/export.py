@@ -11,7 +11,7 @@ import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,15 @@ def calibrate_attributes(
     return calibrations
 
 
+def threshold_weights(sources: Mapping[str, Source], present: Iterable[str]) -> dict[str, float]:
+    """Return how much each source counts where thresholds are chosen: not at all with `thresholds:
+    false`, unless no other is present.
+    """
+    names = list(present)
+    weights = {name: sources[name].weight * sources[name].thresholds for name in names}
+    return weights if any(weights.values()) else {name: sources[name].weight for name in names}
+
+
 def export(
     params: ExportParams, manifest: dict[str, Any], splits: dict[str, pd.DataFrame], folder: Path
 ) -> Manifest:
@@ -157,7 +166,7 @@ def export(
     content["temperature"] = fit_temperature(scores[reference], allowed[reference])
     scores = scores ** np.float32(1 / content["temperature"])
     scores /= scores.sum(axis=1, keepdims=True)
-    by_source = {name: sources[name].weight for name in classes}
+    by_source = threshold_weights(sources, classes)
     thresholds = choose_thresholds(scores, allowed, source, classes, by_source)
     content["thresholds"] = thresholds.model_dump()
     shares = np.array(val["attributes"].tolist(), dtype=np.float64)

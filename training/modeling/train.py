@@ -53,8 +53,8 @@ NEEDED_BYTES = 2 * 2**30
 
 def checkpoint_folder(params: TrainParams, sources: Mapping[str, Source], data_sha: str) -> Path:
     """Return the folder of this training's checkpoints; each recipe and data has its own."""
-    weights = {name: source.weight for name, source in sources.items()}
-    recipe = f"{params.model_dump_json()}{weights}{data_sha}"
+    shares = {name: (source.weight, source.passes) for name, source in sources.items()}
+    recipe = f"{params.model_dump_json()}{shares}{data_sha}"
     return CHECKPOINTS / hashlib.sha256(recipe.encode()).hexdigest()[:12]
 
 
@@ -100,7 +100,7 @@ def train(
         attribute_weight=params.attribute_weight,
         model=model,
         args=training_arguments(params, folder),
-        train_dataset=encode(frames["train"], tokenizer, weights, params),
+        train_dataset=encode(repeated(frames["train"], configured), tokenizer, weights, params),
         eval_dataset=encode(val, tokenizer, weights, params),
         data_collator=collator(tokenizer.token_to_id("[PAD]")),
         compute_metrics=_validation_metrics(val["source"].to_numpy(), classes, weights),
@@ -112,6 +112,12 @@ def train(
     del model.source_logit_bias, model.source_bias_share
     history = {"log": trainer.state.log_history, "best": read_json(folder / "best.json")}
     return model, tokenizer, history
+
+
+def repeated(frame: pd.DataFrame, configured: Mapping[str, Source]) -> pd.DataFrame:
+    """Return the rows, each as often as an epoch has it."""
+    passes = frame["source"].map({name: source.passes for name, source in configured.items()})
+    return frame.loc[frame.index.repeat(passes)]
 
 
 def _bias_shares(names: list[str], configured: Mapping[str, Source]) -> torch.Tensor:

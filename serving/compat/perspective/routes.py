@@ -58,7 +58,8 @@ async def analyze(request: Request, body: AnalyzeCommentRequest) -> Json:
     """Score a comment as Perspective API does."""
     mask = _read_query(request)
     classifier = classifier_of(request)
-    engine = caller_of(request, "perspective").engine
+    caller = caller_of(request, "perspective")
+    engine = caller.engine
     analysis = Analysis(body, request.app.state.attributes, engine.policy.languages)
     store = not body.do_not_store
     result = await _classify(request, classifier, analysis.comment, store=store)
@@ -68,7 +69,7 @@ async def analyze(request: Request, body: AnalyzeCommentRequest) -> Json:
     span_scores = [scores] * len(spans)
     if body.span_annotations:
         texts = [analysis.comment.text[begin:end] for begin, end in spans]
-        scored = await engine.predict(texts)
+        scored = await engine.predict(texts, deadline=caller.deadline)
         span_scores = [row.attributes for row in scored]
         headers |= truncation_headers((row.truncated for row in scored), "spans")
     content = analysis.reply(scores, spans, span_scores, language)

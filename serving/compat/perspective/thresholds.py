@@ -25,6 +25,7 @@ TEXT_COLUMNS = ("text", "comment", "comment_text", "body")
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 RESAMPLES, SEED = 1000, 0
 SHOWN = 10  # comments that the two rank farthest apart
+FEW = 10  # with fewer comments on one side of a threshold, a bootstrap's interval means nothing
 
 
 class ThresholdsError(Exception):
@@ -194,13 +195,16 @@ def report(texts: Sequence[str], theirs: Floats, ours: Floats, thresholds: Seque
     """Return the report on an attribute."""
     rows = compare(theirs, ours, thresholds)
     lines = ["  there ≥    flags   here ≥                   agreement                 kappa"]
-    lines += [
-        f"  {row.theirs:<8.3g} {row.share:6.1%}   {_show(row.ours, '.3f'):<22}   "
-        f"{_show(row.agreement, '.1%'):<23}   {_show(row.kappa, '.2f')}"
-        for row in rows
-    ]
+    for row in rows:
+        few = round(min(row.share, 1 - row.share) * len(texts)) < FEW
+        lines.append(
+            f"  {row.theirs:<8.3g} {row.share:6.1%}   {_show(row.ours, '.3f', few):<22}   "
+            f"{_show(row.agreement, '.1%', few):<23}   {_show(row.kappa, '.2f', few)}"
+        )
     for level in sorted({*thresholds} - {row.theirs for row in rows}):
         lines.append(f"  {level:<8.3g} flags {'all' if theirs.min() >= level else 'no'} comments")
+    if any("(too few)" in line for line in lines):
+        lines.append(f"  too few: fewer than {FEW} comments on one side, so no interval")
     lines += ["", "  farthest apart in rank", "  there   here"]
     for i in farthest_apart(theirs, ours):
         text = "".join(c if c.isprintable() else "·" for c in " ".join(texts[i].split()))
@@ -208,5 +212,6 @@ def report(texts: Sequence[str], theirs: Floats, ours: Floats, thresholds: Seque
     return "\n".join(lines)
 
 
-def _show(estimate: Estimate, form: str) -> str:
-    return f"{estimate.value:{form}} ({estimate.low:{form}} to {estimate.high:{form}})"
+def _show(estimate: Estimate, form: str, few: bool) -> str:
+    interval = "too few" if few else f"{estimate.low:{form}} to {estimate.high:{form}}"
+    return f"{estimate.value:{form}} ({interval})"

@@ -83,14 +83,27 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(run("serve").exception, RuntimeError)
 
 
+@click.command()
+def lines() -> None:
+    for chunk in cli._stdin_chunks():
+        click.echo("".join(f"[{text}]" for text in chunk), nl=False)
+
+
+@pytest.mark.parametrize("size", [1, 7, 65_536])
+def test_only_the_lines_that_are_not_utf8_are_left_out_and_counted(
+    monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr(cli, "READ_BYTES", size)
+    result = CliRunner().invoke(lines, input=b"one\n\ncaf\xe9\ntwo\n\xff\nthree")
+    assert result.stdout == "[one][two][three]"
+    assert result.exit_code == 2
+    assert "left out 1 blank line, the first is line 2" in result.stderr
+    assert "left out 2 lines of 6: line 3: byte 4 is not UTF-8" in result.stderr
+
+
 def test_lines_of_standard_input_survive_any_split_of_their_bytes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    @click.command()
-    def lines() -> None:
-        for chunk in cli._stdin_chunks():
-            click.echo("".join(f"[{text}]" for text in chunk), nl=False)
-
     for size in range(1, 12):
         monkeypatch.setattr(cli, "READ_BYTES", size)
         result = CliRunner().invoke(lines, input="eins\r\nder Bär 🐻\nlast".encode())

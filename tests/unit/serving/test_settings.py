@@ -19,7 +19,7 @@ from serving.settings import (
     variables,
 )
 
-DIGEST = "ab" * 32
+DIGEST, OTHER = "ab" * 32, "cd" * 32
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +31,7 @@ def _empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PORT", "9000")
     monkeypatch.setenv("TAGGER_CORS_ORIGINS", "https://a.example, http://localhost:3000")
-    monkeypatch.setenv("TAGGER_API_KEYS", f"ours:{DIGEST},ops:{DIGEST}:admin+predict")
+    monkeypatch.setenv("TAGGER_API_KEYS", f"ours:{DIGEST},ops:{OTHER}:admin+predict")
     monkeypatch.setenv("SOMETHING_ELSE", "1")
     settings = load_settings()
     assert settings.port == 9000
@@ -39,7 +39,7 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     assert settings.cors_origins == ("https://a.example", "http://localhost:3000")
     assert settings.api_keys == (
         ApiKey("ours", bytes.fromhex(DIGEST), frozenset({"predict", "feedback"})),
-        ApiKey("ops", bytes.fromhex(DIGEST), frozenset({"predict", "admin"})),
+        ApiKey("ops", bytes.fromhex(OTHER), frozenset({"predict", "admin"})),
     )
 
 
@@ -97,6 +97,28 @@ def test_keys_that_would_open_the_service_are_refused(
     monkeypatch.setenv("TAGGER_API_KEYS", value)
     with pytest.raises(SettingsError, match="TAGGER_API_KEYS"):
         load_settings()
+
+
+@pytest.mark.parametrize(
+    ("entries", "names"),
+    [
+        (f"a:{DIGEST} b:{DIGEST}:admin", "a and b"),
+        (f"a:{DIGEST} c:{'0' * 64} b:{DIGEST.upper()}", "a and b"),
+        (f"a:{DIGEST}:predict a:{DIGEST}:predict+admin", "a and a"),
+    ],
+)
+def test_a_key_with_two_meanings_is_refused(
+    monkeypatch: pytest.MonkeyPatch, entries: str, names: str
+) -> None:
+    monkeypatch.setenv("TAGGER_API_KEYS", entries)
+    with pytest.raises(SettingsError, match=f"the entries {names} have the same digest") as caught:
+        load_settings()
+    assert DIGEST not in str(caught.value).lower()
+
+
+def test_a_key_that_is_there_twice_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TAGGER_API_KEYS", f"a:{DIGEST} a:{DIGEST}:feedback+predict")
+    assert {key.name for key in load_settings().api_keys} == {"a"}
 
 
 def test_all_wrong_values_are_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,6 +269,7 @@ def test_a_mongodb_uri_with_a_blank_inside_is_refused(
         ("HTTPS://A.example:443", ["https://a.example"], ["https://a.example:443"]),
         ("https://b\u00fccher.example", ["https://xn--bcher-kva.example"], []),
         ("http://[::1]:*", ["http://[::1]:3000"], ["http://1"]),
+        ("http://[0:0:0:0:0:0:0:1]:03000", ["http://[::1]:3000"], ["http://[::1]"]),
         ("null", ["null"], ["https://null"]),
         ("*", ["https://a.example", "null"], []),
     ],
@@ -262,7 +285,18 @@ def test_an_origin_matches_what_browsers_send(
 
 @pytest.mark.parametrize(
     "origin",
-    ["a.example", "https://a.example/page", "https://a*.example", "https://a.*", "https://u@a"],
+    [
+        "a.example",
+        "https://a.example/page",
+        "https://a*.example",
+        "https://a.*",
+        "https://u@a",
+        "http://localhost:99999",
+        "http://localhost:0",
+        "http://[::1",
+        "http://[::x]",
+        "http://::1",
+    ],
 )
 def test_an_origin_that_could_never_match_is_refused(
     monkeypatch: pytest.MonkeyPatch, origin: str

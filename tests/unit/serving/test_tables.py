@@ -1,11 +1,12 @@
 import csv
 import io
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from serving.tables import TableError, decimal_point, read_lines, read_table
@@ -80,6 +81,12 @@ def test_cells_stay_as_they_are(put: Put) -> None:
         ),
         ("a.csv", b'text,label\nx,ok\n"hi,ok\n"a, b",ok\n', "row 2: a quotation mark in a quoted"),
         ("a.csv", b'text,label\n"hi,hate\nyou",ok\nx,hate\n', "row 1: text has rows of the table"),
+        ("a.csv", b'text,label\n"\nyou,ok\n",ok\nx,hate\n', "row 1: text has rows of the table"),
+        (
+            "a.csv",
+            b'text,label\r"\n,hate\n",",hate\r\n"\r;",ok\r\n',
+            "row 2, line 6: an odd number of quotation marks, and row 1 has a cell of several",
+        ),
         ("a.csv", b'n,text\n1,"hi\n2,you"\n3,x\n', "row 1: text has rows of the table in it"),
         ("a.csv", b'text,n\n"' + b"x" * 140_000 + b'",1\n', "row 1: a cell has more than 131,072"),
         ("a.csv", b"text,label\na\0b,hate\n", "row 1: got a NUL byte"),
@@ -141,6 +148,11 @@ def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
         read_table(tmp_path / "none.csv")
 
 
+def test_a_quotation_mark_for_inches_is_no_error_where_no_cell_has_several_lines(put: Put) -> None:
+    table = read_table(put("a.csv", b'text,label\na 5" screen,ok\nsay "hi",ok\n"a, b",hate\n'))
+    assert [row[0] for row in table.rows] == ['a 5" screen', 'say "hi"', "a, b"]
+
+
 def test_a_text_of_several_lines_is_no_error(put: Put) -> None:
     content = b'text,label\n"Dear all,\nI go, now",ok\n"a\n\nb, c",hate\n'
     table = read_table(put("a.csv", content))
@@ -186,8 +198,13 @@ def test_a_decimal_comma_is_read_where_it_can_mean_nothing_else(
 
 CELLS = st.text(st.sampled_from('ab,;"\n\r\t x=é😂'), max_size=8)
 LABEL_ROWS = st.lists(st.tuples(CELLS, st.sampled_from(["hate", "ok"])), max_size=6)
+# As in tests/integration/test_fuzz.py, where it is the number of all cases.
+CASES = int(os.environ.get("FUZZ_CASES", "400"))
+SECONDS = max(600, CASES // 8)  # of a test, at most
 FUZZ = settings(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=max(200, CASES // 8),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 
 
@@ -197,6 +214,7 @@ def as_csv(rows: list[tuple[str, str]]) -> str:
     return out.getvalue()
 
 
+@pytest.mark.timeout(SECONDS)
 @FUZZ
 @given(rows=LABEL_ROWS)
 def test_what_python_writes_is_read_back_or_refused(put: Put, rows: list[tuple[str, str]]) -> None:
@@ -204,7 +222,9 @@ def test_what_python_writes_is_read_back_or_refused(put: Put, rows: list[tuple[s
     assert [tuple(row) for row in table.rows] == rows
 
 
+@pytest.mark.timeout(SECONDS)
 @FUZZ
+@example(rows=[(";;\r;", "ok")], place=0.5625, new=",")
 @given(rows=LABEL_ROWS, place=st.floats(0, 1), new=st.sampled_from(["", '"', ",", "\n", "\0", "a"]))
 def test_one_wrong_character_loses_no_row(
     put: Put, rows: list[tuple[str, str]], place: float, new: str
@@ -216,10 +236,14 @@ def test_one_wrong_character_loses_no_row(
             table = read_table(put("a.csv", changed.encode()))
         except TableError:
             continue
+        # Where a comma replaces the quotation mark that opens a text, each of its lines may be a
+        # row: there are more than before, and nothing is lost.
+        split = (content[i], new) == ('"', ",") and len(table.rows) > len(rows)
         # Every reader asks for its columns by name.
-        assert len(table.rows) == len(rows) or table.columns != ["text", "label"]
+        assert len(table.rows) == len(rows) or split or table.columns != ["text", "label"]
 
 
+@pytest.mark.timeout(SECONDS)
 @FUZZ
 @given(
     content=st.binary(max_size=60)

@@ -37,6 +37,12 @@ def test_a_pair_is_refused_and_the_error_names_the_input() -> None:
     assert "inputs[1]" in render_error(caught.value)[1]["error"]
 
 
+def test_an_empty_list_in_a_list_is_no_pair() -> None:
+    with pytest.raises(ServiceError, match="must have one text") as caught:
+        texts_of(parsed([["a"], []]))
+    assert caught.value.field == "inputs[1]"
+
+
 def test_the_inference_apis_client_can_read_a_reply() -> None:
     body = parsed("a", parameters={})
     rows = TextClassificationOutputElement.parse_obj_as_list(json.dumps(reply(body, [SCORES])))[0]

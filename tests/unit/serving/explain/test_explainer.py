@@ -13,6 +13,7 @@ import pytest
 
 from serving.bundle import ATTRIBUTES, LABELS, MAX_WINDOWS, Bundle
 from serving.errors import ErrorCode, ServiceError
+from serving.explain import explainer as module
 from serving.explain.explainer import (
     MAX_MASK_TOKENS,
     NAMES,
@@ -22,7 +23,7 @@ from serving.explain.explainer import (
     visible_text,
 )
 from serving.explain.lime import TOTAL_WEIGHT
-from serving.inference.batcher import BatchReport, Capacity
+from serving.inference.batcher import BatchReport, Capacity, DeadlineError, QueueFullError
 from serving.inference.engine import Engine, ScoredText
 from serving.inference.policy import Policy
 from serving.inference.scheduler import Priority
@@ -195,8 +196,10 @@ class WordEngine:
     def __init__(self, bundle: Bundle) -> None:
         self.bundle, self.tokens = bundle, 0
 
-    async def score(self, texts: Sequence[str], priority: Priority) -> list[ScoredText]:
-        assert priority is Priority.LOW
+    async def score(
+        self, texts: Sequence[str], priority: Priority, deadline: float | None
+    ) -> list[ScoredText]:
+        assert (priority, deadline) == (Priority.LOW, None)
         self.tokens += sum(len(row.ids) for row in self.bundle.encode(texts))
         return [self._score(text) for text in texts]
 
@@ -282,6 +285,64 @@ def test_a_cancelled_explanation_frees_its_place(bundle: Bundle) -> None:
                 await task
             assert counter.rows < 5000
             await explainer.explain(engine, ExplainParams("still here"))
+
+    asyncio.run(body())
+
+
+class FullEngine:
+    """An engine whose queue gets full after some chunks."""
+
+    idle_seconds = 9.0
+
+    def __init__(self, bundle: Bundle, chunks: int) -> None:
+        self.bundle, self.left, self.deadlines = bundle, chunks, set[float | None]()
+
+    async def score(self, texts: Sequence[str], _: Priority, deadline: float | None) -> list[Any]:
+        self.deadlines.add(deadline)
+        await asyncio.sleep(0.01)
+        self.left -= 1
+        if self.left < 0:
+            raise QueueFullError(0.05)
+        row = dict.fromkeys(LABELS, 1 / 3), dict.fromkeys(ATTRIBUTES, 0.5)
+        return [ScoredText(*row, "hate", None)] * len(texts)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("chunks", [0, 8, 40])  # in the windows, and in the first masks
+def test_all_waiting_of_an_explanation_together_has_a_limit(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, chunks: int
+) -> None:
+    monkeypatch.setattr(module, "MAX_YIELD_S", 1.0)
+    text = " ".join(f"word{i} {'clown' * (i % 3)}" for i in range(700))
+
+    async def body() -> None:
+        engine, explainer = FullEngine(bundle, chunks), Explainer(max_running=1)
+        begun = asyncio.get_running_loop().time()
+        calls = [explainer.explain(engine, ExplainParams(text)) for _ in range(3)]  # type: ignore[arg-type]
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        # Two of them waited for the first one: until they gave up, or it did.
+        assert {type(one) for one in results} <= {QueueFullError, ServiceError}
+        assert asyncio.get_running_loop().time() - begun < 3
+        assert engine.deadlines == {None}
+        # They have left their places.
+        with pytest.raises(QueueFullError):
+            await explainer.explain(engine, ExplainParams("a b"))  # type: ignore[arg-type]
+
+    asyncio.run(body())
+
+
+def test_the_callers_deadline_holds_for_every_chunk(bundle: Bundle) -> None:
+    async def body() -> None:
+        engine = FullEngine(bundle, 3)
+        begun = asyncio.get_running_loop().time()
+        deadline = begun + 0.5
+        with pytest.raises(QueueFullError):
+            await Explainer().explain(engine, ExplainParams(LONG), deadline)  # type: ignore[arg-type]
+        assert asyncio.get_running_loop().time() < deadline + 1
+        assert engine.deadlines == {deadline}
+        async with running(bundle) as (real, _):
+            late = asyncio.get_running_loop().time() + 1e-6
+            with pytest.raises(DeadlineError):
+                await Explainer().explain(real, ExplainParams(LONG, num_samples=5000), late)
 
     asyncio.run(body())
 

@@ -293,7 +293,7 @@ def test_only_sources_with_single_labels_are_in_test(checkout: Path) -> None:
     assert set(splits["test"]["source"]) == {"full"}
     assert all(len(labels) == 1 for labels in splits["test"]["labels"])
     assert 20 < len(splits["test"]) < 60
-    assert (splits["val"]["source"] == "binary").sum() > (splits["val"]["source"] == "full").sum()
+    assert (splits["train"]["source"] == "binary").sum() > 140
 
 
 def test_with_max_rows_every_split_keeps_rows(checkout: Path) -> None:
@@ -448,6 +448,50 @@ def test_a_json_null_is_an_unknown_attribute_and_booleans_are_labels(checkout: P
     rows = read_source("own", source)
     assert rows["labels"].tolist() == [["hate"], ["neither"]]
     np.testing.assert_array_equal([shares[4] for shares in rows["attributes"]], [np.nan, 1])
+
+
+@pytest.mark.parametrize(
+    ("known", "cells", "labels"),
+    [
+        (("1", "0"), "1 0 1.0 0.0 True false", "1 0 1 0 1 0"),
+        (("true", "false"), "True FALSE true", "true false true"),
+        (("1", "2"), "1.0 2,0", "1 2"),
+        (("1", "1.0"), "1 1.0", "1 1.0"),
+        (("10", "1"), "10.0 1.0", "10 1"),
+    ],
+)
+def test_a_label_may_be_written_as_programs_write_it(
+    checkout: Path, known: tuple[str, str], cells: str, labels: str
+) -> None:
+    bad("own.tsv", b"text\tlabel\n" + "".join(f"a\t{c}\n" for c in cells.split()).encode())
+    names = dict(zip(known, (["hate"], ["neither"]), strict=True))
+    source = Source(path="own.tsv", labels=names, attributes={"THREAT": {known[0]: 1}})
+    rows = read_source("own", source)
+    assert rows["labels"].tolist() == [names[label] for label in labels.split()]
+    assert [bool(shares[4] == 1) for shares in rows["attributes"]] == [
+        label == known[0] for label in labels.split()
+    ]
+
+
+@pytest.mark.parametrize("cell", ["1.5", "1,000", "True", "t", "11"])
+def test_a_label_that_may_mean_something_else_is_refused(checkout: Path, cell: str) -> None:
+    bad("own.tsv", f"text\tlabel\na\t{cell}\n".encode())
+    labels = {"1": ["hate"], "false": ["neither"]}
+    with pytest.raises(DataError, match=rf"row 1: got label '{cell}', wanted one of .*: 1, false"):
+        read_source("own", Source(path="own.tsv", labels=labels))
+
+
+def test_true_and_false_are_shares(checkout: Path) -> None:
+    bad("own.csv", b"text,label,threat\na,hate,True\nb,hate,false\n")
+    rows = read_source("own", CSV.model_copy(update={"attributes": {"THREAT": "threat"}}))
+    assert [shares[4] for shares in rows["attributes"]] == [1, 0]
+
+
+def test_a_wrong_label_of_parallel_files_is_in_the_file_of_labels(checkout: Path) -> None:
+    bad("own.txt", b"a\nb\n")
+    bad("own.labels", b"hate\nspam\n")
+    with pytest.raises(DataError, match=r"own\.labels: row 2: got label 'spam'"):
+        read_source("own", Source(path="own.txt", label_path="own.labels", labels=LABELS))
 
 
 def test_a_decimal_comma_is_a_share(checkout: Path) -> None:

@@ -10,9 +10,10 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import DistilBertConfig, DistilBertForSequenceClassification, TrainingArguments
 
-from training.config import TrainParams
+from training.config import Source, TrainParams
 from training.modeling.base import OUTPUTS
 from training.modeling.loss import attribute_loss, partial_label_loss
+from training.modeling.train import repeated
 from training.modeling.trainer import HEAD_RATE, SOURCE_BIAS_RATE, PartialLabelTrainer, encode
 
 BIAS = [0.0, 3, 0, 5, 1, 0, 0, 2]
@@ -93,6 +94,16 @@ def test_what_is_new_learns_faster_and_source_biases_do_not_decay(
     assert rates[id(model.distilbert.embeddings.word_embeddings.weight)] == (1.0, decay)
     assert rates[id(model.distilbert.embeddings.LayerNorm.weight)] == (1.0, 0.0)
     assert len(rates) == len(list(model.parameters()))
+
+
+def test_a_row_is_seen_as_often_as_its_source_has_passes() -> None:
+    rows = pd.DataFrame({"text": ["a", "b", "c"], "source": ["twice", "once", "twice"]})
+    labels = {"x": ["hate"]}
+    sources = {
+        "once": Source(path="x.csv", labels=labels),
+        "twice": Source(path="x.csv", labels=labels, passes=2),
+    }
+    assert repeated(rows, sources)["text"].tolist() == ["a", "a", "b", "c", "c"]
 
 
 def test_the_weight_of_a_row_is_that_of_its_labels_times_that_of_its_source() -> None:

@@ -70,6 +70,16 @@ def test_thresholds_that_flag_all_or_none_have_no_match() -> None:
     ]
 
 
+def test_few_comments_on_one_side_of_a_threshold_have_no_interval() -> None:
+    scores = np.linspace(0, 1, 101)
+    text = report(["x"] * 101, scores, scores, (0.5, 0.95))
+    half, few = text.splitlines()[1:3]
+    assert (half.count(" to "), half.count("too few")) == (3, 0)
+    assert (few.count(" to "), few.count("too few")) == (0, 3)
+    assert "too few: fewer than 10 comments on one side, so no interval" in text
+    assert "too few" not in report(["x"] * 101, scores, scores, (0.5,))
+
+
 def test_resamples_that_flag_none_are_left_out() -> None:
     theirs, ours = np.array([0.9, 0.1, 0.2]), np.array([0.8, 0.1, 0.2])
     (row,) = compare(theirs, ours, (0.5,))
