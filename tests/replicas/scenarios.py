@@ -7,7 +7,7 @@ which `__main__` makes after each one. After it all replicas have ended and Mong
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -71,18 +71,16 @@ class Setup:
             (folder := self.folder / str(i)).mkdir()
             services.append(Service(folder, self.bundle, **settings))
         self.outboxes = [service.outbox for service in services]
-        async with AsyncExitStack() as stack:
-            await _start_all(services, stack)
-            ports = [service.port for service in services]
-            proxy = HAProxy(self.folder, ports, self.manifests.probe)
-            await stack.enter_async_context(proxy)
+        ports = [service.port for service in services]
+        proxy = HAProxy(self.folder, ports, self.manifests.probe)
+        async with _running(services), proxy:
             await proxy.wait_until_up(ports)
             yield Replicas(services, proxy)
 
-    def clients(self, replicas: "Replicas") -> Load:
+    def clients(self, replicas: "Replicas", number: int = 0) -> Load:
         """Return clients that send their requests to HAProxy, half of them to each of its ports."""
-        proxy, clients = replicas.proxy, self.size.clients
-        self.load = Load(proxy.port, self.name, clients=clients, second_port=proxy.tcp_port)
+        proxy, number = replicas.proxy, number or self.size.clients
+        self.load = Load(proxy.port, self.name, clients=number, second_port=proxy.tcp_port)
         return self.load
 
     @property
@@ -129,16 +127,22 @@ class Replicas:
                     await asyncio.sleep(0.2)
 
 
-async def _start_all(services: list[Service], stack: AsyncExitStack) -> None:
-    """Start them at the same time; the stack stops those that have started."""
+@asynccontextmanager
+async def _running(services: list[Service]) -> AsyncIterator[None]:
+    """Start services at the same time; stop those that have started at the same time, too."""
+    started = []
 
     async def start(service: Service) -> None:
         await service.start()
-        stack.push_async_callback(service.stop)
+        started.append(service)
 
-    results = await asyncio.gather(*map(start, services), return_exceptions=True)
-    for error in filter(None, results):
-        raise error
+    try:
+        results = await asyncio.gather(*map(start, services), return_exceptions=True)
+        for error in filter(None, results):
+            raise error
+        yield
+    finally:
+        await asyncio.gather(*(service.stop() for service in started))
 
 
 async def rolling_restart(setup: Setup) -> None:
@@ -219,7 +223,8 @@ async def promotion(setup: Setup) -> None:
         await asyncio.to_thread(releases.promote, setup.bundle)
         registry = {"BUNDLE": PRODUCTION, "MLFLOW_TRACKING_URI": server.url}
         async with setup.replicas(**registry) as replicas:
-            async with setup.clients(replicas) as load:
+            # Few clients: the promotion needs a processor, too.
+            async with setup.clients(replicas, 2) as load:
                 await load.predictions(setup.size.predictions)
                 assert set(load.replies.models) == {one}
                 for move, expected in (

@@ -64,6 +64,7 @@ class MlflowServer:
                     return
             except httpx.HTTPError:
                 time.sleep(0.1)
+        self.stop()
         raise TimeoutError(path.read_text())
 
     def stop(self) -> None:
