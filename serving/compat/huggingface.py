@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from serving.api.routing import (
     FastRoute,
@@ -60,6 +60,11 @@ class Options(BaseModel):
     ] = None
 
 
+def _no_number(value: object) -> object:
+    """Return a number as text, which no flag is: Python's 0.0 equals False."""
+    return str(value) if type(value) in {int, float} else value
+
+
 class HuggingFaceRequest(BaseModel):
     """Texts to classify."""
 
@@ -71,7 +76,9 @@ class HuggingFaceRequest(BaseModel):
     parameters: Parameters | None = None
     options: Options | None = None
     raw_scores: Annotated[
-        Literal[False] | None, Field(description="scores are calibrated probabilities")
+        Literal[False] | None,
+        BeforeValidator(_no_number),
+        Field(description="scores are calibrated probabilities"),
     ] = False
     truncate: Annotated[
         bool | None, Field(description="false: refuse a text that the model would truncate")

@@ -236,11 +236,9 @@ def test_one_wrong_character_loses_no_row(
             table = read_table(put("a.csv", changed.encode()))
         except TableError:
             continue
-        # Where a comma replaces the quotation mark that opens a text, each of its lines may be a
-        # row: there are more than before, and nothing is lost.
-        split = (content[i], new) == ('"', ",") and len(table.rows) > len(rows)
-        # Every reader asks for its columns by name.
-        assert len(table.rows) == len(rows) or split or table.columns != ["text", "label"]
+        # Where the quotation mark that opens a text is gone, each of its lines may be a row: there
+        # are more than before, and nothing is lost. Every reader asks for its columns by name.
+        assert len(table.rows) >= len(rows) or table.columns != ["text", "label"]
 
 
 @pytest.mark.timeout(SECONDS)

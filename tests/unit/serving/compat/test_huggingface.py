@@ -58,6 +58,8 @@ def test_top_k_limits_the_labels() -> None:
     "more",
     [
         {"raw_scores": True},
+        {"raw_scores": 0},
+        {"raw_scores": 0.0},
         {"parameters": {"function_to_apply": "sigmoid"}},
         {"parameters": {"top_k": 0}},
         {"truncate": "no"},
