@@ -33,6 +33,7 @@ from serving.bundle.manifest import (
     Thresholds,
     content_version,
     read_manifest,
+    read_sealed,
 )
 
 __all__ = [
@@ -57,6 +58,7 @@ __all__ = [
     "content_version",
     "decide",
     "read_manifest",
+    "read_sealed",
     "scores_by_attribute",
     "scores_by_label",
 ]

@@ -6,7 +6,6 @@ The service and the pipeline's gates score with this same code. It knows nothing
 policies, and no more of training than the manifest says.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
@@ -22,11 +21,10 @@ from serving.bundle.decision import Floats, Ints, Scores, combine_windows, decid
 from serving.bundle.manifest import (
     ATTRIBUTES,
     LABELS,
-    MANIFEST,
-    SEALED,
     BundleError,
     Manifest,
     read_manifest,
+    read_sealed,
 )
 
 MAX_WINDOWS = 8  # of a text; what a longer one has beyond them is not read
@@ -101,20 +99,10 @@ class Bundle:
                 attributes.
         """
         manifest = read_manifest(folder)
-        contents = {}
-        for name in SEALED:
-            try:
-                contents[name] = (folder / name).read_bytes()
-            except FileNotFoundError:
-                raise BundleError(
-                    f"{folder}: {name} is missing: the bundle is incomplete"
-                ) from None
-            except OSError as error:
-                raise BundleError(f"{folder / name}: {error.strerror}") from None
-            if hashlib.sha256(contents[name]).hexdigest() != manifest.files.get(name):
-                raise BundleError(
-                    f"{folder}: {name} does not match its SHA-256 in {MANIFEST}: altered"
-                )
+        try:
+            contents = read_sealed(folder, manifest)
+        except OSError as error:
+            raise BundleError(f"{error.filename}: {error.strerror}") from None
         try:
             tokenizer = Tokenizer.from_buffer(contents["tokenizer.json"])
             return cls(

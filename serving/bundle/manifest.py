@@ -142,3 +142,21 @@ def read_manifest(folder: Path) -> Manifest:
     if (got := tuple(manifest.attributes)) != LEARNED_ATTRIBUTES:
         raise BundleError(f"{path}: attributes: got {got}, wanted {LEARNED_ATTRIBUTES}")
     return manifest
+
+
+def read_sealed(folder: Path, manifest: Manifest) -> dict[str, bytes]:
+    """Return the content of the files that the manifest seals, by name.
+
+    Raises:
+        BundleError: one is missing or altered.
+        OSError: one cannot be read now.
+    """
+    contents = {}
+    for name in SEALED:
+        try:
+            contents[name] = (folder / name).read_bytes()
+        except FileNotFoundError:
+            raise BundleError(f"{folder}: {name} is missing: the bundle is incomplete") from None
+        if hashlib.sha256(contents[name]).hexdigest() != manifest.files.get(name):
+            raise BundleError(f"{folder}: {name} does not match its SHA-256 in {MANIFEST}: altered")
+    return contents

@@ -15,7 +15,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from serving.bundle import MANIFEST, SEALED, BundleError, read_manifest
+from serving.bundle import BundleError, read_manifest, read_sealed
 from serving.remote_bundle.files import FetchError, Files, HttpFiles, ObjectStore, shown
 from serving.remote_bundle.sources import Archive, MlflowModel, Source
 from serving.settings import Settings, SettingsError, variable
@@ -165,17 +165,9 @@ def remote_bundle(settings: Settings) -> RemoteBundle | None:
 def verify(folder: Path, name: str) -> None:
     """Raise BundleError, which has `name`, unless files have the digests of their manifest."""
     try:
-        manifest = read_manifest(folder)
+        read_sealed(folder, read_manifest(folder))
     except BundleError as error:
         raise BundleError(str(error).replace(str(folder), name, 1)) from None
-    for file in SEALED:
-        try:
-            with (folder / file).open("rb") as content:
-                digest = hashlib.file_digest(content, "sha256").hexdigest()
-        except FileNotFoundError:
-            raise BundleError(f"{name}: {file} is missing: the bundle is incomplete") from None
-        if digest != manifest.files.get(file):
-            raise BundleError(f"{name}: {file} does not match its SHA-256 in {MANIFEST}: altered")
 
 
 def _is_intact(folder: Path) -> bool:
