@@ -4,7 +4,7 @@
 //
 // A decision shows the next text at once. Requests go one after another, in the order of the keys.
 import {
-  $, ACTIONS, ATTRIBUTES, LABELS, askForKey, barRow, capital, el, hasKey, percent, request, serviceNow, shadeWords,
+  $, ACTIONS, ATTRIBUTES, LABELS, askForKey, barRow, capital, el, hasKey, request, serviceNow, shadeWords,
   signed, wellFormed,
 } from "./common.js";
 
@@ -41,7 +41,7 @@ let isLapsed = false; // the leases ran out while nothing was done
 let guardedUntil = 0;
 
 for (const [key, label] of Object.entries(DECISIONS)) {
-  const button = el("button", { type: "button", className: "decision-button" }, capital(label));
+  const button = el("button", { type: "button" }, capital(label));
   button.dataset.key = key;
   button.dataset.label = label;
   button.onclick = () => decide(label);
@@ -103,7 +103,7 @@ function start() {
 
 /** Run a request after those that were asked for before. */
 function enqueue(task) {
-  last = last.then(task).finally(schedule);
+  last = last.then(task, task).finally(schedule);
 }
 
 function look() {
@@ -121,7 +121,9 @@ async function fetchItems() {
     keepLeased(reply.items);
     fail(null);
   } catch (error) {
-    fail(error, "The queue cannot be read");
+    error.isFinal = error.status === 409; // the service stores no texts
+    if (failed && !error.isFinal && !isAccess(error)) failed = error; // the page says already what failed
+    else fail(error, "The queue cannot be read");
   }
   show();
 }
@@ -158,7 +160,7 @@ async function send(review) {
   const { item, label, note } = review;
   try {
     await request(pathOf(item), { body: { label, ...(note && { note }) }, keepalive: true });
-    if (counts) counts.reviewed++;
+    count(label, 1);
     fail(null);
     say(label === "skip" ? "Skipped." : `Stored as “${label}”.`);
   } catch (error) {
@@ -201,15 +203,16 @@ async function remove(review) {
   try {
     if (!review.lost) {
       await request(pathOf(item), { method: "DELETE", keepalive: true });
-      if (counts) counts.reviewed--;
+      count(label, -1);
       fail(null);
       say(`Undone: “${label}”. The text is back.`);
     }
   } catch (error) {
     items = items.filter((each) => each !== item);
     guard();
-    if (error.status === 404) {
-      say(`“${capital(label)}” cannot be undone: the text or its review was erased.`);
+    if (error.status === 404 || error.status === 409) {
+      say(`“${capital(label)}” cannot be undone: ` +
+        (error.status === 404 ? "the text was erased." : "another reviewer has the text now."));
     } else {
       decided.push(review);
       fail(error, `“${capital(label)}” was not undone`);
@@ -218,6 +221,11 @@ async function remove(review) {
   sent(item);
   if (failed || sending.length) show();
   else await fetchItems(); // for the time until which the text is leased again
+}
+
+/** Count a review until the next reply does; the service counts no skips. */
+function count(label, step) {
+  if (counts && label !== "skip") counts.reviewed += step;
 }
 
 const pathOf = (item) => `/v1/review/${encodeURIComponent(item.prediction_id)}`;
@@ -236,19 +244,14 @@ function fail(error, what) {
   const place = $("review-error");
   place.hidden = !error;
   if (!error) { place.replaceChildren(); return; }
-  const lines = isAccess(error) ? accessHelp(error) : [el("p", {}, `${what}: ${reasonOf(error)}`)];
-  if (isAccess(error) || isSetting(error)) items = [];
-  if (place.textContent === lines.map((line) => line.textContent).join("")) return; // not announced again
+  const lines = isAccess(error) ? accessHelp(error) : [el("p", {}, `${what}: ${error.message}`)];
+  error.isFinal ||= isAccess(error);
+  if (error.isFinal) items = [];
   place.replaceChildren(...lines);
   say("");
 }
 
 const isAccess = (error) => error.status === 401 || error.status === 403;
-const isSetting = (error) => error.status === 409; // of the queue: the service stores no texts
-
-function reasonOf(error) {
-  return isSetting(error) ? `${error.message} The service needs TAGGER_STORE_TEXT=full.` : error.message;
-}
 
 function accessHelp(error) {
   const reason = !hasKey() ? "Reviews need an API key with the scope review."
@@ -369,7 +372,7 @@ function schedule() {
   clearTimeout(timer);
   if (!isVisible() || isLapsed) return;
   if (failed) {
-    if (isAccess(failed) || isSetting(failed)) return;
+    if (failed.isFinal) return;
     timer = setTimeout(look, 1000 * Math.max(RETRY_S, failed.retryAfter));
   } else if (!items.length) {
     timer = setTimeout(look, LOOK_AGAIN_MS);
