@@ -69,6 +69,7 @@ def opened(browser: Browser, url: str, **options: Any) -> Iterator[Page]:
     page.on("console", lambda m: wrong.append(m.text) if "Security Policy" in m.text else None)
     page.goto(url)
     yield page
+    page.unroute_all(behavior="ignoreErrors")
     context.close()
     assert not wrong
 

@@ -244,7 +244,8 @@ function fail(error, what) {
   const place = $("review-error");
   place.hidden = !error;
   if (!error) { place.replaceChildren(); return; }
-  const lines = isAccess(error) ? accessHelp(error) : [el("p", {}, `${what}: ${error.message}`)];
+  const message = error.isFinal ? error.message : `${what}: ${error.message}`;
+  const lines = isAccess(error) ? accessHelp(error) : [el("p", {}, message)];
   error.isFinal ||= isAccess(error);
   if (error.isFinal) items = [];
   place.replaceChildren(...lines);
