@@ -381,13 +381,13 @@ def test_a_review_does_not_wait_for_the_words(browser: Browser, service: Reviewe
 def test_a_reviewer_who_works_keeps_the_text(
     browser: Browser, bundle: Path, tmp_path: Path
 ) -> None:
-    with reviewed(bundle, tmp_path, REVIEW_LEASE_SECONDS="4") as service:
+    with reviewed(bundle, tmp_path, REVIEW_LEASE_SECONDS="8") as service:
         service.wait_for_review("one")
         with reviewer(browser, service.url) as page:
             expect_text(page, "one")
-            for i in range(16):  # eight seconds
+            for i in range(12):  # seconds
                 page.mouse.move(300 + i, 300)
-                page.wait_for_timeout(500)
+                page.wait_for_timeout(1000)
                 assert service.call("bob", "GET", "/v1/review").json()["items"] == []
             expect_text(page, "one")
             page.keyboard.press("h")
