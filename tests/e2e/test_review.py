@@ -179,6 +179,7 @@ def test_a_review_needs_the_keyboard_only(browser: Browser, service: Reviewed) -
         expect(page.get_by_label("Note")).to_have_value("hons: a note, not a decision")
         page.keyboard.press("o")
         expect_text(page, "seven")
+        expect(page.locator("#review-status")).to_contain_text("Stored as “offensive”.")
         expect_counts(page, reviewed=5, waiting=1)
     assert service.reviews() == [
         ("alice", "one", "hate", None),
@@ -257,6 +258,17 @@ def test_a_decision_and_its_undo_keep_their_order(browser: Browser, service: Rev
     assert service.reviews() == [("alice", "one", "neither", None)]
 
 
+def test_a_page_that_is_closed_too_early_asks_first(browser: Browser, service: Reviewed) -> None:
+    service.wait_for_review("two", "one")
+    with reviewer(browser, service.url) as page:
+        expect_text(page, "one")
+        page.route("**/v1/review/*", lambda _: None)  # never answered
+        page.keyboard.press("h")
+        expect_text(page, "two")
+        leave = "() => dispatchEvent(new Event('beforeunload', { cancelable: true }))"
+        assert page.evaluate(leave) is False  # the browser asks
+
+
 def test_keys_do_nothing_in_the_note_and_where_they_are_switched_off(
     browser: Browser, service: Reviewed
 ) -> None:
@@ -271,6 +283,7 @@ def test_keys_do_nothing_in_the_note_and_where_they_are_switched_off(
         page.keyboard.press("h")
         expect_text(page, "two")
         expect(page.get_by_label("Note")).to_have_value("")
+        expect(page.locator("#review-status")).to_contain_text("Stored")
         page.get_by_label("Letter keys decide").uncheck()
         page.keyboard.press("h")
         page.reload()

@@ -60,6 +60,7 @@ $("review").addEventListener("shown", start);
 $("review").addEventListener("left", () => clearTimeout(timer));
 document.addEventListener("visibilitychange", () => (isVisible() ? start() : clearTimeout(timer)));
 document.addEventListener("keydown", onKey);
+window.addEventListener("beforeunload", (event) => { if (sending.length) event.preventDefault(); });
 for (const name of ["keydown", "pointerdown", "pointermove", "wheel"]) {
   document.addEventListener(name, () => { isActive = true; }, { passive: true });
 }
