@@ -5,9 +5,10 @@ review_leases   by the prediction's id: an upsert that finds another reviewer's 
                 because the id is taken, so of two replicas one gets the item
 """
 
+import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from datetime import datetime
 from itertools import pairwise
 from typing import TypeVar
@@ -73,52 +74,49 @@ class MongoReviews:
             {"$project": ITEM},
             {"$match": {"$or": [{"action": "review"}, {"margin": {"$lt": SMALL_MARGIN}}]}},
         ]
-        items = {item.id: item for item in await self._items(stages)}
-        found = await self._find(
-            "feedback",
-            {"ts": {"$gte": start}} | KEPT,
-            {"prediction_id": 1, "label": 1, "client": 1},
-            limit=MAX_FEEDBACK,
+        fields = {"prediction_id": 1, "label": 1, "client": 1}
+        newest, given, reviews, leased = await asyncio.gather(
+            self._items(stages),
+            self._find("feedback", {"ts": {"$gte": start}} | KEPT, fields, limit=MAX_FEEDBACK),
+            self._find("reviews", KEPT, REVIEW, limit=MAX_REVIEWS),
+            self._find("review_leases", {"until": {"$gt": timestamp(now)}}, None),
         )
         feedback = [
-            (each["prediction_id"], each["label"], each.get("client") or "") for each in found
+            (each["prediction_id"], each["label"], each.get("client") or "") for each in given
         ]
-        about = {
-            item.id: item for item in await self._items_by_id({row[0] for row in feedback}, start)
-        }
+        about = await self._items_by_id({row[0] for row in feedback}, start)
         contradicted = contradicting(feedback, about)
+        items = {item.id: item for item in newest}
         items |= {id_: about[id_] for id_ in contradicted}
-        newest = await self._find("reviews", KEPT, REVIEW, limit=MAX_REVIEWS)
-        reviews = {_review(each) for each in newest} | set(await self.reviews_of(items))
-        found = await self._find("review_leases", {"until": {"$gt": timestamp(now)}}, None)
-        leases = {each["_id"]: _lease(each) for each in found}
-        return Snapshot(items, contradicted, list(reviews), leases)
+        known = {_review(each) for each in reviews} | set(await self.reviews_of(items))
+        leases = {each["_id"]: _lease(each) for each in leased}
+        return Snapshot(items, contradicted, list(known), leases)
 
-    async def draw(self, since: int, now: int, rng: random.Random) -> tuple[str, int] | None:
+    async def draw(
+        self, since: int, now: int, rng: random.Random, count: int
+    ) -> tuple[list[str], int]:
         """See `ReviewStore`.
 
         The hour is drawn by its number of predictions, then one of that hour: MongoDB would have to
         walk over half of the index to find the n-th of all. Hours are counted once.
         """
         counts = await self._count_hours(since, now)
-        total = sum(counts.values()) if counts else 0
-        if not counts or not total:
-            return None
-        place = rng.randrange(total)
-        for hour, count in counts.items():
-            if place < count:
-                id_ = await self._nth(hour, place, rng)
-                return (id_, total) if id_ else None
-            place -= count
-        return None
+        total = sum(counts.values())
+        places = [rng.randrange(total) for _ in range(count if total else 0)]
+        found = await asyncio.gather(*(self._nth(*_place(counts, i), rng) for i in places))
+        return [id_ for id_ in found if id_], total
 
     async def predictions(self, ids: Collection[str]) -> dict[str, Document]:
         """See `ReviewStore`."""
+        if not ids:
+            return {}
         found = await self._find("predictions", {"_id": {"$in": list(ids)}} | HAS_TEXT, None)
         return {each["_id"]: with_current_fields(each) for each in found}
 
     async def reviews_of(self, ids: Collection[str]) -> list[Review]:
         """See `ReviewStore`."""
+        if not ids:
+            return []
         query = {"prediction_id": {"$in": list(ids)}} | KEPT
         return [_review(each) for each in await self._find("reviews", query, REVIEW)]
 
@@ -206,9 +204,10 @@ class MongoReviews:
             for each in found
         ]
 
-    async def _items_by_id(self, ids: Collection[str], start: datetime) -> list[Item]:
+    async def _items_by_id(self, ids: Collection[str], start: datetime) -> dict[str, Item]:
         query = {"_id": {"$in": list(ids)}, "ts": {"$gte": start}} | HAS_TEXT
-        return await self._items([{"$match": query}, {"$project": ITEM}])
+        found = await self._items([{"$match": query}, {"$project": ITEM}]) if ids else []
+        return {item.id: item for item in found}
 
     async def _find(
         self,
@@ -224,19 +223,19 @@ class MongoReviews:
             cursor = cursor.sort("ts", -1).limit(limit)
         return await self._read(lambda: cursor.to_list(None))
 
-    async def _count_hours(self, since: int, now: int) -> dict[tuple[int, int], int] | None:
-        """Return the number of predictions in each hour; None if counting them takes too long."""
+    async def _count_hours(self, since: int, now: int) -> dict[tuple[int, int], int]:
+        """Return the number of predictions in each hour; nothing if counting takes too long."""
         predictions = self._archive.collection("predictions")
         query = {"ts": {"$gte": timestamp(since)}}
         first = await self._read(lambda: predictions.find_one(query, {"ts": 1}, sort=[("ts", 1)]))
         if first is None:
-            return None
+            return {}
         started = time.monotonic()
         counts: dict[tuple[int, int], int] = {}
         for hour in _hours(milliseconds(first["ts"]), now):
             if (known := self._counts.get(hour)) is None:
                 if time.monotonic() - started > COUNT_SECONDS:
-                    return None
+                    return {}
                 known = await self._count(hour)
                 if hour[1] - hour[0] == HOUR:
                     self._counts[hour] = known
@@ -272,6 +271,15 @@ def _hours(first: int, now: int) -> list[tuple[int, int]]:
     """Return the hours from `first` to `now`, in ms; the first and the last are parts."""
     bounds = [first, *range(first - first % HOUR + HOUR, now + 1, HOUR), now + 1]
     return list(pairwise(bounds))
+
+
+def _place(counts: Mapping[tuple[int, int], int], place: int) -> tuple[tuple[int, int], int]:
+    """Return the hour that has the n-th of all, and the which of that hour it is."""
+    for hour, count in counts.items():
+        if place < count:
+            return hour, place
+        place -= count
+    raise IndexError(place)
 
 
 def _span(hour: tuple[int, int]) -> Document:
