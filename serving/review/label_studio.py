@@ -139,7 +139,7 @@ def _reviewer(place: str, annotation: Document) -> str:
     if isinstance(by, dict):
         by = by.get("email") or by.get("id")
     if not by or isinstance(by, bool) or len(str(by)) > 200:
-        raise LabelStudioError(f"{place}, completed_by: got {_shown(by)}, wanted an annotator")
+        raise LabelStudioError(f"{place}.completed_by: got {_shown(by)}, wanted an annotator")
     return REVIEWER.format(by)
 
 

@@ -224,12 +224,11 @@ def test_what_label_studio_got_comes_back_as_reviews_of_several_annotators(
     tasks = json.loads(out.read_text())
     assert len(tasks) == 3
     assert {task["data"]["prediction_id"] for task in tasks} < set(ids)
-    assert service.http.delete(f"/v1/predictions/{tasks[2]['data']['prediction_id']}").is_success
+    erased = tasks[2]["data"]["prediction_id"]
+    assert service.http.delete(f"/v1/predictions/{erased}").status_code == 204
+    annotations = [annotation("hate", "x@y.example"), annotation("unsure", 7)]
     for i, task in enumerate(tasks):
-        task |= {
-            "id": i,
-            "annotations": [annotation("hate", "x@y.example"), annotation("unsure", 7)],
-        }
+        task |= {"id": i, "annotations": annotations}
     back.write_text(json.dumps(tasks))
     done = tool(service, "import", str(back))
     assert done.returncode == 0, done.stderr
@@ -241,7 +240,7 @@ def test_what_label_studio_got_comes_back_as_reviews_of_several_annotators(
     state = queue(service, "bob", 5)
     assert [item["reason"] for item in state["items"]] == []
     assert tool(service, "export", str(out)).stderr == "0 items\n"
-    tasks[1]["annotations"][0]["result"][0]["value"]["choices"] = ["rude"]
+    tasks[1]["annotations"] = [annotation("rude", 7)]
     back.write_text(json.dumps(tasks))
     done = tool(service, "import", str(back))
     assert done.returncode == 2

@@ -95,9 +95,8 @@ def read(*items: Any) -> list[Annotation]:
 
 def test_what_is_exported_has_label_studios_form() -> None:
     record = prediction(text="wörds 🦄", label="neither")
-    found = tasks(
-        [Candidate(as_read(record), "action"), Candidate(as_read(record), "random", 40.0)]
-    )
+    document = as_read(record)
+    found = tasks([Candidate(document, "action"), Candidate(document, "random", 40.0)])
     validate(json.loads(json.dumps(found)), SCHEMA)
     assert found[0]["data"] == {
         "text": "wörds 🦄",
@@ -130,7 +129,8 @@ def test_annotations_become_reviews_of_their_annotators() -> None:
 def test_the_newest_annotation_of_a_person_comes_last() -> None:
     first = task()["annotations"][0]
     later = first | {"updated_at": "2026-02-02T03:04:05Z"}
-    assert [each.ts for each in read(task(annotations=[later, first]))][0] == TS
+    times = [each.ts for each in read(task(annotations=[later, first]))]
+    assert times == [TS, TS + 31 * 86_400_000 - 678]
 
 
 def test_the_weight_of_a_random_item_is_kept() -> None:
@@ -151,7 +151,7 @@ def labelled(*choices: object) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("item", "message"),
     [
-        ("x", "item 2.annotations: got 'x', wanted"),
+        ("x", "item 2: got 'x', wanted an object"),
         ({"data": {}}, "item 2.annotations: got nothing, wanted a list (of the export JSON"),
         (task(data=[]), "item 2.data: got a list, wanted an object"),
         (task(data={}), "item 2, data.prediction_id: got nothing, wanted a text"),
