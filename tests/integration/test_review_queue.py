@@ -400,6 +400,8 @@ def test_the_random_reviews_are_a_uniform_sample_whatever_else_is_reviewed(tmp_p
 def test_the_random_share_is_as_configured(tmp_path: Path) -> None:
     async def test(world: World) -> None:
         await world.predict_many([{"action": "review", "scores": SURE}] * 250)
+        everything = world.queue(options=QueueOptions(random_share=1, second_share=0))
+        assert {reason for _, reason in given(await everything.next_items("bob", 20))} == {"random"}
         queue = world.queue(options=QueueOptions(random_share=0.2, second_share=0), seed=2)
         reasons: Counter[str] = Counter()
         for _ in range(4):
@@ -409,8 +411,6 @@ def test_the_random_share_is_as_configured(tmp_path: Path) -> None:
                 await queue.give(id_, "ann", "neither", None)
         assert reasons.total() == 200
         assert binomtest(reasons["random"], 200, 0.2).pvalue > 0.01
-        everything = world.queue(options=QueueOptions(random_share=1, second_share=0))
-        assert {reason for _, reason in given(await everything.next_items("bob", 20))} == {"random"}
 
     asyncio.run(with_outbox(tmp_path / "outbox.db", test))
 
