@@ -84,16 +84,17 @@ class OutboxReviews:
 
         return await self._outbox.read(work)
 
-    async def draw(self, since: int, now: int, rng: random.Random) -> tuple[str, int] | None:
+    async def draw(
+        self, since: int, now: int, rng: random.Random, count: int
+    ) -> tuple[list[str], int]:
         """See `ReviewStore`."""
 
-        def work(db: sqlite3.Connection) -> tuple[str, int] | None:
-            (count,) = db.execute(COUNT, (since,)).fetchone()
-            if not count:
-                return None
-            # Between the two statements rows may be removed; then there is no such row.
-            row = db.execute(NTH, (since, rng.randrange(count))).fetchone()
-            return (row[0], count) if row else None
+        def work(db: sqlite3.Connection) -> tuple[list[str], int]:
+            (total,) = db.execute(COUNT, (since,)).fetchone()
+            places = [rng.randrange(total) for _ in range(count if total else 0)]
+            # Between two statements rows may be removed; then there is no such row.
+            rows = [db.execute(NTH, (since, place)).fetchone() for place in places]
+            return [row[0] for row in rows if row], total
 
         return await self._outbox.read(work)
 

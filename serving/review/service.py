@@ -36,10 +36,10 @@ from serving.review.queue import (
     rank,
     reason_for,
 )
-from serving.review.store import ReviewRecord, ReviewStore
+from serving.review.store import Annotation, Candidate, ReviewRecord, ReviewStore
 
 DAY = 86_400_000  # ms
-MAX_DRAWS = 20  # for one item; a draw may find what is reviewed already
+DRAWS, DRAW_ROUNDS = 5, 4  # for one item; a draw may find what is reviewed already
 CHUNK = 50  # predictions whose texts are read at one time
 MEASURE_SECONDS = 30.0
 
@@ -73,18 +73,6 @@ class QueueOptions:
     second_share: float = 0.1
     lease_seconds: int = 300
     has_texts: bool = True
-
-
-class Candidate(NamedTuple):
-    """A prediction that somebody should look at, and why.
-
-    prediction: as `PredictionLog.get` returns it; it has a text.
-    weight: where `reason` is `random`, the number of predictions that it was drawn from.
-    """
-
-    prediction: Document
-    reason: Reason
-    weight: float | None = None
 
 
 class QueueItem(NamedTuple):
@@ -252,11 +240,12 @@ class ReviewQueue:
 
         Each is drawn at random with the configured probability, else it is the next by the rule.
         """
-        ranked = self._with_texts(waiting)
+        ranked, share = self._with_texts(waiting), self._options.random_share
         for _ in range(count + len(waiting) if count else 0):
             candidate = None
-            if self._rng.random() < self._options.random_share:
+            if self._rng.random() < share:
                 candidate = await self._draw(reviewer)
+                share = share if candidate else 0  # the next draw would find no more
             candidate = candidate or await anext(ranked, None)
             if candidate:
                 yield candidate
@@ -277,26 +266,29 @@ class ReviewQueue:
         would leave the items that come first by the rule out of the sample. The same holds for what
         a reviewer has now. What the sample has already is drawn again.
         """
-        for _ in range(MAX_DRAWS):
-            now, since = self._times()
-            drawn = await self._store.draw(since, now, self._rng)
-            if drawn is None:
-                return None
-            id_, weight = drawn[0], float(drawn[1])
-            prediction = (await self._store.predictions([id_])).get(id_)
-            if prediction is None:
-                continue
-            reviews = await self._store.reviews_of([id_])
-            answers = sorted(
-                (row for row in reviews if row.label != "skip"), key=lambda row: row.ts
-            )
-            lease = await self._store.lease_of(id_, now)
-            known: Sequence[Review | Lease] = answers or ([lease] if lease else [])
-            if known and all(each.reason != "random" for each in known):
-                await self._store.mark_random(known[0], weight)
-            elif not known and all(row.reviewer != reviewer for row in reviews):
-                return Candidate(prediction, "random", weight)
+        now, since = self._times()
+        for _ in range(DRAW_ROUNDS):
+            drawn, population = await self._store.draw(since, now, self._rng, DRAWS)
+            predictions = await self._store.predictions(drawn)
+            reviews = await self._store.reviews_of(drawn)
+            for id_ in (each for each in drawn if each in predictions):
+                of_it = sorted(
+                    (row for row in reviews if row.prediction_id == id_), key=lambda row: row.ts
+                )
+                if await self._is_new(id_, of_it, reviewer, now, float(population)):
+                    return Candidate(predictions[id_], "random", float(population))
         return None
+
+    async def _is_new(
+        self, id_: str, reviews: Sequence[Review], reviewer: str, now: int, weight: float
+    ) -> bool:
+        """Return whether a drawn prediction has to be looked at; note the draw where it has not."""
+        known: list[Review | Lease] = [row for row in reviews if row.label != "skip"]
+        if not known and (lease := await self._store.lease_of(id_, now)):
+            known = [lease]
+        if known and all(each.reason != "random" for each in known):
+            await self._store.mark_random(known[0], weight)
+        return not known and all(row.reviewer != reviewer for row in reviews)
 
     async def _take(
         self, candidate: Candidate, reviewer: str, now: int, *, contradicted: bool
@@ -342,7 +334,33 @@ class ReviewQueue:
 
     def _check_texts(self) -> None:
         if not self._options.has_texts:
-            raise NoTextsError
+            raise NoTextsError("the log stores no texts (TAGGER_STORE_TEXT is not full)")
+
+
+async def import_annotations(store: ReviewStore, annotations: Sequence[Annotation]) -> int:
+    """Store annotations as reviews; return of how many the prediction is known.
+
+    Raises:
+        LogError: the store does not answer; those before it are stored, and can be stored again.
+    """
+    stored = 0
+    with _store_errors():
+        for start in range(0, len(annotations), CHUNK):
+            chunk = annotations[start : start + CHUNK]
+            predictions = await store.predictions({each.prediction_id for each in chunk})
+            for each in chunk:
+                if prediction := predictions.get(each.prediction_id):
+                    record = ReviewRecord(
+                        prediction,
+                        each.reviewer,
+                        each.label,
+                        each.note,
+                        each.ts or int(time.time() * 1000),
+                        each.reason,
+                        each.weight,
+                    )
+                    stored += await store.write(record.document())
+    return stored
 
 
 @contextlib.contextmanager

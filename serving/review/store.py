@@ -12,10 +12,10 @@ import random
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from serving.prediction_log.records import Document, milliseconds
-from serving.review.queue import Lease, Review, Snapshot
+from serving.review.queue import Lease, Reason, Review, Snapshot
 
 
 def review_id(prediction_id: str, reviewer: str) -> str:
@@ -60,17 +60,44 @@ class ReviewRecord:
         return document | ({"note": self.note} if self.note else {})
 
 
+class Candidate(NamedTuple):
+    """A prediction that somebody should look at, and why.
+
+    prediction: as `PredictionLog.get` returns it; it has a text.
+    weight: where `reason` is `random`, the number of predictions that it was drawn from.
+    """
+
+    prediction: Document
+    reason: Reason
+    weight: float | None = None
+
+
+class Annotation(NamedTuple):
+    """A review in Label Studio; `ts` is in milliseconds since 1970, None if it is not known."""
+
+    prediction_id: str
+    reviewer: str
+    label: str
+    note: str | None
+    ts: int | None
+    reason: str
+    weight: float | None
+
+
 class ReviewStore(Protocol):
     """Reviews and leases, and a view of the predictions beside them."""
 
     async def snapshot(self, since: int, now: int) -> Snapshot:
         """Return what the rule of the queue has to know of the predictions since a time."""
 
-    async def draw(self, since: int, now: int, rng: random.Random) -> tuple[str, int] | None:
-        """Draw a prediction since a time uniformly; return its id and how many there are.
+    async def draw(
+        self, since: int, now: int, rng: random.Random, count: int
+    ) -> tuple[list[str], int]:
+        """Draw predictions since a time, each uniformly from all; return their ids, and how many
+        there are in all.
 
-        None if there is none, or if they could not be counted yet. The drawn one may turn out to be
-        erased or without a text; the caller then draws again.
+        The list is empty if there are none, or if they could not be counted yet, and shorter where
+        one has gone in the meantime. One may be erased, or have no text.
         """
 
     async def predictions(self, ids: Collection[str]) -> dict[str, Document]:
