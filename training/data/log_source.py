@@ -47,7 +47,7 @@ MAX_DOCUMENTS = 500_000
 IDS_AT_ONCE = 1000  # of a query for predictions
 DATABASE = "tweet_tagger"  # where the address names none, as in the service
 SERVER_S = 5.0  # without a server that answers
-READ_S = 600.0  # for reading all of it
+REPLY_S = 60.0  # for a reply of a server that has answered before
 UNAUTHORIZED, AUTHENTICATION, ATLAS = 13, 18, 8000
 # Of an outbox: the newest schema that is known. `kind` is 0 of predictions, 1 of feedback, 2 of
 # erasures; an older file has no table of reviews.
@@ -232,6 +232,8 @@ def _read_mongodb(uri: str) -> LogDocuments:
             tz_aware=True,
             appname="tweet-tagger-training",
             serverSelectionTimeoutMS=int(SERVER_S * 1000),
+            connectTimeoutMS=int(SERVER_S * 1000),
+            socketTimeoutMS=int(REPLY_S * 1000),
         )
     except (PyMongoError, ValueError, OSError) as error:
         if isinstance(error, ConfigurationError) and uri.startswith("mongodb+srv://"):
@@ -244,8 +246,7 @@ def _read_mongodb(uri: str) -> LogDocuments:
         ) from None
     with client:
         try:
-            with pymongo.timeout(READ_S):
-                return _documents_of_mongodb(client)
+            return _documents_of_mongodb(client)
         except PyMongoError as error:
             raise DataError(f"MongoDB at {host} {_mongodb_problem(error)}") from None
 
