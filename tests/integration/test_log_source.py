@@ -217,6 +217,8 @@ def test_labels_of_the_real_service_become_rows_and_do_not_store_never_gets_ther
         # The service still runs.
         configure(str(tmp_path / "outbox.db"))
         rows, report = run()
+        for http in clients:
+            http.close()
     finally:
         service.stop()
     assert {text: list(labels) for text, labels in rows["labels"].items()} == {
