@@ -27,6 +27,7 @@ from training.data.normalize import build_normalizer
 from training.data.sources import read_source
 from training.errors import ConfigError, DataError
 from training.partial_labels import LEARNED_ATTRIBUTES
+from training.release import promote
 
 NORMALIZER = functools.cache(build_normalizer)
 PARAMS = PrepareParams(val_fraction=0.2, test_fraction=0.2, near_duplicate=0.8, max_rows=0)
@@ -444,3 +445,19 @@ def test_a_log_is_never_the_reference(checkout: Path) -> None:
         Path("configs/sources.yaml").write_text(yaml.safe_dump(sources, sort_keys=False))
         with pytest.raises(ConfigError, match=problem):
             load_sources()
+
+
+def test_no_release_has_a_text_of_the_log(outbox: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_outbox(outbox, SAID)
+    ingest("full", load_sources())
+    prepare.main()
+    Path("models").mkdir()
+    added = {}
+
+    def add(version: str, files: dict[str, Path]) -> None:
+        added[version] = pd.read_parquet(files["reference.parquet"])
+
+    monkeypatch.setattr(promote.releases, "add", add)
+    promote._add_release("0123")
+    assert set(added["0123"]["source"]) == {"own"}
+    assert "reviewed" in set(pd.read_parquet("data/processed/train.parquet")["source"])
