@@ -35,7 +35,7 @@ class Columns(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    label: list[Literal["hate", "offensive", "neither"]]
+    label: list[str]
     hate: list[float]
     offensive: list[float]
     neither: list[float]
@@ -48,6 +48,8 @@ class Columns(BaseModel):
         lengths = {len(values) for values in self.present().values()}
         if len(lengths) > 1:
             raise ValueError("columns of different lengths")
+        if unknown := set(self.label) - set(LABELS):
+            raise ValueError(f"labels: got {sorted(unknown)}, wanted {', '.join(LABELS)}")
         return self
 
     def present(self) -> dict[str, list[int] | list[float] | list[str]]:

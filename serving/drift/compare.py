@@ -7,6 +7,7 @@ that matter to nobody. docs/experiments.md has the false alarms that were measur
 
 import contextlib
 import io
+import math
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +33,7 @@ class Distance:
 
     def threshold(self, rows: int, reference_rows: int) -> float:
         """Return the distance from which the column drifts."""
-        noise = (1 / rows + 1 / reference_rows) ** 0.5
+        noise = math.sqrt(1 / rows + 1 / reference_rows)
         return round(max(self.matters, self.chance * noise), 4)
 
 

@@ -71,11 +71,10 @@ def resolve(reviews: Iterable[Mapping[str, Any]], version: str) -> Items:
         # Drawn twice, it stands for twice as many predictions.
         weight = sum(float(review["weight"]) for review in drawn)
         rows.append((first[0], drawn[0]["predicted"]["label"], weight))
-    truth, predicted, weight = zip(*rows, strict=True) if rows else ((), (), ())
     return Items(
-        np.array(truth, dtype=str),
-        np.array(predicted, dtype=str),
-        np.array(weight, dtype=np.float64),
+        np.array([row[0] for row in rows], dtype=str),
+        np.array([row[1] for row in rows], dtype=str),
+        np.array([row[2] for row in rows], dtype=np.float64),
         verdicts["unsure"],
         verdicts["skip"],
         ties,

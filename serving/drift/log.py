@@ -135,7 +135,7 @@ class _Mongo:
         self._since = {"ts": {"$gte": since}, "erased": {"$exists": False}}
 
     def versions(self) -> dict[str, int]:
-        counts = {"$group": {"_id": "$model_version", "rows": {"$sum": 1}}}
+        counts: Document = {"$group": {"_id": "$model_version", "rows": {"$sum": 1}}}
         found = self._aggregate("predictions", [{"$match": self._since}, counts])
         return {str(each["_id"]): int(each["rows"]) for each in found}
 
@@ -147,9 +147,13 @@ class _Mongo:
         return self._aggregate("predictions", [{"$match": query}, {"$project": fields}])
 
     def reviews(self) -> list[Document]:
-        fields = {"$project": dict.fromkeys(REVIEW_FIELDS, 1)}
-        newest = [{"$sort": {"ts": -1}}, {"$limit": MAX_REVIEWS}]
-        return self._aggregate("reviews", [{"$match": self._since}, *newest, fields])
+        stages: list[Document] = [
+            {"$match": self._since},
+            {"$sort": {"ts": -1}},
+            {"$limit": MAX_REVIEWS},
+            {"$project": dict.fromkeys(REVIEW_FIELDS, 1)},
+        ]
+        return self._aggregate("reviews", stages)
 
     def _aggregate(self, collection: str, stages: list[Document]) -> list[Document]:
         return self._runner.run(self._archive.aggregate(collection, stages, READ_SECONDS))
