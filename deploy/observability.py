@@ -376,7 +376,9 @@ def build_panel(panel: Panel, position: models.GridPos) -> Any:
         builder = stat.Panel().reduce_options(last)
     else:
         multi = common.VizTooltipOptions().mode(common_models.TooltipDisplayMode.MULTI)
-        builder = timeseries.Panel().tooltip(multi).legend(common.VizLegendOptions())
+        builder = (
+            timeseries.Panel().tooltip(multi).legend(common.VizLegendOptions().show_legend(True))
+        )
         builder = builder.fill_opacity(60 if panel.stacked else 10)
         if panel.stacked:
             normal = common.StackingConfig().mode(common_models.StackingMode.NORMAL)
