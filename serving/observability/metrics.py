@@ -7,6 +7,7 @@ the outbox, so its gauges are those of the worker that set them last.
 
 import functools
 from collections.abc import Iterable
+from math import nan
 from pathlib import Path
 
 from prometheus_client import (
@@ -112,6 +113,16 @@ class Metrics:
             "tagger_rate_limit_local_requests",
             "Requests that this process counted because Redis was slow or gone",
         )
+        self._reviews = counter(
+            "tagger_reviews", "Reviews, by label and reason", ["label", "reason"]
+        )
+        latest = functools.partial(gauge, multiprocess_mode="livemostrecent")
+        self._waiting = latest("tagger_review_waiting", "Items that wait for a reviewer")
+        self._kappa = latest(
+            "tagger_review_agreement_kappa",
+            "Cohen's kappa of reviewers; NaN where it is not defined",
+        )
+        self._kappa.set(nan)
         self._log = _LogMetrics(self.registry)
         self._served: Gauge | None = None
         # Finding a metric's labels takes longer than counting.
@@ -198,6 +209,15 @@ class Metrics:
     def rate_limited_here(self) -> None:
         """Count a request that Redis did not count."""
         self._rate_limited_here.inc()
+
+    def reviewed(self, label: str, reason: str) -> None:
+        """Count a review."""
+        self._labelled(self._reviews, label, reason).inc()
+
+    def review_queue(self, waiting: int, kappa: float | None) -> None:
+        """Set how many items wait for a reviewer, and how far reviewers agree."""
+        self._waiting.set(waiting)
+        self._kappa.set(nan if kappa is None else kappa)
 
     def render(self) -> bytes:
         """Return the metrics of all workers together, in Prometheus' text format."""
