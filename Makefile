@@ -9,7 +9,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup clean train bundle gates promote rollback release mlflow serve mongo check test e2e clients \
+.PHONY: help setup clean train bundle gates promote rollback release mlflow serve drift mongo check test e2e clients \
 	chaos replicas-test kubernetes-check scale-test bench bulk-bench explain-bench docs screenshots image deploy
 
 help:
@@ -63,7 +63,7 @@ rollback: $(TRAIN) ## Put the previous model back into production
 
 release: gates ## Make the candidate the shipped model, models/release, if it passes every gate
 	cd models/candidate && install -D -m 644 -t ../release \
-		model.onnx tokenizer.json metrics.json MODEL_CARD.md bundle.json
+		model.onnx tokenizer.json metrics.json MODEL_CARD.md drift_reference.json bundle.json
 
 mlflow: $(TRAIN) ## Open MLflow on http://127.0.0.1:5000
 	mlflow server --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000
@@ -72,6 +72,9 @@ mlflow: $(TRAIN) ## Open MLflow on http://127.0.0.1:5000
 
 serve: $(SERVE) .venv/.tool ## Serve the bundle that `make bundle` prints; BUNDLE, PORT, HOST and TAGGER_ settings
 	exec env $(if $(BUNDLE),TAGGER_BUNDLE=$(BUNDLE)) tweet-tagger serve
+
+drift: $(TRAIN) .venv/.tool ## Compare the log of the last DAYS=7 with the bundle's reference; estimate its quality
+	tweet-tagger drift --days $(or $(DAYS),7) $(if $(BUNDLE),--bundle $(BUNDLE))
 
 mongo: .venv/.dev ## Run a MongoDB for local use on mongodb://127.0.0.1:27017; its data is in .mongo/
 	python -m tests.support.mongodb --port 27017 --folder .mongo

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from serving.bundle import MANIFEST, SEALED, Bundle, BundleError, Manifest
+from serving.drift.columns import REFERENCE
 from serving.settings import SHIPPED_BUNDLE
 from training.errors import ArtifactError, TaggerError
 from training.release.releases import PRODUCTION, read_state
@@ -82,7 +83,8 @@ def stage(bundle: Path, folder: Path) -> list[Path]:
     for origin in sorted(Path("serving").rglob("*")):
         if origin.is_file() and "__pycache__" not in origin.parts:
             _copy(origin, folder / origin)
-    for name in BUNDLE_FILES:
+    # A bundle of before 0.5 has no drift reference.
+    for name in (*BUNDLE_FILES, *([REFERENCE] if (bundle / REFERENCE).is_file() else [])):
         # Where Dockerfile.serve looks for it by default.
         _copy(bundle / name, folder / SHIPPED_BUNDLE / name)
     image = Path("Dockerfile.serve").read_text(encoding="utf-8")

@@ -86,7 +86,7 @@ def create_app(settings: Settings) -> FastAPI:
         SettingsError: a file that a setting names cannot be used.
     """
     threads = settings.threads or cpu_limit()
-    app_metrics = metrics.Metrics(tracing.from_environment())
+    app_metrics = metrics.Metrics(settings.drift_report, tracing.from_environment())
     models = ModelManager(settings, app_metrics, threads=max(1, threads // settings.workers))
     prediction_log = create_log(settings)
     reviews = create_review_queue(settings, prediction_log)

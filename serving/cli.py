@@ -1,4 +1,4 @@
-"""The command line, `tweet-tagger`: serve, predict, score, explain, and the operator's small tools.
+"""The command line, `tweet-tagger`: serve, predict, score, explain, drift, and small tools.
 
     tweet-tagger predict "you are all welcome here"    a table; JSON lines if it is not a terminal
 
@@ -253,6 +253,51 @@ def score(
     )
     if counts.rejected:
         click.echo(f"the rejected rows are in {given['out']}.rejected.jsonl", err=True)
+        sys.exit(3)
+
+
+@main.command()
+@click.option(
+    "--days", type=click.IntRange(1, 3650), default=7, show_default=True,
+    help="How many of the last days to check.",
+)  # fmt: skip
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for drift.html and drift.json; default: that of $TAGGER_DRIFT_REPORT.",
+)
+@click.option(
+    "--set-reference",
+    is_flag=True,
+    help="Compare nothing; from now on these days are the reference, kept in the folder of --out.",
+)
+@BUNDLE
+def drift(days: int, out: Path | None, set_reference: bool, bundle: Path | str | None) -> None:
+    """Compare the prediction log with the reference that the bundle carries.
+
+    Also estimates from the random reviews how good the model is on real traffic. The exit status
+    is 0 without drift, 3 with drift, and 2 if it cannot be checked. docs/drift.md says more.
+    """
+    from serving.model_manager import bundle_folder
+
+    if missing := _missing(() if set_reference else ("evidently",)):
+        raise click.UsageError(
+            f"{missing} is not installed; wanted: pip install 'toxic-tweet-tagger[drift]'"
+        )
+    from serving.drift import run, shown
+    from serving.drift.columns import DriftError
+
+    settings = _settings(bundle)
+    asked = run.Check(settings, bundle_folder(settings), days, out or settings.drift_report.parent)
+    try:
+        if set_reference:
+            click.echo(shown.reference(run.set_reference(asked), asked.out))
+            return
+        report = run.check(asked)
+    except DriftError as error:
+        raise click.UsageError(str(error)) from None
+    click.echo(shown.report(report, asked.out))
+    if report.drift:
         sys.exit(3)
 
 

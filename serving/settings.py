@@ -400,6 +400,11 @@ class Settings(BaseSettings):
     prometheus_multiproc_dir: Path | None = _setting(
         None, "folder", "Shared metrics of several workers; unset: a temporary folder"
     )
+    drift_report: Path = _setting(
+        Path("log/drift/drift.json"),
+        "file",
+        "Report of `tweet-tagger drift`, which becomes metrics",
+    )
     log_level: Annotated[
         Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(_level)
     ] = _setting(

@@ -2,7 +2,8 @@
 
 With several worker processes each one writes its values to files, which `render` adds up;
 `prometheus_client` does so if PROMETHEUS_MULTIPROC_DIR is set before it is imported. Workers share
-the outbox, so its gauges are those of the worker that set them last.
+the outbox, so its gauges are those of the worker that set them last. The drift report's gauges are
+read from its file by whichever worker renders.
 """
 
 import functools
@@ -23,6 +24,7 @@ from prometheus_client.values import MutexValue, ValueClass
 from serving.bundle import Manifest
 from serving.inference.batcher import BatchReport
 from serving.inference.engine import Prediction
+from serving.observability.drift import DriftCollector
 from serving.observability.tracing import Tracing
 from serving.prediction_log.log import LogStats
 
@@ -43,9 +45,12 @@ class Metrics:
     tracing: gets the same measurements, for traces; None: they are switched off.
     """
 
-    def __init__(self, tracing: Tracing | None = None) -> None:
+    def __init__(self, drift_report: Path | None = None, tracing: Tracing | None = None) -> None:
+        """Make the metrics; `drift_report` is the file with those of `tweet-tagger drift`."""
         self.tracing = tracing
         self.registry = CollectorRegistry()
+        self._drift = DriftCollector(drift_report)
+        self.registry.register(self._drift)
         counter = functools.partial(Counter, registry=self.registry)
         histogram = functools.partial(Histogram, registry=self.registry)
         gauge = functools.partial(Gauge, registry=self.registry)
@@ -188,6 +193,7 @@ class Metrics:
             manifest.name, manifest.version, policy, manifest.quantisation, manifest.data
         )
         self._served.set(1)
+        self._drift.version = manifest.version
         self._ready.set(1 if ready else 0)
 
     def ready(self, *, ready: bool) -> None:
@@ -225,6 +231,7 @@ class Metrics:
             return generate_latest(self.registry)
         together = CollectorRegistry()
         multiprocess.MultiProcessCollector(together)  # type: ignore[no-untyped-call]
+        together.register(self._drift)
         return generate_latest(together)
 
 

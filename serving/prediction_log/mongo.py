@@ -187,6 +187,15 @@ class MongoArchive:
                     raise
             await documents.create_index([(key, 1)], **options)
 
+    async def aggregate(
+        self, collection: str, stages: Sequence[Document], seconds: float
+    ) -> list[Document]:
+        """Return all documents that an aggregation yields. Raises ArchiveError."""
+        documents = self._collection(collection)
+        return await self._call(
+            seconds, lambda: documents.aggregate(list(stages)).to_list(length=None)
+        )
+
     async def _bulk_write(
         self, collection: str, pairs: list[tuple[int, Operation]]
     ) -> dict[int, str]:

@@ -19,7 +19,8 @@ import yaml
 from serving.bundle import MANIFEST, SEALED, BundleError
 from serving.remote_bundle.files import FetchError, Files, MissingFileError, bounded, shown
 
-DOCUMENTS = ("MODEL_CARD.md", "metrics.json")  # a bundle may lack them
+# A bundle may lack them.
+DOCUMENTS = ("MODEL_CARD.md", "metrics.json", "drift_reference.json")
 WANTED = (*SEALED, *DOCUMENTS, MANIFEST)
 MAX_BYTES = 10**9  # of a file, and of what an archive unpacks to
 MAX_REPLY_BYTES = 10**6  # of a file that only describes another

@@ -1,5 +1,6 @@
 """The upload to the Space: its files, and that its Dockerfile finds all that it copies."""
 
+import fnmatch
 import re
 import shutil
 from pathlib import Path
@@ -87,7 +88,9 @@ def test_the_space_has_all_that_its_dockerfile_copies_and_no_training_data(
     ]
     assert len(copied) >= 10
     for source in copied:
-        assert source in files or any(name.startswith(f"{source}/") for name in files), source
+        in_folder = any(name.startswith(f"{source}/") for name in files)
+        assert in_folder or fnmatch.filter(files, source), source
+    assert f"{SHIPPED_BUNDLE}/drift_reference.json" in files
     assert not any(
         "parquet" in name or "training" in name or "__pycache__" in name for name in files
     )

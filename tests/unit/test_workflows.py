@@ -1,6 +1,8 @@
 """What zizmor and check-jsonschema do not check about the workflows."""
 
+import os
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -49,5 +51,50 @@ def test_promotion_and_deployment_are_for_main_and_wait_for_approval() -> None:
     assert promote["needs"] == "train"
     space = jobs(ROOT / ".github/workflows/deploy.yml")["space"]
     assert space["environment"] == "space"
-    for job in (promote, space):
-        assert job["if"] == "${{ github.ref == 'refs/heads/main' }}"
+    assert "needs.train.result == 'success' && github.ref == 'refs/heads/main'" in promote["if"]
+    assert space["if"] == "${{ github.ref == 'refs/heads/main' }}"
+
+
+def test_drift_trains_on_its_own_schedule_and_only_if_it_was_found() -> None:
+    train = ROOT / ".github/workflows/train.yml"
+    crons = [each["cron"] for each in yaml.safe_load(train.read_text())[True]["schedule"]]
+    drift, trained, deploy = (jobs(train)[name] for name in ("drift", "train", "deploy"))
+    daily = f"'{crons[1]}'"
+    assert len(crons) == 2
+    assert drift["if"] == f"${{{{ github.event.schedule == {daily} }}}}"
+    assert f"github.event.schedule != {daily}" in trained["if"]
+    assert "|| needs.drift.outputs.found == 'true'" in trained["if"]
+    assert trained["needs"] == "drift"
+    # Every step but the first needs the log's address, and only steps that read it have it.
+    first, *others = drift["steps"]
+    assert {step["if"] for step in others} == {"${{ steps.log.outputs.known == 'true' }}"}
+    assert [step["id"] for step in drift["steps"] if "MONGODB_URI" in step.get("env", {})] == [
+        "log",
+        "drift",
+    ]
+    assert "::notice::" in first["run"]
+    # After a skipped job `success()` is false, so each of the jobs behind it says what it needs.
+    assert deploy["if"] == "${{ !cancelled() && needs.promote.result == 'success' }}"
+
+
+@pytest.mark.parametrize(("status", "ends", "found"), [(0, 0, False), (3, 0, True), (2, 2, False)])
+def test_the_drift_step_fails_only_if_drift_could_not_be_checked(
+    tmp_path: Path, status: int, ends: int, found: bool
+) -> None:
+    step = jobs(ROOT / ".github/workflows/train.yml")["drift"]["steps"][-1]
+    command = tmp_path / ".venv" / "bin" / "tweet-tagger"
+    command.parent.mkdir(parents=True)
+    command.write_text(f"#!/bin/sh\necho the table\nexit {status}\n")
+    command.chmod(0o755)
+    output, summary = tmp_path / "output", tmp_path / "summary"
+    environment = {"GITHUB_OUTPUT": str(output), "GITHUB_STEP_SUMMARY": str(summary)}
+    ended = subprocess.run(
+        ["bash", "-e", "-c", step["run"]],
+        cwd=tmp_path,
+        env=os.environ | environment,
+        capture_output=True,
+        check=False,
+    )
+    assert ended.returncode == ends, ended.stderr
+    assert "the table" in summary.read_text()
+    assert (output.is_file() and output.read_text() == "found=true\n") is found

@@ -1,7 +1,7 @@
 """Stage 5: measure the candidate bundle on data that nothing was fitted to.
 
     models/candidate, test, external, configs/behaviour.yaml
-        -> models/candidate/metrics.json, MODEL_CARD.md, reports/plots
+        -> models/candidate/metrics.json, MODEL_CARD.md, drift_reference.json, reports/plots
 
 The int8 file is scored through the code that serves it, and so is its fp32 parent.
 """
@@ -12,10 +12,12 @@ from typing import Any
 import pandas as pd
 
 from serving.bundle import Bundle, BundleError
+from serving.drift.columns import REFERENCE, Reference
 from training.config import EvaluateParams, load_params, load_profile, load_sources
 from training.errors import ArtifactError, run_stage
 from training.evaluation import plots
 from training.evaluation.behaviour import load_suite
+from training.evaluation.drift_reference import drift_reference
 from training.evaluation.measure import (
     compare_with_fp32,
     evaluation_rows,
@@ -31,8 +33,8 @@ from training.paths import CANDIDATE, FINETUNED, FP32, REPORTS
 PLOTS = REPORTS / "plots"
 
 
-def evaluate(params: EvaluateParams, rows: pd.DataFrame) -> dict[str, Any]:
-    """Return all metrics of models/candidate, and draw its plots.
+def evaluate(params: EvaluateParams, rows: pd.DataFrame) -> tuple[dict[str, Any], Reference]:
+    """Return all metrics of models/candidate and its drift reference, and draw its plots.
 
     Args:
         params: the section `evaluate`.
@@ -55,24 +57,26 @@ def evaluate(params: EvaluateParams, rows: pd.DataFrame) -> dict[str, Any]:
     labels, truth = measured.scores.labels[shown], measured.truth[shown]
     plots.draw_scores(labels, measured.chosen[shown], truth, PLOTS)
     plots.draw_history(read_json(FINETUNED / "history.json")["log"], PLOTS)
-    return metrics
+    return metrics, drift_reference(bundle, measured)
 
 
 def main() -> None:
     """Evaluate models/candidate."""
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
     try:
-        metrics = evaluate(load_params("evaluate", EvaluateParams), evaluation_rows())
+        metrics, reference = evaluate(load_params("evaluate", EvaluateParams), evaluation_rows())
     except BundleError as error:
         raise ArtifactError(str(error)) from None
     write_json(CANDIDATE / "metrics.json", metrics)
+    with atomic_write(CANDIDATE / REFERENCE) as scratch:
+        scratch.write_text(reference.dumps(), encoding="utf-8")
     counts = read_json(REPORTS / "prepare.json")
     manifest, missing = read_json(CANDIDATE / "bundle.json"), load_profile().missing
     card = model_card(manifest, metrics, counts, missing)
     with atomic_write(CANDIDATE / "MODEL_CARD.md") as scratch:
         scratch.write_text(card, encoding="utf-8")
-    reference = metrics["sources"][metrics["reference"]]
-    macro_f1, ece = reference["macro_f1"], reference["ece"]
+    source = metrics["sources"][metrics["reference"]]
+    macro_f1, ece = source["macro_f1"], source["ece"]
     print(f"{metrics['reference']}: macro-F1 {macro_f1:.3f}, ECE {ece:.3f}")
 
 

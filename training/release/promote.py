@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from serving.bundle import MANIFEST, SCHEMA_VERSION, SEALED, Bundle, BundleError
+from serving.drift.columns import REFERENCE
 from training.config import EvaluateParams, RegisterParams, load_file, load_params, load_sources
 from training.errors import ArtifactError, RefusedError, run_stage
 from training.evaluation.behaviour import load_suite
@@ -208,7 +209,9 @@ def _load_production() -> Bundle | None:
 
 
 def _add_release(version: str) -> None:
-    names = (*SEALED, MANIFEST, "metrics.json", "MODEL_CARD.md")
+    names = [*SEALED, MANIFEST, "metrics.json", "MODEL_CARD.md"]
+    if (CANDIDATE / REFERENCE).is_file():  # a candidate of before 0.5 has none
+        names.append(REFERENCE)
     files = {name: CANDIDATE / name for name in names}
     with tempfile.TemporaryDirectory(dir=MODELS) as scratch:
         # Only the columns in which `validate` looks for drift; the file never leaves this machine.

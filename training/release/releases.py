@@ -1,6 +1,7 @@
 """Which bundles are in production, as folders and links.
 
-    models/releases/<version>/   bundle, metrics.json, MODEL_CARD.md, reference.parquet; immutable
+    models/releases/<version>/   bundle, metrics.json, MODEL_CARD.md, drift_reference.json,
+                                 reference.parquet; immutable
     models/releases.json         the state: versions of production and previous, and `pending`
     models/production, previous  links to releases, made from the state
 
