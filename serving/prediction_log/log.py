@@ -218,7 +218,7 @@ class PredictionLog:
         oldest = self._outbox_stats.oldest
         age = max(0.0, time.time() - oldest / 1000) if oldest else 0.0
         relay = self._relay.stats if self._relay else None
-        return LogStats(self._outbox_stats, age, self._writable, relay, self._outbox.max_bytes)
+        return LogStats(self._outbox_stats, age, self._writable, relay, self.outbox.max_bytes)
 
     async def _find_in_archive(self, prediction_id: str) -> Document | None:
         try:

@@ -28,7 +28,11 @@ from tests.conftest import ROOT
 
 FOLDER = ROOT / "deploy" / "kubernetes"
 OVERLAYS = sorted(path.parent for path in FOLDER.glob("overlays/*/kustomization.yaml"))
-CUSTOM = {"ScaledObject": ScaledObject, "ServiceMonitor": ServiceMonitor, "PrometheusRule": PrometheusRule}
+CUSTOM = {
+    "ScaledObject": ScaledObject,
+    "ServiceMonitor": ServiceMonitor,
+    "PrometheusRule": PrometheusRule,
+}
 SETTINGS = {variables(name)[0] for name in Settings.model_fields}
 Resource = dict[str, Any]
 
