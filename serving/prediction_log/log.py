@@ -55,12 +55,14 @@ class LogStats:
     age: of the oldest row in the outbox, in seconds.
     writable: whether predictions can be stored.
     archive: what the relay has done; None without an archive.
+    limit: of the outbox, in bytes.
     """
 
     outbox: OutboxStats
     age: float
     writable: bool
     archive: RelayStats | None
+    limit: int = 0
 
 
 class PredictionLog:
@@ -216,7 +218,7 @@ class PredictionLog:
         oldest = self._outbox_stats.oldest
         age = max(0.0, time.time() - oldest / 1000) if oldest else 0.0
         relay = self._relay.stats if self._relay else None
-        return LogStats(self._outbox_stats, age, self._writable, relay)
+        return LogStats(self._outbox_stats, age, self._writable, relay, self.outbox.max_bytes)
 
     async def _find_in_archive(self, prediction_id: str) -> Document | None:
         try:

@@ -191,8 +191,8 @@ class MongoArchive:
         self, collection: str, stages: Sequence[Document], seconds: float
     ) -> list[Document]:
         """Return all documents that an aggregation yields. Raises ArchiveError."""
-        documents = self._collection(collection)
-        return await self._call(
+        documents = self.collection(collection)
+        return await self.call(
             seconds, lambda: documents.aggregate(list(stages)).to_list(length=None)
         )
 

@@ -109,7 +109,7 @@ class Outbox:
 
     def __init__(self, path: Path, *, max_bytes: int, ring: bool) -> None:
         self.path = path
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._ring = ring
         self._writer: SQLiteWriter[tuple[RecordType, Document]] = SQLiteWriter(path, self._insert)
 
@@ -254,9 +254,9 @@ class Outbox:
         return await self._writer.read(work)
 
     def _insert(self, db: sqlite3.Connection, rows: Sequence[tuple[RecordType, Document]]) -> None:
-        if _used_bytes(db) >= self._max_bytes:
+        if _used_bytes(db) >= self.max_bytes:
             if not self._ring:
-                raise OutboxFullError(f"{self.path}: full, it holds {self._max_bytes} bytes")
+                raise OutboxFullError(f"{self.path}: full, it holds {self.max_bytes} bytes")
             db.execute(REMOVE_OLDEST, (max(REMOVE_STEP, 2 * len(rows)),))
         db.execute(INSERT, (_json(rows),))
 
