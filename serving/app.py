@@ -8,13 +8,14 @@ accepted requests, and exits.
 
 import asyncio
 import errno
+import ipaddress
 import logging
 import os
 import signal
 import socket
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import timedelta
 from math import ceil
@@ -395,7 +396,7 @@ def serve(settings: Settings) -> None:
         access_log=False,
         server_header=False,
         proxy_headers=True,
-        forwarded_allow_ips=list(settings.trusted_proxies),
+        forwarded_allow_ips=_as_seen(settings.trusted_proxies),
         timeout_graceful_shutdown=ceil(settings.shutdown_grace_seconds),
         timeout_keep_alive=75,
         # How long a worker that hangs, and SIGTERM to it, may go unnoticed.
@@ -406,6 +407,16 @@ def serve(settings: Settings) -> None:
         Server(config).run(sockets=[listener])
     else:
         _serve_workers(config, listener)
+
+
+def _as_seen(proxies: Sequence[str]) -> list[str]:
+    """Return trusted proxies, and IPv4 ones as a socket that listens on `::` sees them, too."""
+    seen = list(proxies)
+    for proxy in proxies:
+        with suppress(ValueError):  # `*`, or an IPv6 network
+            network = ipaddress.IPv4Network(proxy)
+            seen.append(f"::ffff:{network.network_address}/{96 + network.prefixlen}")
+    return seen
 
 
 def _serve_workers(config: uvicorn.Config, listener: socket.socket) -> None:

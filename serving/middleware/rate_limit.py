@@ -245,10 +245,16 @@ def _reason(error: BaseException) -> str:
 
 
 def client_prefix(address: str) -> str:
-    """Return the address that a limit counts: of IPv6 the /64, which one household controls."""
+    """Return the address that a limit counts: of IPv6 the /64, which one household controls.
+
+    An IPv4 client of a socket that listens on `::` has an address such as `::ffff:192.0.2.1`.
+    """
     if ":" not in address:
         return address
     try:
-        return str(ipaddress.IPv6Network((address.partition("%")[0], 64), strict=False))
+        ip = ipaddress.IPv6Address(address.partition("%")[0])
     except ValueError:
         return address
+    if ip.ipv4_mapped:
+        return str(ip.ipv4_mapped)
+    return str(ipaddress.IPv6Network((ip, 64), strict=False))

@@ -51,6 +51,7 @@ def test_without_the_package_redis_the_message_says_what_to_install(
         ("2001:db8:1:2:3::4", "2001:db8:1:2::/64"),
         ("2001:db8:1:2:ffff::", "2001:db8:1:2::/64"),
         ("fe80::1%eth0", "fe80::/64"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
         ("not:an:address", "not:an:address"),
     ],
 )
