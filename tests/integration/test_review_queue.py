@@ -236,6 +236,22 @@ def test_reviewers_at_the_same_time_never_get_the_same_item(run: Callable[[Test]
     run(test)
 
 
+def test_an_item_that_is_drawn_and_ranked_is_given_once(run: Callable[[Test], None]) -> None:
+    async def test(world: World) -> None:
+        rows = await world.predict_many([{"action": "review"} for _ in range(12)])
+        queue = world.queue(options=QueueOptions(random_share=0.5, second_share=0), seed=1)
+        state = await queue.next_items("ann", 50)
+        assert sorted(ids(state)) == sorted(rows)
+        assert {reason for _, reason in given(state)} == {"random", "action"}
+        again = await queue.next_items("ann", 50)
+        # A later draw may have found what was ranked; what was drawn stays so.
+        drawn = {id_ for id_, reason in given(state) if reason == "random"}
+        assert drawn <= {id_ for id_, reason in given(again) if reason == "random"}
+        assert sorted(ids(again)) == sorted(rows)
+
+    run(test)
+
+
 def test_a_review_is_stored_replaced_and_undone(run: Callable[[Test], None]) -> None:
     async def test(world: World) -> None:
         id_ = await world.predict(action="review", scores=UNSURE, label="hate", text="walrus")
