@@ -17,9 +17,9 @@ from serving.prediction_log.records import PredictionRecord, RecordType, TextMod
 from tests.support.prediction_log import PLENTY, prediction
 
 # As the service makes it; the columns of the outbox's table of reviews.
-TABLE = """CREATE TABLE IF NOT EXISTS review (id TEXT PRIMARY KEY, prediction_id TEXT, reviewer TEXT,
-    label TEXT, note TEXT, ts INTEGER, reason TEXT, weight REAL, text TEXT, predicted TEXT,
-    model_version TEXT, language TEXT, prediction_ts INTEGER)"""
+TABLE = """CREATE TABLE IF NOT EXISTS review (id TEXT PRIMARY KEY, prediction_id TEXT,
+    reviewer TEXT, label TEXT, note TEXT, ts INTEGER, reason TEXT, weight REAL, text TEXT,
+    predicted TEXT, model_version TEXT, language TEXT, prediction_ts INTEGER)"""
 
 
 def fill_outbox(
