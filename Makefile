@@ -10,7 +10,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
 .PHONY: help setup clean train bundle gates promote rollback release mlflow serve drift mongo check test e2e clients \
-	chaos replicas-test kubernetes-check scale-test bench bulk-bench explain-bench docs screenshots image deploy
+	chaos replicas-test observability-test kubernetes-check scale-test bench bulk-bench explain-bench docs screenshots image deploy
 
 help:
 	@awk '/^##@/ {printf "\n%s\n", substr($$0, 5)} \
@@ -119,6 +119,11 @@ replicas-test: .venv/.dev ## Restart and kill replicas behind HAProxy under load
 
 scale-test: .venv/.dev ## Score files on two Ray nodes, one killed in the middle; SHORT=1
 	SCALE=1 ROWS=$(if $(SHORT),2000,20000) python -m pytest -s tests/scale
+
+observability-test: .venv/.dev ## Run Prometheus with the rules and dashboards against the service (Debian's; root installs it)
+	command -v prometheus >/dev/null || test "$$(id -u)" != 0 || \
+		{ apt-get update -qq && apt-get install -y -qq prometheus >/dev/null; }
+	OBSERVABILITY=1 python -m pytest tests/observability
 
 WHAT ?= serving
 bench: .venv/.dev ## Benchmark; WHAT=serving (default; ONLY=ours,mlflow), explanations, log-cost, apis or capacity

@@ -31,7 +31,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from uvicorn.supervisors import Multiprocess
 
-from serving.api import openapi, operations, v1
+from serving.api import openapi, operations, review, v1
 from serving.api.routing import route_table
 from serving.bundle import BundleError, read_manifest
 from serving.classifier import Classifier
@@ -40,15 +40,19 @@ from serving.errors import ServiceError
 from serving.explain.explainer import Explainer
 from serving.inference.cpu import cpu_limit
 from serving.inference.policy import Policy
-from serving.middleware.load_shedding import STATE, LoadShedder, LoadSheddingProtocol
+from serving.middleware.load_shedding import METRICS, STATE, LoadShedder, LoadSheddingProtocol
 from serving.middleware.rate_limit import rate_limit
 from serving.middleware.request import RequestMiddleware
+from serving.middleware.route_table import UNKNOWN
 from serving.model_manager import ModelManager, bundle_folder
-from serving.observability import json_logging, metrics
+from serving.observability import json_logging, metrics, tracing
 from serving.prediction_log.archive import ArchiveRefusedError
 from serving.prediction_log.log import PredictionLog
 from serving.prediction_log.outbox import Outbox
 from serving.prediction_log.sqlite_writer import OutboxError
+from serving.review.outbox import OutboxReviews
+from serving.review.service import QueueOptions, ReviewQueue
+from serving.review.store import ReviewStore
 from serving.settings import (
     Settings,
     SettingsError,
@@ -60,6 +64,8 @@ from serving.settings import (
 from serving.ui import pages
 
 CANNOT_START = (SettingsError, BundleError, OutboxError, ArchiveRefusedError)
+
+REPORT_SECONDS = 5.0
 
 # Headers of replies that scripts of other origins may read.
 EXPOSED_HEADERS = [
@@ -80,9 +86,10 @@ def create_app(settings: Settings) -> FastAPI:
         SettingsError: a file that a setting names cannot be used.
     """
     threads = settings.threads or cpu_limit()
-    app_metrics = metrics.Metrics(settings.drift_report)
+    app_metrics = metrics.Metrics(settings.drift_report, tracing.from_environment())
     models = ModelManager(settings, app_metrics, threads=max(1, threads // settings.workers))
     prediction_log = create_log(settings)
+    reviews = create_review_queue(settings, prediction_log)
     rate = rate_limit(settings, app_metrics)
 
     @asynccontextmanager
@@ -94,16 +101,27 @@ def create_app(settings: Settings) -> FastAPI:
                 log.error("not ready: %s", models.not_ready)
             # Browsers of other origins need headers that only the CORS middleware adds.
             shedder = LoadShedder(models, app_metrics, routes)
-            watch = asyncio.create_task(models.watch())
+            tasks = [
+                asyncio.create_task(models.watch()),
+                asyncio.create_task(_report(app_metrics, models, prediction_log)),
+            ]
+            if any("review" in key.scopes for key in settings.api_keys):
+                report = app_metrics.review_queue
+                tasks.append(
+                    asyncio.create_task(reviews.watch(lambda n, agreed: report(n, agreed.kappa)))
+                )
             if settings.shutdown_delay_seconds:
                 _delay_shutdown(models, settings.shutdown_delay_seconds)
             await rate.start()
-            yield {STATE: None if settings.cors_origins else shedder}
-            watch.cancel()
+            yield {STATE: None if settings.cors_origins else shedder, METRICS: app_metrics}
+            for task in tasks:
+                task.cancel()
             await models.close()
             await rate.close()
         finally:
             await prediction_log.close()
+            if app_metrics.tracing:
+                await asyncio.to_thread(app_metrics.tracing.close)
 
     app = FastAPI(
         title="Tweet Tagger",
@@ -119,8 +137,9 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.models, app.state.rate = models, rate
     app.state.classifier = Classifier(settings, app_metrics, prediction_log)
     app.state.explainer = Explainer()
+    app.state.reviews = reviews
     apis = list(compatible_apis())
-    routers = [v1.router, operations.router, pages.router(), openapi.router]
+    routers = [v1.router, review.router, operations.router, pages.router(), openapi.router]
     routers += [api.router for api in apis]
     for router in routers:
         app.include_router(router)
@@ -184,6 +203,28 @@ def _add_middleware(
             # A public page may call a service in a private network, if its origin is allowed.
             allow_private_network=True,
         )
+    if app_metrics.tracing:
+
+        def route(path: str) -> str:
+            rule = routes.find(path)
+            rule = routes.find(path.removesuffix("/")) if rule is UNKNOWN else rule
+            return str(rule.path)
+
+        app.add_middleware(tracing.TracingMiddleware, tracing=app_metrics.tracing, route=route)
+
+
+async def _report(
+    app_metrics: metrics.Metrics, models: ModelManager, prediction_log: PredictionLog
+) -> None:
+    """Set the gauges of model and log, until cancelled.
+
+    Each process does so by itself: Prometheus keeps its connection, and so asks one of several
+    workers, which need not be the one whose relay works.
+    """
+    while True:
+        app_metrics.ready(ready=models.not_ready is None and models.alive)
+        app_metrics.log(prediction_log.stats())
+        await asyncio.sleep(REPORT_SECONDS)
 
 
 async def _raise(_: Request, error: Exception) -> Response:
@@ -206,6 +247,32 @@ def create_log(settings: Settings) -> PredictionLog:
     outbox = Outbox(settings.outbox, max_bytes=settings.outbox_mb * 10**6, ring=archive is None)
     max_age = timedelta(days=settings.outbox_days) or None
     return PredictionLog(outbox, archive, text=settings.store_text, max_age=max_age)
+
+
+def create_review_queue(settings: Settings, prediction_log: PredictionLog) -> ReviewQueue:
+    """Return the review queue of a log: its store is MongoDB, else the outbox."""
+    return ReviewQueue(
+        review_store(prediction_log),
+        prediction_log,
+        QueueOptions(
+            days=settings.review_days,
+            random_share=settings.review_random_share,
+            second_share=settings.review_second_share,
+            lease_seconds=settings.review_lease_seconds,
+            has_texts=settings.store_text == "full",
+        ),
+    )
+
+
+def review_store(prediction_log: PredictionLog) -> ReviewStore:
+    """Return the store of reviews that belongs to a log."""
+    if prediction_log.archive is None:
+        return OutboxReviews(prediction_log.outbox)
+    from serving.prediction_log.mongo import MongoArchive
+    from serving.review.mongo import MongoReviews
+
+    assert isinstance(prediction_log.archive, MongoArchive)
+    return MongoReviews(prediction_log.archive)
 
 
 def from_environment() -> FastAPI:

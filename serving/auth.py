@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 from urllib.parse import parse_qsl
 
-Scope = Literal["predict", "feedback", "admin"]
+Scope = Literal["predict", "feedback", "review", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 DEFAULT_SCOPES: frozenset[Scope] = frozenset({"predict", "feedback"})
 KEY_BYTES = 32
@@ -52,7 +52,7 @@ ANONYMOUS = ApiKey("", b"", DEFAULT_SCOPES)
 
 
 class ApiKeyStore:
-    """The known keys. Without any, every caller has the default scopes and none has `admin`."""
+    """The known keys. Without any, every caller has the default scopes and no other."""
 
     def __init__(self, keys: Iterable[ApiKey]) -> None:
         self._keys = tuple(keys)

@@ -12,7 +12,7 @@ import json
 import os
 import sys
 from codecs import BOM_UTF8
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from io import BufferedReader
 from math import inf
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from serving.explain.explainer import Explanation
     from serving.inference.engine import Engine, Prediction
+    from serving.review.service import ReviewQueue
+    from serving.review.store import ReviewStore
     from serving.settings import Settings
 
 Result = TypeVar("Result")
@@ -386,6 +388,94 @@ def key_new(name: str, scopes: Sequence[Any]) -> None:
             f"NAME: got {name!r}, wanted 1 to 64 letters, digits, dots, dashes or underscores"
         ) from None
     click.echo(f"key              {secret}\nTAGGER_API_KEYS  {entry}")
+
+
+@main.group()
+def review() -> None:
+    """Exchange what waits for reviewers with Label Studio.
+
+    The commands use the log of the service: the settings MONGODB_URI or TAGGER_OUTBOX.
+    """
+
+
+@review.command("export")
+@click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--limit", type=click.IntRange(1, 5000), default=500, show_default=True)
+def review_export(out: Path, limit: int) -> None:
+    """Write up to LIMIT items of the review queue to OUT, as JSON tasks of Label Studio.
+
+    The order, and the share that is drawn at random, are those of GET /v1/review. What a reviewer
+    has is left out. docs/review.md has the labelling configuration.
+    """
+    from serving.review.label_studio import tasks
+
+    async def run(tools: "_ReviewTools") -> list[Any]:
+        return tasks(await tools.queue.preview(limit))
+
+    found = _with_review_tools(run)
+    try:
+        out.write_text(json.dumps(found, ensure_ascii=False, indent=1), encoding="utf-8")
+    except OSError as error:
+        raise click.UsageError(f"{out}: {error.strerror}") from None
+    click.echo(f"{len(found):,} items", err=True)
+
+
+@review.command("import")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False), metavar="IN")
+def review_import(file: Path) -> None:
+    """Store the annotations of IN, an export of Label Studio in its format JSON, as reviews.
+
+    Each annotator is a reviewer. Imported again, an annotation replaces itself. Nothing is stored
+    if anything in IN is wrong.
+    """
+    from serving.review.label_studio import LabelStudioError, annotations_of
+    from serving.review.service import import_annotations
+
+    try:
+        annotations = annotations_of(file.read_bytes())
+    except OSError as error:
+        raise click.UsageError(f"{file}: {error.strerror}") from None
+    except LabelStudioError as error:
+        raise click.UsageError(f"{file}: {error}") from None
+    stored = _with_review_tools(lambda tools: import_annotations(tools.store, annotations))
+    click.echo(f"{stored:,} reviews stored", err=True)
+    if left_out := len(annotations) - stored:
+        click.echo(f"{left_out:,} left out: their predictions are unknown or erased", err=True)
+
+
+class _ReviewTools(NamedTuple):
+    queue: "ReviewQueue"
+    store: "ReviewStore"
+
+
+def _with_review_tools(work: Callable[[_ReviewTools], Coroutine[Any, Any, Result]]) -> Result:
+    """Return the result of `work` with the review queue of the settings."""
+    from serving.app import create_log, create_review_queue, review_store
+    from serving.prediction_log.log import LogError
+    from serving.review.service import NoTextsError
+    from serving.settings import load_settings
+
+    settings = load_settings()
+    if not settings.mongodb_uri and not settings.outbox.exists():
+        raise click.UsageError(
+            f"{settings.outbox}: no such outbox; set TAGGER_OUTBOX or MONGODB_URI"
+        )
+    log = create_log(settings)
+
+    async def run() -> Result:
+        # Without the relay, which is the service's.
+        try:
+            if log.archive is None:
+                await log.outbox.start()
+            tools = _ReviewTools(create_review_queue(settings, log), review_store(log))
+            return await work(tools)
+        finally:
+            await (log.archive or log.outbox).close()
+
+    try:
+        return asyncio.run(run())
+    except (LogError, NoTextsError) as error:
+        raise click.UsageError(str(error)) from None
 
 
 class _Silent:

@@ -122,6 +122,7 @@ TYPES = {
     "finite_number": "a finite number",
     "float_parsing": "a number",
     "float_type": "a number",
+    "int_parsing": "a whole number",
     "int_type": "a whole number",
     "list_type": "a list",
     "model_type": "an object",
@@ -179,7 +180,10 @@ def invalid_request(
         error: pydantic's.
         schema: the JSON schema of the request, for the names that an unknown field may stand for.
     """
-    found = error.errors()
+    found = [dict(row) for row in error.errors()]
+    for row in found:
+        if row["loc"][:1] == ("query",):  # a parameter is named as the caller named it
+            row["loc"] = row["loc"][1:]
     if found[0]["type"] == "json_invalid":
         reason = found[0]["ctx"]["error"]
         message = f"The request body is not valid JSON: {reason}"

@@ -200,6 +200,7 @@ class ModelManager:
             self._metrics,
             Capacity(self._threads, settings.batch_tokens, settings.max_queue_seconds),
             cache_size=settings.cache_size,
+            trace=self._metrics.tracing.context if self._metrics.tracing else None,
         )
         await engine.start()
         return engine

@@ -380,6 +380,23 @@ class Settings(BaseSettings):
         "full", "full, hash or none", "What the prediction log stores of a text"
     )
 
+    review_days: int = _setting(
+        7, "days", "How far back the review queue looks for predictions", ge=1, le=90
+    )
+    review_random_share: float = _setting(
+        0.05,
+        "share",
+        "Share of the review queue's items that are drawn at random from all predictions",
+        ge=0,
+        le=1,
+    )
+    review_second_share: float = _setting(
+        0.1, "share", "Share of the reviewed predictions that get a second reviewer", ge=0, le=1
+    )
+    review_lease_seconds: int = _setting(
+        300, "seconds", "How long a reviewer has an item to themselves", ge=1, le=86_400
+    )
+
     prometheus_multiproc_dir: Path | None = _setting(
         None, "folder", "Shared metrics of several workers; unset: a temporary folder"
     )

@@ -2,6 +2,7 @@
 
 import re
 from difflib import get_close_matches
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -16,7 +17,7 @@ from pydantic import (
 )
 
 from training.errors import ConfigError
-from training.partial_labels import LABELS
+from training.partial_labels import LABELS, LEARNED_ATTRIBUTES
 
 PARAMS = Path("configs/params.yaml")
 SOURCES = Path("configs/sources.yaml")
@@ -32,6 +33,8 @@ Sha256 = Annotated[str, StringConstraints(to_lower=True, pattern=r"(?i)^[0-9a-f]
 # A source's name is part of file names in data/raw/.
 SOURCE_NAME = re.compile(r"\w[\w. -]*")
 Attribute = Literal["SEVERE_TOXICITY", "IDENTITY_ATTACK", "INSULT", "PROFANITY", "THREAT"]
+ENVIRONMENT = re.compile(r"\$\{(\w+)\}")
+MONGODB = re.compile(r"mongodb(\+srv)?://")
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -168,11 +171,36 @@ class LabelRule(_Section):
     labels: list[Label]
 
 
+# The columns that `ingest` gives the rows of a log; rows by clients may have partial labels.
+LOG_COLUMNS = {
+    "labels": {
+        "+".join(chosen): list(chosen)
+        for size in range(1, len(LABELS))
+        for chosen in combinations(LABELS, size)
+    },
+    "votes": {label: [f"{label}_votes"] for label in LABELS},
+    "attributes": {name: name for name in LEARNED_ATTRIBUTES},
+    "thresholds": False,  # the queue chose the rows: they have more doubtful ones than the traffic
+}
+LOG_KEYS = {"uri", "agreeing_clients", "max_client_share"}
+NOT_OF_LOGS = {
+    *("path", "label_path", "public", "hub", "text", "label", "votes", "labels", "attributes"),
+    *("raters", "groups", "fillings", "twins"),
+}
+
+
 class Source(_Section):
     """One entry of sources.yaml: where a dataset is, and what its columns say of labels and
     attributes.
+
+    uri: of a prediction log: `mongodb://…` without a password, the file of an outbox, or `${NAME}`
+        for the content of an environment variable.
     """
 
+    kind: Literal["file", "log"] = "file"
+    uri: str = ""
+    agreeing_clients: Count = 3
+    max_client_share: Annotated[float, Field(gt=0, le=1)] = 0.2
     use: Literal["split", "train", "external"] = "split"
     path: str | None = None
     label_path: str | None = None
@@ -194,8 +222,31 @@ class Source(_Section):
     fillings: Annotated[int, Field(ge=0)] = 0
     unpunctuated: Probability = 0.0
 
+    @model_validator(mode="before")
+    @classmethod
+    def _has_the_columns_of_its_kind(cls, entry: Any) -> Any:
+        if not isinstance(entry, dict):
+            return entry
+        is_log = entry.get("kind") == "log"
+        wrong = sorted((NOT_OF_LOGS if is_log else LOG_KEYS) & entry.keys())
+        if wrong:
+            problem = "a log has none" if is_log else "only a source with kind: log has one"
+            raise ValueError(f"{wrong[0]}: {problem}")
+        return LOG_COLUMNS | entry if is_log else entry
+
+    @model_validator(mode="after")
+    def _has_the_address_of_a_log(self) -> "Source":
+        if self.kind == "file":
+            return self
+        if self.use == "external":
+            raise ValueError("use: got 'external', wanted split or train for a log")
+        _check_log_uri(self.uri)
+        return self
+
     @model_validator(mode="after")
     def _has_an_origin(self) -> "Source":
+        if self.kind == "log":
+            return self
         if self.path is None and self.public is None and self.hub is None:
             raise ValueError("got neither path, public nor hub, wanted one of them")
         if not self.partial_labels:
@@ -218,15 +269,36 @@ class Source(_Section):
 
     @property
     def partial_labels(self) -> list[list[Label]]:
-        """The partial labels that its rows can have."""
+        """The partial labels that its rows can have; of a log those in validation."""
+        if self.kind == "log":
+            return [["hate"], ["offensive"], ["neither"]]
         if isinstance(self.labels, dict):
             return [allowed for allowed in self.labels.values() if allowed]
         return [rule.labels for rule in self.labels if rule.labels]
 
     @property
     def has_single_labels(self) -> bool:
-        """Whether every row has exactly one label, as a test of all three labels needs."""
-        return all(len(allowed) == 1 for allowed in self.partial_labels)
+        """Whether every row has exactly one label, as a test of all three labels needs.
+
+        A log's rows are never in test: the service may have seen which ones are.
+        """
+        return self.kind == "file" and all(len(allowed) == 1 for allowed in self.partial_labels)
+
+
+def _check_log_uri(uri: str) -> None:
+    """Raise ValueError if it cannot be the address of a log; it is not shown, but for its form."""
+    forms = "mongodb://host[:port]/database, the path of an outbox, or ${NAME}"
+    if not uri:
+        raise ValueError(f"uri: missing; wanted {forms}")
+    if ENVIRONMENT.fullmatch(uri):
+        return
+    address = uri.partition("://")[2] if MONGODB.match(uri) else ""
+    if ":" in address.rpartition("@")[0]:
+        raise ValueError(
+            "uri: it has a password; wanted ${NAME}, with the address in that environment variable"
+        )
+    if "${" in uri or ("://" in uri and not address):
+        raise ValueError(f"uri: got another form, wanted {forms}")
 
 
 class Profile(_Section):
@@ -272,8 +344,13 @@ def load_sources(path: Path = SOURCES) -> dict[str, Source]:
             wanted = "a name of letters, digits, _, -, dots and spaces, except reference"
             raise ConfigError(f"{path}: got source {name!r}, wanted {wanted}")
     sources = {name: _check(Source, entry, f"{path}: {name}.") for name, entry in content.items()}
-    if not any(source.use == "split" for source in sources.values()):
+    if not any(source.use == "split" for source in sources.values() if source.kind == "file"):
         raise ConfigError(f"{path}: no source has use: split; wanted at least one")
+    # The first source is the reference, and of near-duplicates the first row is kept.
+    is_log = [source.kind == "log" for source in sources.values()]
+    if is_log != sorted(is_log):
+        name = next(name for name, source in sources.items() if source.kind == "log")
+        raise ConfigError(f"{path}: {name}: a log comes after all other sources; move it down")
     return sources
 
 

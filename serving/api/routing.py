@@ -67,7 +67,9 @@ def route_table(routers: Iterable[Router]) -> RouteTable:
         if not isinstance(route, Route):
             continue
         scope, error_format = getattr(route.endpoint, "rule", (None, NATIVE))
-        fast_path = route.fast_path if isinstance(route, FastRoute) and route.body_field else None
+        # Only FastAPI's routing finds the parameters of a path.
+        is_fast = isinstance(route, FastRoute) and route.body_field and not route.param_convertors
+        fast_path = route.fast_path if isinstance(route, FastRoute) and is_fast else None
         rule = RouteRule(route.path, scope, error_format, fast_path)
         if route.param_convertors:
             patterns.append((route.path_regex, rule))
@@ -87,7 +89,8 @@ class Json(Response):
 
 
 class FastRoute(APIRoute):
-    """A route whose endpoint takes `(request, body)`: pydantic reads the body once, from bytes.
+    """A route whose endpoint takes `(request, body)` and the parameters of its path, if it has any:
+    pydantic reads the body once, from bytes.
 
     FastAPI's own way costs 35 µs more a request; the OpenAPI document is the same.
     """
@@ -118,7 +121,7 @@ class FastRoute(APIRoute):
                 _check_utf8(content)
                 raise invalid_request(error, schema) from None
             _check_keys(content)
-            reply = await endpoint(request, body)
+            reply = await endpoint(request, body, **request.path_params)
             return reply if isinstance(reply, Response) else Json(reply)
 
         self._answer = answer

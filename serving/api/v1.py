@@ -94,7 +94,7 @@ async def feedback(request: Request, body: FeedbackRequest) -> dict[str, str]:
     log = classifier_of(request).log
     feedback_id = await log.feedback(body.prediction_id, body.label, body.comment, client)
     if feedback_id is None:
-        raise _unknown_prediction()
+        raise unknown_prediction()
     return {"id": feedback_id}
 
 
@@ -109,19 +109,20 @@ async def stored_prediction(request: Request, prediction_id: str) -> dict[str, A
     """Return a prediction as it was given, for audit and appeal."""
     document = await classifier_of(request).log.get(prediction_id)
     if document is None:
-        raise _unknown_prediction()
+        raise unknown_prediction()
     return {"id": document.pop("_id"), **document}
 
 
 @router.delete("/predictions/{prediction_id}", status_code=204, responses=GET_ERRORS | NOT_FOUND)
 @requires("admin")
 async def erase_prediction(request: Request, prediction_id: str) -> None:
-    """Erase a prediction and its feedback."""
+    """Erase a prediction, its feedback and its reviews."""
     if not await classifier_of(request).log.delete(prediction_id):
-        raise _unknown_prediction()
+        raise unknown_prediction()
 
 
-def _unknown_prediction() -> ServiceError:
+def unknown_prediction() -> ServiceError:
+    """Return the error for an id that the log does not know, or that is erased."""
     return ServiceError(ErrorCode.NOT_FOUND, "Unknown prediction", field="prediction_id")
 
 

@@ -12,6 +12,7 @@ is put together at the end, part by part, and appears when it is complete.
 """
 
 import csv
+import fcntl
 import io
 import json
 import os
@@ -39,6 +40,13 @@ class Output:
         self.format = format_ or SUFFIXES.get(out.suffix.lower(), "parquet")
         self.parts = out if self.format == "parquet" else self._beside(".parts")
         self.rejected, self._run = map(self._beside, BESIDE)
+        self._locked: int | None = None  # a descriptor of `parts`
+
+    def close(self) -> None:
+        """Let other runs write this output."""
+        if self._locked is not None:
+            os.close(self._locked)
+            self._locked = None
 
     def _beside(self, ending: str) -> Path:
         return self.path.with_name(self.path.name + ending)
@@ -53,7 +61,8 @@ class Output:
             overwrite: delete the output of an earlier run.
 
         Raises:
-            BulkError: there is an output, and neither is asked for; or it is of other settings.
+            BulkError: there is an output, and neither is asked for; or it is of other settings; or
+                another run writes it.
         """
         if not self.path.absolute().parent.is_dir():
             raise BulkError(f"{self.path}: its folder does not exist")
@@ -62,15 +71,37 @@ class Output:
             raise BulkError(
                 f"{existing[0]}: it exists; wanted --resume to go on, or --overwrite to replace it"
             )
+        if self.parts.is_dir():
+            self._lock()
         if overwrite:
             self._delete()
         elif existing and (done := self._check_run(run)):
             return done
         self.parts.mkdir(exist_ok=True)
+        self._lock()
         self._write_run(run, None)
         for scratch in self.parts.glob(".*"):
             scratch.unlink()
         return None
+
+    def _lock(self) -> None:
+        """Keep other runs away from `parts` until `close`, or the end of this process."""
+        folder = os.open(self.parts, os.O_RDONLY | os.O_DIRECTORY)
+        self.close()
+        self._locked = folder
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_taken = not os.path.samestat(os.fstat(folder), self.parts.stat())
+        except (BlockingIOError, FileNotFoundError):
+            is_taken = True
+        except OSError:  # some network file systems have no locks for folders
+            is_taken = False
+        if is_taken:
+            self.close()
+            raise BulkError(
+                f"{self.path}: another `tweet-tagger score` writes it now; wanted another --out, "
+                "or --resume when that one has ended"
+            )
 
     def _delete(self) -> None:
         """Delete what an earlier run made, and nothing that no run has made."""

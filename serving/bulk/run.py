@@ -89,7 +89,11 @@ def score(options: Options, model: Model) -> Counts:
         raise BulkError("-: standard input cannot be read on a Ray cluster; save it as a file")
     if options.resume and options.overwrite:
         raise BulkError("got --resume and --overwrite, wanted one of them")
-    output = Output(options.out, options.to)
+    with closing(Output(options.out, options.to)) as output:
+        return _score(options, model, output)
+
+
+def _score(options: Options, model: Model, output: Output) -> Counts:
     stdin = Stdin()
     sources = find_sources(options.inputs, options.format, options.out)
     layout = probe(sources, options.text, options.id, stdin)

@@ -77,6 +77,9 @@ class BatchReport:
     seconds: duration of the run.
     queued: seconds in the queue of each request whose first item is in this batch.
     failed: whether `run` raised for any item.
+    ended: when the run ended, on `perf_counter`'s clock.
+    traced: of each request in this batch that is traced, what `trace` returned for it, and its
+        seconds in the queue, or None if another batch had its first item.
     """
 
     rows: int
@@ -85,6 +88,8 @@ class BatchReport:
     seconds: float
     queued: tuple[float, ...]
     failed: bool
+    ended: float = 0.0
+    traced: tuple[tuple[object, float | None], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,14 +110,17 @@ class Capacity:
 class _Request(Generic[Result]):
     """The items of one `submit` call, and their results so far."""
 
-    __slots__ = ("future", "is_done", "missing", "results", "since", "started")
+    __slots__ = ("future", "is_done", "missing", "results", "since", "started", "trace")
 
-    def __init__(self, future: "asyncio.Future[list[Result]]", count: int) -> None:
+    def __init__(
+        self, future: "asyncio.Future[list[Result]]", count: int, trace: object | None
+    ) -> None:
         self.future, self.is_done = future, future.done
         self.results: list[Result | None] = [None] * count
         self.missing = count
         self.since = perf_counter()
         self.started = False
+        self.trace = trace
 
 
 class _Entry(Generic[Item, Result]):
@@ -134,6 +142,7 @@ class Batcher(Generic[Item, Result]):
         size: Callable[[Item], int],
         capacity: Capacity,
         observe: Callable[[BatchReport], None],
+        trace: Callable[[], object | None] | None = None,
     ) -> None:
         """Make a batcher; `start` starts it.
 
@@ -144,8 +153,10 @@ class Batcher(Generic[Item, Result]):
             size: returns an item's length in tokens.
             capacity: limits on work in progress.
             observe: receives a report of each batch, on the event loop.
+            trace: returns what identifies the trace of a `submit` call's request, or None if it
+                has none; None: nothing is traced.
         """
-        self._run, self._size, self._observe = run, size, observe
+        self._run, self._size, self._observe, self._trace = run, size, observe, trace
         self._max_wait = capacity.max_wait
         self._scheduler: Scheduler[_Entry[Item, Result]] = Scheduler(
             capacity.batch_tokens, capacity.threads, perf_counter
@@ -248,7 +259,8 @@ class Batcher(Generic[Item, Result]):
         if not items:
             future.set_result([])
             return future
-        request: _Request[Result] = _Request(future, len(items))
+        trace = None if self._trace is None else self._trace()
+        request: _Request[Result] = _Request(future, len(items), trace)
         entries = [
             _Entry(item, size, request, i)
             for i, (item, size) in enumerate(zip(items, sizes, strict=True))
@@ -275,6 +287,7 @@ class Batcher(Generic[Item, Result]):
                 tokens = sum(entry.size for entry in batch)
                 self._busy_tokens[thread] = tokens
                 self._busy_since[thread] = started = perf_counter()
+                traced = () if self._trace is None else _traced(batch, started)
                 queued = _queue_times(batch, started)
                 is_idle = self._is_idle()
                 results = self._results(batch, is_idle)
@@ -288,7 +301,9 @@ class Batcher(Generic[Item, Result]):
                 padded = len(batch) * max(entry.size for entry in batch)
                 failed = any(isinstance(result, Exception) for result in results)
                 seconds = ended - started
-                report = BatchReport(len(batch), tokens, padded, seconds, queued, failed)
+                report = BatchReport(
+                    len(batch), tokens, padded, seconds, queued, failed, ended, traced
+                )
                 self._call_on_loop(self._deliver, batch, results, report)
         except BaseException as error:  # a thread that ended silently would leave callers waiting
             self._die(error, batch)
@@ -361,6 +376,18 @@ class Batcher(Generic[Item, Result]):
         assert self._loop is not None
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(function, *args)
+
+
+def _traced(
+    batch: "list[_Entry[Item, Result]]", now: float
+) -> tuple[tuple[object, float | None], ...]:
+    """Return `BatchReport.traced`; call it before `_queue_times`, which marks what has started."""
+    requests = {id(entry.request): entry.request for entry in batch}.values()
+    return tuple(
+        (request.trace, None if request.started else now - request.since)
+        for request in requests
+        if request.trace is not None
+    )
 
 
 def _queue_times(batch: "list[_Entry[Item, Result]]", now: float) -> tuple[float, ...]:

@@ -10,7 +10,7 @@ nothing of HTTP, logs or the names of metrics.
 
 import asyncio
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
@@ -87,7 +87,7 @@ class Observer(Protocol):
 class Engine:
     """Scores texts with one bundle under one policy."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 # by name, from one place
         self,
         bundle: Bundle,
         policy: Policy,
@@ -95,6 +95,7 @@ class Engine:
         capacity: Capacity,
         *,
         cache_size: int,
+        trace: Callable[[], object | None] | None = None,
     ) -> None:
         self.bundle, self.policy, self._observer = bundle, policy, observer
         self.not_ready: str | None = "its golden scores have not been replayed yet"
@@ -104,6 +105,7 @@ class Engine:
             size=lambda row: sum(map(len, row.windows)),
             capacity=capacity,
             observe=observer.batch,
+            trace=trace,
         )
         # By token ids. Only the event loop uses it, so it needs no lock.
         self._cache: LRUCache[bytes, ScoredText] | None = (

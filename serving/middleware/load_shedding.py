@@ -39,7 +39,7 @@ MAX_PAUSE_S = 0.005  # see `LoadShedder._pause`
 HEADER_SECONDS = 10.0
 MAX_HEADER_BYTES = 65_536  # of request line and headers, or of what follows a chunked body
 ID_PLACEHOLDER = "{id}"
-STATE = "load_shedder"  # the key in ASGI's lifespan state
+STATE, METRICS = "load_shedder", "metrics"  # the keys in ASGI's lifespan state
 STATUS_LINES = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
 }
@@ -171,6 +171,8 @@ class LoadSheddingProtocol(HttpToolsProtocol):
         """Close the connection; say why, unless another request is still being answered."""
         if self.transport.is_closing():
             return
+        if metrics := self.app_state.get(METRICS):
+            metrics.refused(code.type)
         if self.cycle is None or self.cycle.response_complete:
             message = "The headers of the request did not arrive in time"
             if code is ErrorCode.HEADERS_TOO_LARGE:

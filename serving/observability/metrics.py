@@ -8,6 +8,7 @@ read from its file by whichever worker renders.
 
 import functools
 from collections.abc import Iterable
+from math import nan
 from pathlib import Path
 
 from prometheus_client import (
@@ -24,6 +25,7 @@ from serving.bundle import Manifest
 from serving.inference.batcher import BatchReport
 from serving.inference.engine import Prediction
 from serving.observability.drift import DriftCollector
+from serving.observability.tracing import Tracing
 from serving.prediction_log.log import LogStats
 
 SECONDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.125, 0.25, 0.5, 1, 2, 5, 10)
@@ -38,10 +40,14 @@ RELAY_COUNTS = {
 
 
 class Metrics:
-    """The metrics of one app; it is the engine's `Observer`."""
+    """The metrics of one app; it is the engine's `Observer`.
 
-    def __init__(self, drift_report: Path | None = None) -> None:
+    tracing: gets the same measurements, for traces; None: they are switched off.
+    """
+
+    def __init__(self, drift_report: Path | None = None, tracing: Tracing | None = None) -> None:
         """Make the metrics; `drift_report` is the file with those of `tweet-tagger drift`."""
+        self.tracing = tracing
         self.registry = CollectorRegistry()
         self._drift = DriftCollector(drift_report)
         self.registry.register(self._drift)
@@ -85,7 +91,9 @@ class Metrics:
             "tagger_active_requests", "Requests in progress", multiprocess_mode="livesum"
         )
         self._ready = gauge(
-            "tagger_ready", "1 if the model is ready to serve", multiprocess_mode="livemin"
+            "tagger_ready",
+            "1 if the golden scores were reproduced and all inference threads run",
+            multiprocess_mode="livemin",
         )
         self._model = gauge(
             "tagger_model_info",
@@ -94,6 +102,8 @@ class Metrics:
             multiprocess_mode="livemax",
         )
         self._reloads = counter("tagger_model_reloads", "Model reloads, by outcome", ["outcome"])
+        for outcome in ("done", "refused"):  # Prometheus sees no increase in what is new
+            self._reloads.labels(outcome)
         self._source_reachable = gauge(
             "tagger_bundle_source_reachable",
             "0 while MLflow, or where the archive of BUNDLE is, does not answer",
@@ -108,6 +118,16 @@ class Metrics:
             "tagger_rate_limit_local_requests",
             "Requests that this process counted because Redis was slow or gone",
         )
+        self._reviews = counter(
+            "tagger_reviews", "Reviews, by label and reason", ["label", "reason"]
+        )
+        latest = functools.partial(gauge, multiprocess_mode="livemostrecent")
+        self._waiting = latest("tagger_review_waiting", "Items that wait for a reviewer")
+        self._kappa = latest(
+            "tagger_review_agreement_kappa",
+            "Cohen's kappa of reviewers; NaN where it is not defined",
+        )
+        self._kappa.set(nan)
         self._log = _LogMetrics(self.registry)
         self._served: Gauge | None = None
         # Finding a metric's labels takes longer than counting.
@@ -138,6 +158,8 @@ class Metrics:
         self._padding.inc(report.padded - report.tokens)
         if report.failed:
             self._failed.inc()
+        if self.tracing is not None:
+            self.tracing.batch(report)
 
     def predicted(self, predictions: Iterable[Prediction], api: str) -> None:
         """Count the predictions of a request."""
@@ -147,6 +169,8 @@ class Metrics:
     def stored(self, seconds: float) -> None:
         """Observe how long the prediction log took to store a request's predictions."""
         self._store.observe(seconds)
+        if self.tracing is not None:
+            self.tracing.stored(seconds)
 
     def request(self, route: str, status: int, seconds: float) -> None:
         """Count and observe one request."""
@@ -172,6 +196,10 @@ class Metrics:
         self._drift.version = manifest.version
         self._ready.set(1 if ready else 0)
 
+    def ready(self, *, ready: bool) -> None:
+        """Set whether the model is ready to serve."""
+        self._ready.set(ready)
+
     def model_reloaded(self, outcome: str) -> None:
         """Count a reload, whether the new model was accepted or rejected."""
         self._reloads.labels(outcome).inc()
@@ -187,6 +215,15 @@ class Metrics:
     def rate_limited_here(self) -> None:
         """Count a request that Redis did not count."""
         self._rate_limited_here.inc()
+
+    def reviewed(self, label: str, reason: str) -> None:
+        """Count a review."""
+        self._labelled(self._reviews, label, reason).inc()
+
+    def review_queue(self, waiting: int, kappa: float | None) -> None:
+        """Set how many items wait for a reviewer, and how far reviewers agree."""
+        self._waiting.set(waiting)
+        self._kappa.set(nan if kappa is None else kappa)
 
     def render(self) -> bytes:
         """Return the metrics of all workers together, in Prometheus' text format."""
@@ -209,9 +246,20 @@ class _LogMetrics:
             "tagger_outbox_postponed_rows", "Rows in the outbox that MongoDB refused"
         )
         self._bytes = latest("tagger_outbox_bytes", "Size of the rows in the outbox")
+        self._limit = latest("tagger_outbox_limit_bytes", "Largest size of the rows in the outbox")
         self._age = latest("tagger_outbox_age_seconds", "Age of the oldest row in the outbox")
         self._writable = gauge(
             "tagger_log_writable", "1 if predictions can be stored", multiprocess_mode="livemin"
+        )
+        self._configured = gauge(
+            "tagger_archive_configured",
+            "1 if MONGODB_URI is set; without it the outbox is the log",
+            multiprocess_mode="livemax",
+        )
+        self._turn = gauge(
+            "tagger_relay_turn_timestamp_seconds",
+            "When the relay last had the outbox's lock and began a turn; 0: never",
+            multiprocess_mode="livemax",
         )
         self._reachable = gauge(
             "tagger_archive_reachable", "1 if MongoDB answers", multiprocess_mode="livemin"
@@ -231,12 +279,15 @@ class _LogMetrics:
         self._rows.set(stats.outbox.rows)
         self._postponed.set(stats.outbox.postponed)
         self._bytes.set(stats.outbox.bytes)
+        self._limit.set(stats.limit)
         self._age.set(stats.age)
         self._writable.set(stats.writable)
+        self._configured.set(stats.archive is not None)
         if stats.archive is None:
             return
         self._reachable.set(stats.archive.reachable)
         self._lag.set(stats.archive.lag)
+        self._turn.set(stats.archive.turn)
         for name, counter in self._counters.items():
             value = getattr(stats.archive, name)
             counter.inc(value - self._counted[name])

@@ -27,7 +27,7 @@ class ArchiveRefusedError(ArchiveError):
 
 
 class Archive(Protocol):
-    """A permanent store for predictions and feedback."""
+    """A permanent store for predictions, feedback and reviews."""
 
     async def prepare(self) -> None:
         """Create what writing needs, such as indexes. Raises ArchiveError."""
@@ -44,6 +44,9 @@ class Archive(Protocol):
 
     async def find(self, prediction_id: str) -> Document | None:
         """Return a prediction; None if it is unknown or erased. Raises ArchiveError."""
+
+    async def has_reviews(self, prediction_id: str) -> bool:
+        """Return whether a prediction has reviews that are not erased. Raises ArchiveError."""
 
     async def close(self) -> None:
         """Close the connections."""

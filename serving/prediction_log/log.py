@@ -55,12 +55,14 @@ class LogStats:
     age: of the oldest row in the outbox, in seconds.
     writable: whether predictions can be stored.
     archive: what the relay has done; None without an archive.
+    limit: of the outbox, in bytes.
     """
 
     outbox: OutboxStats
     age: float
     writable: bool
     archive: RelayStats | None
+    limit: int = 0
 
 
 class PredictionLog:
@@ -81,8 +83,8 @@ class PredictionLog:
         text: TextMode = "full",
         max_age: timedelta | None = None,
     ) -> None:
-        self._outbox = outbox
-        self._archive = archive
+        self.outbox = outbox
+        self.archive = archive
         self._text = text
         self._max_age = None if archive else max_age
         self._relay = Relay(outbox, archive) if archive else None
@@ -99,26 +101,26 @@ class PredictionLog:
             OutboxError: the outbox cannot be used.
             ArchiveRefusedError: the archive denies access; waiting would not help.
         """
-        await self._outbox.check()
-        if kind := network_filesystem(self._outbox.path):
+        await self.outbox.check()
+        if kind := network_filesystem(self.outbox.path):
             log.warning(
                 "TAGGER_OUTBOX is on a network file system (%s): SQLite's locks and its "
                 "write-ahead log may fail there; choose a local disk",
                 kind,
             )
-        if self._archive:
+        if self.archive:
             try:
-                await self._archive.prepare()
+                await self.archive.prepare()
             except ArchiveRefusedError:
                 raise
             except ArchiveError as error:
                 log.warning("starting without the archive: %s", error)
             finally:
-                await self._archive.close()
+                await self.archive.close()
 
     async def start(self) -> None:
         """Open the outbox and start the relay. Raises OutboxError."""
-        await self._outbox.start()
+        await self.outbox.start()
         if self._relay:
             self._relay.start()
         self._watcher = asyncio.create_task(self._watch(), name="log-watcher")
@@ -131,9 +133,9 @@ class PredictionLog:
                 await self._watcher
         if self._relay:
             await self._relay.close(CLOSE_SECONDS)
-        if self._archive:
-            await self._archive.close()
-        await self._outbox.close()
+        if self.archive:
+            await self.archive.close()
+        await self.outbox.close()
 
     async def append(self, records: Sequence[PredictionRecord]) -> None:
         """Store predictions; return when they are on the disk.
@@ -144,7 +146,7 @@ class PredictionLog:
         documents = [record.document(self._text) for record in records]
         try:
             async with self._outbox_errors():
-                await self._outbox.append(RecordType.PREDICTION, documents)
+                await self.outbox.append(RecordType.PREDICTION, documents)
         except LogError as error:
             if self._writable:  # once per outage, not once per request
                 log.warning("predictions cannot be stored, so requests get 503: %s", error)
@@ -171,11 +173,11 @@ class PredictionLog:
         record = FeedbackRecord(prediction_id, label, comment, client, attributes)
         document = record.document(time.time_ns() // 10**6)
         async with self._outbox_errors():
-            if await self._outbox.append_feedback(document, archived=False):
+            if await self.outbox.append_feedback(document, archived=False):
                 return record.id
             if await self._find_in_archive(prediction_id) is None:
                 return None
-            stored = await self._outbox.append_feedback(document, archived=True)
+            stored = await self.outbox.append_feedback(document, archived=True)
             return record.id if stored else None
 
     async def get(self, prediction_id: str) -> Document | None:
@@ -185,7 +187,7 @@ class PredictionLog:
             LogError: the archive cannot be asked.
         """
         async with self._outbox_errors():
-            documents = await self._outbox.find(prediction_id)
+            documents = await self.outbox.find(prediction_id)
             if RecordType.ERASURE in documents:
                 return None
             if RecordType.PREDICTION in documents:
@@ -195,7 +197,7 @@ class PredictionLog:
             return None if archived is None else with_current_fields(archived)
 
     async def delete(self, prediction_id: str) -> bool:
-        """Erase a prediction and its feedback; return False if it is unknown.
+        """Erase a prediction, its feedback and its reviews; return False if it is unknown.
 
         The outbox and `get` forget it at once, the archive as soon as it answers.
 
@@ -204,11 +206,11 @@ class PredictionLog:
         """
         now = time.time_ns() // 10**6
         async with self._outbox_errors():
-            if self._archive is None:
-                return await self._outbox.erase(prediction_id, now, write_tombstone=False)
-            if await self.get(prediction_id) is None:
+            if self.archive is None:
+                return await self.outbox.erase(prediction_id, now, write_tombstone=False)
+            if await self.get(prediction_id) is None and not await self._has_reviews(prediction_id):
                 return False
-            await self._outbox.erase(prediction_id, now, write_tombstone=True)
+            await self.outbox.erase(prediction_id, now, write_tombstone=True)
             return True
 
     def stats(self) -> LogStats:
@@ -216,11 +218,18 @@ class PredictionLog:
         oldest = self._outbox_stats.oldest
         age = max(0.0, time.time() - oldest / 1000) if oldest else 0.0
         relay = self._relay.stats if self._relay else None
-        return LogStats(self._outbox_stats, age, self._writable, relay)
+        return LogStats(self._outbox_stats, age, self._writable, relay, self.outbox.max_bytes)
 
     async def _find_in_archive(self, prediction_id: str) -> Document | None:
         try:
-            return await self._archive.find(prediction_id) if self._archive else None
+            return await self.archive.find(prediction_id) if self.archive else None
+        except ArchiveError as error:
+            raise LogError(str(error)) from None
+
+    async def _has_reviews(self, prediction_id: str) -> bool:
+        """Return whether the archive has reviews of a prediction that it may have forgotten."""
+        try:
+            return await self.archive.has_reviews(prediction_id) if self.archive else False
         except ArchiveError as error:
             raise LogError(str(error)) from None
 
@@ -232,11 +241,11 @@ class PredictionLog:
             with contextlib.suppress(OutboxError):
                 if self._max_age and started - pruned > PRUNE_SECONDS:
                     before = time.time() - self._max_age.total_seconds()
-                    await self._outbox.prune(int(before * 1000))
+                    await self.outbox.prune(int(before * 1000))
                     pruned = started
-                self._outbox_stats = await self._outbox.stats()
+                self._outbox_stats = await self.outbox.stats()
                 if not self._writable:  # /readyz fails, so no request may come that would find out
-                    await self._outbox.probe()
+                    await self.outbox.probe()
                     self._writable = True
                     log.warning("predictions can be stored again")
             # Counting a large outbox takes a while; this keeps it below 2 % of a core.

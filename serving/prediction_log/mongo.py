@@ -1,8 +1,11 @@
-"""MongoDB as the archive; the only module that knows Motor.
+"""MongoDB as the archive; with serving.review.mongo the only module that knows Motor.
 
     predictions   one document per prediction, by its id; indexes on ts and request_id
     feedback      one document per feedback, by the hash of its content; indexes on ts and
                   prediction_id
+    reviews       one document per reviewer and prediction; serving.review.mongo writes them, and an
+                  erasure empties them; indexes on ts and prediction_id
+    review_leases the items that reviewers have; MongoDB removes them an hour after they ran out
 
 Writes are unordered bulks of upserts, confirmed by a majority; they never change a stored document.
 An erasure leaves a tombstone, `{_id, ts, erased: true}`, without text, scores or client. A copy of
@@ -67,9 +70,19 @@ PASSING = {
     8000: ("AtlasError", "look at the limits of the cluster, such as its disk"),
 }
 INDEX_CONFLICTS = {85, 86}  # the index exists with other options
-INDEXES = {"predictions": ("ts", "request_id"), "feedback": ("ts", "prediction_id")}
+INDEXES = {
+    "predictions": ("ts", "request_id"),
+    "feedback": ("ts", "prediction_id"),
+    "reviews": ("ts", "prediction_id"),
+    "review_leases": ("until",),
+}
+FORGOTTEN = {"predictions", "feedback"}  # after the TTL of the settings; reviews are training data
+LEASE_TTL_SECONDS = 3600
 CANNOT_USE = (PyMongoError, ValueError, OSError)  # of a connection string
 URI_FORMAT = "mongodb://[user:password@]host[:port][/database][?options], or mongodb+srv://…"
+
+PERSONAL = ("text", "predicted", "label", "note", "reviewer", "language")  # of a review
+ERASE_REVIEW = {"$set": {"erased": True}, "$unset": dict.fromkeys(PERSONAL, "")}
 
 Operation = UpdateOne | UpdateMany | ReplaceOne[Document]
 T = TypeVar("T")
@@ -111,11 +124,11 @@ class MongoArchive:
         """Create the indexes; replace those with another TTL. Raises ArchiveError."""
         for collection, keys in INDEXES.items():
             for key in keys:
-                await self._call(WRITE_SECONDS, partial(self._create_index, collection, key))
+                await self.call(WRITE_SECONDS, partial(self._create_index, collection, key))
 
     async def ping(self) -> None:
         """Raise ArchiveError if MongoDB does not answer."""
-        await self._call(READ_SECONDS, lambda: self._client.admin.command("ping"))
+        await self.call(READ_SECONDS, lambda: self._client.admin.command("ping"))
 
     async def write(self, rows: Sequence[OutboxRow]) -> dict[int, str]:
         """Upsert rows; return the reason for each refused `seq`. Raises ArchiveError."""
@@ -132,14 +145,23 @@ class MongoArchive:
     async def find(self, prediction_id: str) -> Document | None:
         """Return a prediction; None if it is unknown or erased. Raises ArchiveError."""
         query = {"_id": prediction_id, "erased": {"$exists": False}}
-        predictions = self._collection("predictions")
-        return await self._call(READ_SECONDS, lambda: predictions.find_one(query))
+        predictions = self.collection("predictions")
+        return await self.call(READ_SECONDS, lambda: predictions.find_one(query))
+
+    async def has_reviews(self, prediction_id: str) -> bool:
+        """Return whether a prediction has reviews that are not erased. Raises ArchiveError."""
+        query = {"prediction_id": prediction_id, "erased": {"$exists": False}}
+        reviews = self.collection("reviews")
+        return (
+            await self.call(READ_SECONDS, lambda: reviews.find_one(query, {"_id": 1})) is not None
+        )
 
     async def close(self) -> None:
         """Close the connections."""
         self._client.close()
 
-    def _collection(self, name: str) -> AsyncIOMotorCollection[Document]:
+    def collection(self, name: str) -> AsyncIOMotorCollection[Document]:
+        """Return a collection, to be used inside of `call`."""
         return self._client.get_database(self._database).get_collection(
             name,
             write_concern=WriteConcern("majority"),
@@ -148,9 +170,11 @@ class MongoArchive:
 
     async def _create_index(self, collection: str, key: str) -> None:
         options: dict[str, Any] = {"name": key}
-        if key == "ts" and self._ttl:
+        if key == "ts" and self._ttl and collection in FORGOTTEN:
             options["expireAfterSeconds"] = int(self._ttl.total_seconds())
-        documents = self._collection(collection)
+        if key == "until":
+            options["expireAfterSeconds"] = LEASE_TTL_SECONDS
+        documents = self.collection(collection)
         try:
             await documents.create_index([(key, 1)], **options)
         except OperationFailure as error:
@@ -167,8 +191,8 @@ class MongoArchive:
         self, collection: str, stages: Sequence[Document], seconds: float
     ) -> list[Document]:
         """Return all documents that an aggregation yields. Raises ArchiveError."""
-        documents = self._collection(collection)
-        return await self._call(
+        documents = self.collection(collection)
+        return await self.call(
             seconds, lambda: documents.aggregate(list(stages)).to_list(length=None)
         )
 
@@ -178,9 +202,9 @@ class MongoArchive:
         """Write (seq, operation) pairs; return the reason for each refused `seq`."""
         operations = [operation for _, operation in pairs]
         try:
-            await self._call(
+            await self.call(
                 WRITE_SECONDS,
-                lambda: self._collection(collection).bulk_write(operations, ordered=False),
+                lambda: self.collection(collection).bulk_write(operations, ordered=False),
             )
         except _DocumentError as error:
             # One such document fails the whole message; halving finds it and sends the others.
@@ -202,7 +226,7 @@ class MongoArchive:
             }
         return {}
 
-    async def _call(self, seconds: float, call: Callable[[], Awaitable[T]]) -> T:
+    async def call(self, seconds: float, call: Callable[[], Awaitable[T]]) -> T:
         """Return the result of a call to MongoDB; turn the driver's errors into ours.
 
         Raises:
@@ -295,6 +319,7 @@ def _operations(row: OutboxRow) -> list[tuple[str, Operation]]:
         return [
             ("predictions", ReplaceOne({"_id": tombstone["_id"]}, tombstone, upsert=True)),
             ("feedback", UpdateMany({"prediction_id": tombstone["_id"]}, erase)),
+            ("reviews", UpdateMany({"prediction_id": tombstone["_id"]}, ERASE_REVIEW)),
             *(
                 ("feedback", ReplaceOne({"_id": id_}, tombstone | {"_id": id_}, upsert=True))
                 for id_ in feedback_ids

@@ -1,9 +1,12 @@
 """The outbox: documents on the local disk, where they survive a crash and a power failure.
 
     log(seq, kind, id, about, ts, attempts, not_before, body)      SQLite, in WAL mode
+    review(id, body, …), lease(prediction_id, …)                   see serving.review
 
 A row holds one document as JSON. `seq` is never used twice, so the relay never removes a row that
 it did not read. This module knows neither the content of a prediction nor where rows are sent.
+Reviews are in the same file, so that one transaction erases a prediction with its reviews; what
+the outbox removes because of its age or for want of room is only in `log`.
 """
 
 import asyncio
@@ -12,17 +15,17 @@ import os
 import re
 import sqlite3
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import orjson
 
 from serving.prediction_log.records import Document, RecordType
 from serving.prediction_log.sqlite_writer import OutboxError, OutboxFullError, SQLiteWriter, connect
 
-SCHEMA_VERSION = 1
-SCHEMA = (
+_FIRST_SCHEMA = (
     """CREATE TABLE log (
         seq INTEGER PRIMARY KEY AUTOINCREMENT,
         kind INTEGER NOT NULL, id TEXT NOT NULL, about TEXT, ts INTEGER NOT NULL,
@@ -30,8 +33,30 @@ SCHEMA = (
         body TEXT NOT NULL, UNIQUE (id, kind))""",
     "CREATE INDEX about ON log (about) WHERE about IS NOT NULL",
     "CREATE INDEX postponed ON log (not_before) WHERE attempts > 0",
-    f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
+# The columns of a review are those of its document; all but the key are computed from it.
+_REVIEW_COLUMNS = {
+    "prediction_id": "TEXT", "reviewer": "TEXT", "label": "TEXT", "note": "TEXT", "ts": "INTEGER",
+    "reason": "TEXT", "weight": "REAL", "text": "TEXT", "predicted": "TEXT",
+    "model_version": "TEXT", "language": "TEXT", "prediction_ts": "INTEGER",
+}  # fmt: skip
+_REVIEWS = (
+    "CREATE TABLE review (id TEXT PRIMARY KEY, body TEXT NOT NULL, "
+    + ", ".join(
+        f"{name} {type_} AS (json_extract(body, '$.{name}'))"
+        for name, type_ in _REVIEW_COLUMNS.items()
+    )
+    + ")",
+    "CREATE INDEX review_of ON review (prediction_id)",
+    "CREATE INDEX review_time ON review (ts)",
+    """CREATE TABLE lease (
+        prediction_id TEXT PRIMARY KEY, reviewer TEXT NOT NULL, until INTEGER NOT NULL,
+        reason TEXT NOT NULL, weight REAL)""",
+    "CREATE INDEX predicted ON log (ts) WHERE kind = 0",
+)
+# Each entry brings a file to the next version of the schema.
+SCHEMA_STEPS = (_FIRST_SCHEMA, _REVIEWS)
+SCHEMA_VERSION = len(SCHEMA_STEPS)
 # A list crosses into SQLite, and out of it, as one JSON text. Row by row, Python's sqlite3 would
 # release the GIL for each one, and wait behind a busy event loop to get it back.
 INSERT = """INSERT OR IGNORE INTO log (kind, id, about, ts, body)
@@ -49,6 +74,8 @@ NETWORK_FILESYSTEMS = {
     "lustre", "nfs", "nfs4", "smb3", "smbfs",
 }  # fmt: skip
 REMOVE_STEP = 500  # rows that one transaction removes
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +109,7 @@ class Outbox:
 
     def __init__(self, path: Path, *, max_bytes: int, ring: bool) -> None:
         self.path = path
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._ring = ring
         self._writer: SQLiteWriter[tuple[RecordType, Document]] = SQLiteWriter(path, self._insert)
 
@@ -142,7 +169,7 @@ class Outbox:
         return await self._writer.execute(work)
 
     async def erase(self, prediction_id: str, ts: int, *, write_tombstone: bool) -> bool:
-        """Remove a prediction and its feedback; return whether there was any.
+        """Remove a prediction, its feedback and its reviews; return whether there was any.
 
         Args:
             prediction_id: whose rows are removed.
@@ -158,13 +185,24 @@ class Outbox:
             sql = "DELETE FROM log WHERE (id = ? AND kind = ?) OR about = ? RETURNING id, kind"
             keys = (prediction_id, RecordType.PREDICTION, prediction_id)
             removed = db.execute(sql, keys).fetchall()
+            db.execute("DELETE FROM lease WHERE prediction_id = ?", (prediction_id,))
+            sql = "DELETE FROM review WHERE prediction_id = ?"
+            reviews = db.execute(sql, (prediction_id,)).rowcount
             if write_tombstone:  # without `_insert`: a full outbox must not refuse an erasure
                 feedback = [id_ for id_, kind in removed if kind == RecordType.FEEDBACK]
                 tombstone = {"_id": prediction_id, "ts": ts, "feedback": feedback}
                 db.execute(INSERT, (_json([(RecordType.ERASURE, tombstone)]),))
-            return bool(removed)
+            return bool(removed) or reviews > 0
 
         return await self._writer.execute(work)
+
+    async def execute(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Call `work` in a transaction that all processes wait for; raises OutboxError."""
+        return await self._writer.execute(work)
+
+    async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Call `work` with a connection that delays no writer; raises OutboxError."""
+        return await self._writer.read(work)
 
     async def remove(self, seqs: Iterable[int]) -> None:
         """Remove rows. Raises OutboxError."""
@@ -216,9 +254,9 @@ class Outbox:
         return await self._writer.read(work)
 
     def _insert(self, db: sqlite3.Connection, rows: Sequence[tuple[RecordType, Document]]) -> None:
-        if _used_bytes(db) >= self._max_bytes:
+        if _used_bytes(db) >= self.max_bytes:
             if not self._ring:
-                raise OutboxFullError(f"{self.path}: full, it holds {self._max_bytes} bytes")
+                raise OutboxFullError(f"{self.path}: full, it holds {self.max_bytes} bytes")
             db.execute(REMOVE_OLDEST, (max(REMOVE_STEP, 2 * len(rows)),))
         db.execute(INSERT, (_json(rows),))
 
@@ -235,9 +273,8 @@ def _prepare(path: Path) -> None:
                     f"{path}: written by a newer version "
                     f"(schema {version}; {SCHEMA_VERSION} is the newest known)"
                 )
-            if version == 0:
-                for statement in SCHEMA:
-                    db.execute(statement)
+            for statement in (each for step in SCHEMA_STEPS[version:] for each in step):
+                db.execute(statement)
             db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")  # fails if it is read-only
             db.execute("COMMIT")
     except (OSError, sqlite3.Error) as error:

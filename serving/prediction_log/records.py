@@ -89,9 +89,13 @@ class FeedbackRecord:
 
     @property
     def id(self) -> str:
-        """A hash of the content, so that the same feedback is stored once."""
+        """A hash of the content and the client, so that the same feedback is stored once of each.
+
+        How many clients agree is what makes it a source of training.
+        """
         scores = [f"{name}={score}" for name, score in sorted((self.attributes or {}).items())]
-        content = "\0".join((self.prediction_id, self.label, self.comment or "", *scores))
+        said = (self.prediction_id, self.label, self.comment or "", self.client or "")
+        content = "\0".join((*said, *scores))
         return hashlib.sha256(content.encode()).hexdigest()
 
     def document(self, ts: int) -> Document:

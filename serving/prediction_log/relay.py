@@ -38,6 +38,7 @@ class RelayStats:
     reachable: whether the archive answered when it was asked last; not before the first answer.
     state: why not, in a few words.
     lag: seconds from the oldest row of the last batch to the confirmation of that batch.
+    turn: when this process last held the lock and began a turn, in seconds since 1970.
     """
 
     reachable: bool = False
@@ -47,6 +48,7 @@ class RelayStats:
     failures: int = 0
     refusals: int = 0
     lag: float = 0.0
+    turn: float = 0.0
 
 
 class Relay:
@@ -108,6 +110,7 @@ class Relay:
             wait = self._pause
             try:
                 if self._lock.acquire():
+                    self.stats.turn = time.time()
                     wait = 0 if await self.flush() >= BATCH_ROWS else self._pause
                 else:  # another process sends; this one must know the archive's state all the same
                     await self._check()

@@ -35,6 +35,7 @@ PATHS = {
             "card.js",
             "common.js",
             "papaparse.min.js",
+            "review.js",
             "table.js",
             "icon.svg",
         )

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
@@ -53,10 +54,13 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture
-def page(browser: Browser, url: str) -> Iterator[Page]:
-    """The demo page; a script error, a dialog or a broken policy fails the test."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
+@contextmanager
+def opened(browser: Browser, url: str, **options: Any) -> Iterator[Page]:
+    """Open a page of its own, with the `options` of a browser context.
+
+    A script error, a dialog or a broken policy fails the test.
+    """
+    context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
     page = context.new_page()
     page.set_default_timeout(TIMEOUT_MS)
     wrong: list[str] = []
@@ -65,5 +69,13 @@ def page(browser: Browser, url: str) -> Iterator[Page]:
     page.on("console", lambda m: wrong.append(m.text) if "Security Policy" in m.text else None)
     page.goto(url)
     yield page
+    page.unroute_all(behavior="ignoreErrors")
     context.close()
     assert not wrong
+
+
+@pytest.fixture
+def page(browser: Browser, url: str) -> Iterator[Page]:
+    """The demo page."""
+    with opened(browser, url, accept_downloads=True) as page:
+        yield page

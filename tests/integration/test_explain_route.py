@@ -152,7 +152,7 @@ def test_the_pages_files_have_a_csp_and_an_etag(client: TestClient, path: str) -
 def test_the_page_links_existing_files_and_has_no_inline_script(
     client: TestClient,
 ) -> None:
-    for path in ("/", "/card", "/ui/app.js", "/ui/batch.js", "/ui/card.js"):
+    for path in ("/", "/card", "/ui/app.js", "/ui/batch.js", "/ui/card.js", "/ui/review.js"):
         text = client.get(path).text
         for link in re.findall(r'(?:src|href)="(/[^"#]*)"', text):
             assert client.get(link).status_code == 200, link

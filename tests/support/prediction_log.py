@@ -96,6 +96,11 @@ class MemoryArchive:
             return None
         return document | {"ts": timestamp(document["ts"])}
 
+    async def has_reviews(self, prediction_id: str) -> bool:
+        if self.error:
+            raise self.error
+        return False
+
     async def close(self) -> None:
         self.closed = True
 

@@ -16,7 +16,7 @@ import kubernetes_validate
 import pytest
 import yaml
 from cloudcoil.models.keda.v1alpha1 import ScaledObject
-from cloudcoil.models.prometheus_operator.v1 import ServiceMonitor
+from cloudcoil.models.prometheus_operator.v1 import PrometheusRule, ServiceMonitor
 from pydantic import ValidationError
 
 from serving import __version__
@@ -28,7 +28,11 @@ from tests.conftest import ROOT
 
 FOLDER = ROOT / "deploy" / "kubernetes"
 OVERLAYS = sorted(path.parent for path in FOLDER.glob("overlays/*/kustomization.yaml"))
-CUSTOM = {"ScaledObject": ScaledObject, "ServiceMonitor": ServiceMonitor}
+CUSTOM = {
+    "ScaledObject": ScaledObject,
+    "ServiceMonitor": ServiceMonitor,
+    "PrometheusRule": PrometheusRule,
+}
 SETTINGS = {variables(name)[0] for name in Settings.model_fields}
 Resource = dict[str, Any]
 
@@ -254,6 +258,7 @@ def test_a_custom_resource_fits_its_definition(production: list[Resource], kind:
         ("ScaledObject", "minReplicas", 3),
         ("ServiceMonitor", "endpoints", None),
         ("ServiceMonitor", "endpoint", []),
+        ("PrometheusRule", "groups", "all"),
     ],
 )
 def test_a_custom_resource_with_a_mistake_is_found(

@@ -1,13 +1,14 @@
 """Before the pipeline: copy each source's file to data/raw/ and choose the profile.
 
-    $DATA_DIR, else ../shared/data; this checkout; a public file; the Hub
+    $DATA_DIR, else ../shared/data; this checkout; a public file; the Hub; a prediction log
         -> data/raw/, data/profile.yaml
 
 `make train` runs it first, so that the first stage depends on files that exist. A source is looked
 for in that order. One that is not there, or whose host does not answer, is named, and the others
 are used; only the reference, the first source with `use: split`, must be there. A host that answers
 with an error (not allowed, too many requests, broken) is no such case: the run stops. If nothing
-but the bundled sample (data/sample/) is there, the profile becomes `sample`.
+but the bundled sample (data/sample/) is there, the profile becomes `sample`. A prediction log
+(`kind: log`) is used in every profile, and one that cannot be read stops the run.
 
 A public file is checked against its SHA-256 and kept in the user's cache folder.
 """
@@ -28,6 +29,7 @@ import pandas as pd
 import yaml
 
 from training.config import PROFILE, Hub, Public, Source, load_sources
+from training.data.log_source import log_files, write_log
 from training.errors import DataError, run_stage
 from training.files import atomic_write
 from training.frames import SUFFIXES, file_suffix, read_frame, read_text_lines
@@ -83,23 +85,25 @@ def ingest(profile: str, sources: dict[str, Source]) -> None:
     """Fill data/raw/ and write data/profile.yaml.
 
     Raises:
-        DataError: the reference source cannot be had, a source's host answers with an error, or a
-            source's file is not what sources.yaml says.
+        DataError: the reference source cannot be had, a source's host answers with an error, a log
+            cannot be read, or a source's file is not what sources.yaml says.
     """
     folder = _data_folder()
     bundled = {
         name: source for name, source in sources.items() if (source.path or "").startswith(BUNDLED)
     }
-    wanted = bundled if profile == SAMPLE and bundled else sources
+    logs = {name: source for name, source in sources.items() if source.kind == "log"}
+    wanted = bundled | logs if profile == SAMPLE and bundled else sources
     files, missing = _locate(wanted, folder)
     used = [name for name in wanted if name not in missing]
-    has_own_data = bool(set(used) - set(bundled))
+    # What people say of some texts of the traffic makes no corpus of the sample.
+    has_own_data = bool(set(used) - set(bundled) - set(logs))
     if has_own_data:
         reference = next(name for name, source in sources.items() if source.use == "split")
         needed = [name for name in missing if name == reference]
     else:
         # Only a machine without any data folder falls back on the sample.
-        needed = list(missing) if folder or not used else []
+        needed = list(missing) if folder or not set(used) - set(logs) else []
     if needed:
         place, reason = folder or "this checkout", missing[needed[0]]
         raise DataError(f"configs/sources.yaml: {needed[0]}: {reason} (looked in {place})")
@@ -128,6 +132,10 @@ def _locate(
     # A host is asked once: a machine without internet waits ten seconds, not ten for each source.
     silent: dict[str, str] = {}
     for name, source in sources.items():
+        if source.kind == "log":
+            write_log(name, source)
+            files |= {path: path for path in log_files(name)}
+            continue
         located = _local(name, source, folder)
         reasons = [f"{source.path} not found"] if source.path else []
         failures = []

@@ -23,13 +23,17 @@ The rules, in this order:
 4. The split depends on the text's hash alone, so that a new source moves no row from one split to
    another. Only sources with single labels are in test; the other sources' share of the test goes
    to train. With `use` a source is in train only, or in none of the three.
-5. With `unpunctuated` some harmless training texts lose their punctuation; their ids stay.
+5. A prediction log changes no row of another source: its rows come last, and a text that another
+   source has too is left out. They are never in test, and in validation only with a single label.
+6. With `unpunctuated` some harmless training texts lose their punctuation; their ids stay.
 """
 
 import hashlib
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -43,6 +47,7 @@ from training.data.dedup import (
     resolve_labels,
     text_id,
 )
+from training.data.log_source import log_report, log_text
 from training.data.normalize import build_normalizer, words
 from training.data.sources import read_source
 from training.errors import run_stage
@@ -54,13 +59,17 @@ COLUMNS = ["id", "text", "labels", "votes", "attributes", "source"]
 BENCHMARKS = Path("data/benchmarks.sha256")
 
 
-def assign_split(row_id: str, source: Source, params: PrepareParams) -> str:
-    """Return the split of a row by the id of the first row of its family (rules 3 and 4)."""
+def assign_split(
+    row_id: str, source: Source, params: PrepareParams, labels: Sequence[str] = ()
+) -> str:
+    """Return the split of a row by the id of the first row of its family (rules 3 to 5)."""
     if source.use != "split":
         return source.use
     place = int(row_id, 16) / 16 ** len(row_id)
     if place < params.test_fraction:
         return "test" if source.has_single_labels else "train"
+    if source.kind == "log" and len(labels) > 1:
+        return "train"
     return "val" if place < params.test_fraction + params.val_fraction else "train"
 
 
@@ -76,12 +85,13 @@ def benchmark_hash(text: str) -> str:
 
 def prepare(
     params: PrepareParams, sources: dict[str, Source]
-) -> tuple[dict[str, pd.DataFrame], dict[str, object]]:
+) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
     """Return the splits by name, and what was read, dropped and kept."""
+    # The logs are the last ones in sources.yaml.
     ranked = sorted(sources.items(), key=lambda item: item[1].use != "external")
     frames = [read_source(name, source) for name, source in ranked]
-    rows = pd.concat(frames, ignore_index=True)
-    counts: dict[str, object] = {"read": _by_source(rows)}
+    rows = pd.concat([frame for frame in frames if len(frame)], ignore_index=True)
+    counts: dict[str, Any] = {"read": _by_source(rows)}
 
     benchmarks = set(BENCHMARKS.read_text(encoding="ascii").split())
     is_benchmark = rows["text"].map(benchmark_hash).isin(benchmarks)
@@ -93,6 +103,11 @@ def prepare(
     counts["without_words"] = int((rows["words"].str.len() == 0).sum())
     rows = rows[rows["words"].str.len() > 0].copy()
     rows["id"] = rows["words"].map(text_id)
+    logs = [name for name, source in sources.items() if source.kind == "log"]
+    of_log = rows["source"].isin(logs)
+    is_known = of_log & rows["id"].isin(rows.loc[~of_log, "id"])
+    known = _by_source(rows[is_known])
+    rows = rows[~is_known].copy()
 
     labels, attributes = defaultdict(list), defaultdict(list)
     for row_id, allowed, shares in zip(rows["id"], rows["labels"], rows["attributes"], strict=True):
@@ -118,6 +133,7 @@ def prepare(
         rows["source"].map(lambda name: sources[name].twins).to_numpy(dtype=bool),
     )
     counts["near_duplicates"] = len(near)
+    nearly_known = _by_source(rows.loc[near])
     rows["family"] = rows["id"].to_numpy()[family]
     rows = rows.drop(index=near)
 
@@ -126,19 +142,27 @@ def prepare(
     limits = rows["source"].map(lambda name: _max_rows(sources[name], params))
     rows = rows[rows.groupby("source", sort=False).cumcount() < limits]
     rows["split"] = [
-        assign_split(row_id, sources[name], params)
-        for row_id, name in zip(rows["family"], rows["source"], strict=True)
+        assign_split(row_id, sources[name], params, labels)
+        for row_id, name, labels in zip(rows["family"], rows["source"], rows["labels"], strict=True)
     ]
     _augment(rows, sources)
     # Sorted by id, the files do not depend on the order of reading.
     rows = rows.sort_values("id")
     splits = {split: rows.loc[rows["split"] == split, COLUMNS] for split in SPLITS}
     counts["kept"] = {split: _by_source(frame) for split, frame in splits.items()}
+    for name in logs:
+        report = log_report(name)
+        report["rows"] = {
+            "in another source too": known.get(name, 0),
+            "nearly those of an earlier row": nearly_known.get(name, 0),
+            **{f"in {split}": counts["kept"][split].get(name, 0) for split in ("train", "val")},
+        }
+        counts.setdefault("logs", {})[name] = report
     return splits, counts
 
 
 def _augment(rows: pd.DataFrame, sources: dict[str, Source]) -> None:
-    """Change training texts in place (rule 5)."""
+    """Change training texts in place (rule 6)."""
     for name, source in sources.items():
         own = (rows["source"] == name) & (rows["split"] == "train")
         if source.unpunctuated:
@@ -160,6 +184,8 @@ def main() -> None:
         with atomic_write(split_file(split)) as scratch:
             frame.to_parquet(scratch, index=False)
     write_json(REPORTS / "prepare.json", counts)
+    for name, report in counts.get("logs", {}).items():
+        print(log_text(name, report))
     print("rows " + ", ".join(f"{split} {len(frame)}" for split, frame in splits.items()))
 
 

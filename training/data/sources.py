@@ -43,6 +43,8 @@ def read_source(name: str, source: Source) -> pd.DataFrame:
     for column in _columns(source):
         if column not in frame.columns:
             raise DataError(no_column(path, [column], frame.columns.tolist()))
+    if frame.empty and source.kind == "log":  # nobody has labelled anything yet
+        return pd.DataFrame(columns=["text", "labels", "votes", "attributes", "source"])
     if frame.empty:
         raise DataError(f"{path}: no rows; wanted at least one")
     # Some corpora have the words of a text in a list.

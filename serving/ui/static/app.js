@@ -1,6 +1,7 @@
 // One text: its result, its explanation and feedback.
 import {
-  $, ATTRIBUTES, LABELS, capital, el, percent, request, showError, showService, title, wellFormed,
+  $, ACTIONS, ATTRIBUTES, LABELS, barRow, capital, el, percent, request, shadeWords, showError, showService,
+  side, signed, title, wellFormed,
 } from "./common.js";
 
 const EXAMPLES = [
@@ -9,7 +10,6 @@ const EXAMPLES = [
   "People like them should go back to where they came from.",
   "My neighbour called me an idiot, and I just laughed.",
 ];
-const ACTIONS = { allow: "Allow", review: "Needs review", block: "Block" };
 const BANDS = { none: "Not toxic", uncertain: "Toxicity uncertain", high: "Toxicity high", strong: "Toxicity strong" };
 const WARNINGS = {
   toxicity_near_boundary: "Close to another toxicity band; a small change of the text could change it.",
@@ -110,16 +110,6 @@ function show(milliseconds) {
   offerFeedback();
 }
 
-function barRow(name, probability, emphasised) {
-  const bar = el("span", { className: "bar-fill" });
-  bar.style.width = `${100 * probability}%`;
-  bar.dataset.label = name;
-  return el("tr", { className: emphasised ? "chosen" : "" },
-    el("th", { scope: "row" }, title(name)),
-    el("td", { className: "bar-cell" }, el("span", { className: "bar-track" }, bar)),
-    el("td", { className: "number" }, percent(probability)));
-}
-
 function raw() {
   const explanations = Object.values(current.explained);
   const shown = { predict: current.reply, ...(explanations.length && { explain: explanations }) };
@@ -155,21 +145,8 @@ function showWords(text, explanation) {
     $("why-status").textContent = "The text has no words to explain.";
     return;
   }
-  const letters = Array.from(text); // offsets count characters (code points), not UTF-16 units
+  $("shaded").replaceChildren(...shadeWords(text, explanation.words));
   const largest = Math.max(...explanation.words.map((word) => Math.abs(word.weight))) || 1;
-  const pieces = [];
-  let position = 0;
-  for (const word of [...explanation.words].sort((a, b) => a.begin - b.begin)) {
-    pieces.push(letters.slice(position, word.begin).join(""));
-    const shade = el("span", { className: `word ${side(word)}`, title: signed(word.weight) },
-      letters.slice(word.begin, word.end).join(""));
-    shade.style.setProperty("--weight", (Math.abs(word.weight) / largest).toFixed(3));
-    pieces.push(shade);
-    position = word.end;
-  }
-  pieces.push(letters.slice(position).join(""));
-  $("shaded").replaceChildren(...pieces);
-
   const seen = new Set();
   const distinct = explanation.words.filter((word) => {
     const key = `${word.word.toLowerCase()} ${word.weight}`;
@@ -192,9 +169,6 @@ function showWords(text, explanation) {
     `Computed ${how} from ${explanation.scores_used.toLocaleString("en")} scores; ` +
     `the weights explain ${percent(Math.max(0, explanation.r2))} of their variance (R²).`;
 }
-
-const side = (word) => (word.weight > 0 ? "for" : word.weight < 0 ? "against" : "none");
-const signed = (weight) => `${weight < 0 ? "−" : "+"}${Math.abs(weight).toFixed(3)}`;
 
 function offerFeedback() {
   const stored = current.stored;
@@ -227,25 +201,29 @@ async function feedback() {
 }
 
 function tabs() {
-  const all = [$("tab-one"), $("tab-many")];
+  const all = [$("tab-one"), $("tab-many"), $("tab-review")];
   const choose = (tab, focus) => {
     for (const each of all) {
       const chosen = each === tab;
       each.setAttribute("aria-selected", String(chosen));
       each.tabIndex = chosen ? 0 : -1;
-      $(each.getAttribute("aria-controls")).hidden = !chosen;
+      const panel = $(each.getAttribute("aria-controls"));
+      panel.hidden = !chosen;
+      panel.dispatchEvent(new Event(chosen ? "shown" : "left"));
     }
-    history.replaceState(null, "", tab === all[1] ? "#many" : location.pathname);
+    history.replaceState(null, "", tab === all[0] ? location.pathname : tab.id.replace("tab-", "#"));
     if (focus) tab.focus();
   };
   for (const tab of all) {
     tab.onclick = () => choose(tab, false);
     tab.onkeydown = (event) => {
-      const step = { ArrowRight: 1, ArrowLeft: 1, Home: -all.indexOf(tab), End: 1 - all.indexOf(tab) };
-      if (!(event.key in step)) return;
+      const i = all.indexOf(tab), last = all.length - 1;
+      const next = { ArrowRight: (i + 1) % all.length, ArrowLeft: (i + last) % all.length, Home: 0, End: last };
+      if (!(event.key in next)) return;
       event.preventDefault();
-      choose(all[(all.indexOf(tab) + step[event.key]) % 2], true);
+      choose(all[next[event.key]], true);
     };
   }
-  if (location.hash === "#many") choose(all[1], false);
+  const asked = all.find((tab) => tab.id.replace("tab-", "#") === location.hash);
+  if (asked) choose(asked, false);
 }

@@ -1,9 +1,10 @@
-// Shared by both pages: requests to the service, error messages, and elements made without markup.
+// Shared by the modules: requests to the service, error messages, and elements made without markup.
 
 export const LABELS = ["hate", "offensive", "neither"];
 export const ATTRIBUTES = [
   "TOXICITY", "SEVERE_TOXICITY", "IDENTITY_ATTACK", "INSULT", "PROFANITY", "THREAT",
 ];
+export const ACTIONS = { allow: "Allow", review: "Needs review", block: "Block" };
 const STORAGE_KEY = "tweet-tagger-key"; // of the API key in sessionStorage
 
 export const $ = (id) => document.getElementById(id);
@@ -27,8 +28,16 @@ export class RequestError extends Error {
   }
 }
 
-/** Send a request to the service and return its JSON; throw a RequestError if it fails. */
-export async function request(path, { body, signal } = {}) {
+let clockAhead = 0; // milliseconds by which this machine's clock is ahead of the service's
+
+/** The service's time now, in milliseconds, as its replies' Date header says; good to a second. */
+export const serviceNow = () => Date.now() - clockAhead;
+
+export const hasKey = () => Boolean(sessionStorage.getItem(STORAGE_KEY));
+
+/** Send a request to the service and return its JSON, null for 204; throw a RequestError if it fails.
+ * The method is GET, with a body POST. With `keepalive` it is sent even if the page is closed. */
+export async function request(path, { body, method, signal, keepalive = false } = {}) {
   const headers = { accept: "application/json" };
   const key = sessionStorage.getItem(STORAGE_KEY);
   if (key) headers.authorization = `Bearer ${key}`;
@@ -36,17 +45,20 @@ export async function request(path, { body, signal } = {}) {
   let reply;
   try {
     reply = await fetch(path, {
-      method: body === undefined ? "GET" : "POST",
+      method: method ?? (body === undefined ? "GET" : "POST"),
       headers,
       body: body === undefined ? undefined : JSON.stringify(body),
       signal,
+      keepalive,
     });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new RequestError("The service cannot be reached. Is it running, and are you online?");
   }
+  const date = Date.parse(reply.headers.get("date"));
+  if (date) clockAhead = Date.now() - date;
   const content = await reply.json().catch(() => null);
-  if (reply.ok && content !== null) return content;
+  if (reply.ok && (content !== null || reply.status === 204)) return content;
   if (reply.status === 401) askForKey();
   const retryAfter = Number(reply.headers.get("retry-after")) || 0;
   const reason = (content?.error?.message ?? content?.reason)?.replace(/\.$/, "");
@@ -63,9 +75,11 @@ export function showError(place, error) {
   place.textContent = error ? error.message : "";
 }
 
-function askForKey() {
+/** Show the form for an API key; with `label` it says what the key is for. */
+export function askForKey(label) {
   const form = $("key-form");
   form.hidden = false;
+  if (label) form.querySelector("label").textContent = label;
   form.onsubmit = (event) => {
     event.preventDefault();
     sessionStorage.setItem(STORAGE_KEY, $("key").value.trim());
@@ -82,6 +96,38 @@ export const percent = (share) => `${(100 * share).toFixed(share > 0 && share < 
 export const capital = (word) => word[0].toUpperCase() + word.slice(1);
 /** The name of a label or an attribute as the page shows it: SEVERE_TOXICITY is "Severe toxicity". */
 export const title = (name) => capital(name.toLowerCase().replaceAll("_", " "));
+
+/** Return a row of a table: a name, a bar and the probability. */
+export function barRow(name, probability, emphasised) {
+  const bar = el("span", { className: "bar-fill" });
+  bar.style.width = `${100 * probability}%`;
+  bar.dataset.label = name;
+  return el("tr", { className: emphasised ? "chosen" : "" },
+    el("th", { scope: "row" }, title(name)),
+    el("td", { className: "bar-cell" }, el("span", { className: "bar-track" }, bar)),
+    el("td", { className: "number" }, percent(probability)));
+}
+
+export const side = (word) => (word.weight > 0 ? "for" : word.weight < 0 ? "against" : "none");
+export const signed = (weight) => `${weight < 0 ? "−" : "+"}${Math.abs(weight).toFixed(3)}`;
+
+/** Return a text in pieces: strings, and an element for each of its words, shaded by its weight. */
+export function shadeWords(text, words) {
+  const letters = Array.from(text); // offsets count characters (code points), not UTF-16 units
+  const largest = Math.max(...words.map((word) => Math.abs(word.weight))) || 1;
+  const pieces = [];
+  let position = 0;
+  for (const word of [...words].sort((a, b) => a.begin - b.begin)) {
+    pieces.push(letters.slice(position, word.begin).join(""));
+    const shade = el("span", { className: `word ${side(word)}`, title: signed(word.weight) },
+      letters.slice(word.begin, word.end).join(""));
+    shade.style.setProperty("--weight", (Math.abs(word.weight) / largest).toFixed(3));
+    pieces.push(shade);
+    position = word.end;
+  }
+  pieces.push(letters.slice(position).join(""));
+  return pieces;
+}
 
 /** Show in the banner whether the service is ready and serves the sample model; return its model. */
 export async function showService() {

@@ -81,6 +81,20 @@ def test_an_output_that_exists_is_refused_unless_told_what_to_do(tmp_path: Path)
     assert output.digests(0) == {}
 
 
+@pytest.mark.parametrize("name", ["out", "out.csv"])
+def test_two_runs_never_write_one_output(tmp_path: Path, name: str) -> None:
+    first, second = (Output(tmp_path / name, None) for _ in range(2))
+    first.open(RUN, resume=False, overwrite=False)
+    first.write_part(0, 0, part(["a"]))
+    for resume in (True, False):
+        with pytest.raises(BulkError, match="another `tweet-tagger score` writes it now"):
+            second.open(RUN, resume=resume, overwrite=not resume)
+    assert first.digests(0) == {0: "d"}
+    first.close()
+    assert second.open(RUN, resume=True, overwrite=False) is None
+    assert second.digests(0) == {0: "d"}
+
+
 def test_resuming_with_another_model_or_option_is_refused(tmp_path: Path) -> None:
     output = Output(tmp_path / "out", None)
     output.open(RUN, resume=False, overwrite=False)

@@ -14,6 +14,7 @@ from serving.middleware import load_shedding
 from serving.middleware.load_shedding import (
     MAX_HEADER_BYTES,
     MAX_PAUSE_S,
+    METRICS,
     STATE,
     LoadShedder,
     LoadSheddingProtocol,
@@ -230,6 +231,25 @@ def test_headers_have_a_limit(parts: list[bytes]) -> None:
             assert b"connection: close" in content
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("part", "kind"),
+    [(b"GET / HTTP/1.1\r\nhost: ", "timeout"), (b"a" * 70_000, "headers_too_large")],
+)
+def test_what_the_parser_refuses_is_counted(
+    monkeypatch: pytest.MonkeyPatch, part: bytes, kind: str
+) -> None:
+    monkeypatch.setattr(load_shedding, "HEADER_SECONDS", 0.2)
+    metrics = Metrics()
+
+    async def scenario() -> None:
+        async with listening(_early, **{METRICS: metrics}) as connect:
+            await received(connect, b"GET / HTTP/1.1\r\nhost: x\r\nb: ", part)
+
+    asyncio.run(scenario())
+    labels = {"kind": kind}
+    assert metrics.registry.get_sample_value("tagger_refusals_total", labels) == 1
 
 
 def test_what_follows_a_chunked_body_has_a_limit_too() -> None:

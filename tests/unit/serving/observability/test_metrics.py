@@ -46,6 +46,27 @@ def test_the_state_of_the_outbox_is_shown(metrics: Metrics) -> None:
     assert value(metrics, "tagger_log_writable") == 0
 
 
+def test_alarms_know_the_limit_of_the_outbox_and_whether_there_is_an_archive(
+    metrics: Metrics,
+) -> None:
+    names = ("outbox_limit_bytes", "archive_configured", "relay_turn_timestamp_seconds")
+    metrics.log(LogStats(OutboxStats(), age=0, writable=True, archive=None, limit=5000))
+    assert [value(metrics, f"tagger_{name}") for name in names] == [5000, 0, 0]
+    relay = RelayStats(turn=1e9)
+    metrics.log(LogStats(OutboxStats(), age=0, writable=True, archive=relay, limit=5000))
+    assert [value(metrics, f"tagger_{name}") for name in names] == [5000, 1, 1e9]
+
+
+def test_a_first_refused_model_is_an_increase_for_prometheus(metrics: Metrics) -> None:
+    assert value(metrics, "tagger_model_reloads_total", outcome="refused") == 0
+
+
+def test_readiness_can_be_lost_and_found_again(metrics: Metrics) -> None:
+    for ready in (False, True):
+        metrics.ready(ready=ready)
+        assert value(metrics, "tagger_ready") == ready
+
+
 def test_what_the_relay_has_done_is_counted_once(metrics: Metrics) -> None:
     relay = RelayStats(reachable=True, flushes=2, sent=10, failures=1, refusals=3, lag=0.5)
     for sent in (10, 10, 25):

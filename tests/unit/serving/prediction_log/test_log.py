@@ -53,8 +53,8 @@ def test_without_an_archive_the_outbox_does_everything(path: Path) -> None:
         await log.append([record])
         assert await log.get(record.id) == as_read(record)
         first = await log.feedback(record.id, "hate", "it is", "bob")
-        assert first == await log.feedback(record.id, "hate", "it is", "eve")
-        assert first != await log.feedback(record.id, "hate", None, "bob")
+        assert first == await log.feedback(record.id, "hate", "it is", "bob")
+        assert first != await log.feedback(record.id, "hate", "it is", "eve")
         assert await log.feedback("unknown", "hate", None, "bob") is None
         assert len(stored_ids(path)) == 3
         assert await log.delete(record.id)

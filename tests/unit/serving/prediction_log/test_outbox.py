@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from serving.prediction_log.outbox import SCHEMA_VERSION, Outbox, network_filesystem
+from serving.prediction_log.outbox import SCHEMA_STEPS, SCHEMA_VERSION, Outbox, network_filesystem
 from serving.prediction_log.records import Document, RecordType
 from serving.prediction_log.sqlite_writer import OutboxError, OutboxFullError
 from tests.support.prediction_log import PLENTY, stored_ids
@@ -313,3 +313,30 @@ def test_a_network_file_system_is_recognised(
 """
     monkeypatch.setattr(Path, "read_text", lambda *_, **__: mounts)
     assert network_filesystem(Path(path)) == kind
+
+
+@pytest.mark.parametrize("version", range(1, SCHEMA_VERSION))
+def test_a_file_of_an_older_schema_is_brought_up_to_date_with_its_rows(
+    path: Path, version: int
+) -> None:
+    path.parent.mkdir(exist_ok=True)
+    db = sqlite3.connect(path)
+    for statement in (each for step in SCHEMA_STEPS[:version] for each in step):
+        db.execute(statement)
+    db.execute("INSERT INTO log (kind, id, ts, body) VALUES (0, 'old', 1, '{\"_id\": \"old\"}')")
+    db.execute(f"PRAGMA user_version = {version}")
+    db.commit()
+    schema = "SELECT type, name, sql FROM sqlite_master ORDER BY name"
+
+    async def test(outbox: Outbox) -> None:
+        await outbox.append(PREDICTION, [document("new")])
+        assert await outbox.find("old") == {PREDICTION: {"_id": "old"}}
+
+    with_outbox(path, test)
+    assert stored_ids(path) == ["old", "new"]
+    store_one(path.with_name("fresh"))
+    fresh = sqlite3.connect(path.with_name("fresh"))
+    assert db.execute(schema).fetchall() == fresh.execute(schema).fetchall()
+    assert db.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
+    for each in (db, fresh):
+        each.close()

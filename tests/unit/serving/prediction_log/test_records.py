@@ -50,12 +50,15 @@ def test_a_record_cannot_be_changed() -> None:
         prediction().label = "hate"  # type: ignore[misc]
 
 
-def test_the_same_feedback_has_one_id() -> None:
+def test_the_same_feedback_of_a_client_has_one_id() -> None:
     feedback = FeedbackRecord("a", "hate", "it is", "bob")
-    assert replace(feedback, client="eve").id == feedback.id
-    assert replace(feedback, comment=None).id == replace(feedback, comment="").id
-    changes = ({"prediction_id": "b"}, {"label": "neither"}, {"comment": "it is not"})
-    assert len({feedback.id, *(replace(feedback, **change).id for change in changes)}) == 4
+    assert replace(feedback).id == feedback.id
+    for name in ("comment", "client"):
+        assert replace(feedback, **{name: None}).id == replace(feedback, **{name: ""}).id
+    changes = (
+        {"prediction_id": "b"}, {"label": "neither"}, {"comment": "it is not"}, {"client": "eve"}
+    )  # fmt: skip
+    assert len({feedback.id, *(replace(feedback, **change).id for change in changes)}) == 5
 
 
 def test_a_feedback_document_has_a_comment_only_if_there_is_one() -> None:

@@ -161,3 +161,13 @@ def test_the_table_fits_100_columns_and_the_card_has_every_figure(metrics: dict[
     assert "| praise | 100 % |" in card
     template = Path(ROOT, "training/evaluation/MODEL_CARD.md.j2").read_text()
     assert card.count("\n## ") == template.count("\n## ")
+    log = {
+        "texts": {"by_reviewers": 41, "by_clients": 7}, "rows": {"in train": 40, "in val": 8},
+        "reviews": {"read": 50, "entered": 45, "refused": {"unsure": 5}},
+        "feedback": {"read": 99, "agreed": 21, "confirmed": 3, "refused": {"too_few_clients": 75}},
+    }  # fmt: skip
+    with_log = model_card(manifest, metrics, counts | {"logs": {"reviewed": log}}, missing=["x"])
+    assert "reviewed is a prediction log: 41 texts have the label of reviewers, 7 one " in with_log
+    assert "agree. 40 in train, 8 in val.\n\n| labels of reviewed | number |\n" in with_log
+    assert "| by clients, refused: too few clients | 75 |\n\nNot used, because" in with_log
+    assert len(with_log.splitlines()) > len(card.splitlines()) + 8

@@ -1,0 +1,1 @@
+"""The review queue: which predictions people look at, and what they say about them."""

@@ -1,0 +1,1 @@
+"""A real Prometheus with the repository's rules and dashboards, against the real service."""
