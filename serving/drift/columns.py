@@ -95,7 +95,7 @@ def read_reference(path: Path) -> Reference | None:
     """
     try:
         return Reference.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValidationError) as error:
         reason = error.strerror if isinstance(error, OSError) else error.errors()[0]["msg"]

@@ -23,6 +23,7 @@ from serving.settings import Settings
 
 MAX_ROWS = 20_000
 MAX_REVIEWS = 50_000  # the newest
+ID_DIGITS = 32
 DIGITS = 3  # of an id that decide whether its row is in the sample; so in OUTBOX_ROWS
 READ_SECONDS = 60.0
 FIELDS = ("_id", "label", "scores", "language", "text")
@@ -142,7 +143,8 @@ class _Mongo:
     def rows(self, version: str, endings: Sequence[str] | None) -> list[Document]:
         query: dict[str, Any] = self._since | {"model_version": version}
         if endings is not None:
-            query["_id"] = {"$regex": f"({'|'.join(endings)})$"}
+            ending = {"$substrBytes": ["$_id", ID_DIGITS - DIGITS, DIGITS]}
+            query["$expr"] = {"$in": [ending, list(endings)]}
         fields = dict.fromkeys(FIELDS, 1)
         return self._aggregate("predictions", [{"$match": query}, {"$project": fields}])
 

@@ -1,4 +1,4 @@
-"""`tweet-tagger drift` on logs that are like the reference and on others, and what the service shows."""
+"""`tweet-tagger drift` on logs like the reference and on others, and what the service shows."""
 
 import json
 import os
@@ -125,7 +125,7 @@ def test_without_texts_their_columns_are_left_out_and_named(
 
 
 def test_random_reviews_give_estimates_and_the_service_shows_them(
-    run: Run, reference: Reference, tmp_path: Path, serve: Callable[..., Served]
+    run: Run, reference: Reference, tmp_path: Path
 ) -> None:
     path = tmp_path / "outbox.db"
     fill_outbox(path, drawn_from(reference, 800, seed=3))
@@ -145,8 +145,11 @@ def test_random_reviews_give_estimates_and_the_service_shows_them(
         line for line in ended.out.splitlines() if line.startswith("hate  ") and "un" in line
     )
     assert hate.split()[1:4] == ["unknown", "unknown", "unknown"]
-    service = serve(SHIPPED, DRIFT_REPORT=str(tmp_path / "out" / "drift.json"))
+    (tmp_path / "served").mkdir()
+    report = str(tmp_path / "out" / "drift.json")
+    service = Served(SHIPPED, tmp_path / "served", DRIFT_REPORT=report, WORKERS="2")
     shown = service.http.get("/metrics").text
+    service.stop()
     assert "tagger_drift_detected 0.0" in shown
     assert 'tagger_estimated_precision{bound="value",label="offensive"} 0.75' in shown
     assert "tagger_estimate_reviews 40.0" in shown

@@ -16,11 +16,6 @@ from serving.prediction_log.outbox import Outbox
 from serving.prediction_log.records import PredictionRecord, RecordType, TextMode, milliseconds
 from tests.support.prediction_log import PLENTY, prediction
 
-# As the service makes it; the columns of the outbox's table of reviews.
-TABLE = """CREATE TABLE IF NOT EXISTS review (id TEXT PRIMARY KEY, prediction_id TEXT, reviewer TEXT,
-    label TEXT, note TEXT, ts INTEGER, reason TEXT, weight REAL, text TEXT, predicted TEXT,
-    model_version TEXT, language TEXT, prediction_ts INTEGER)"""
-
 
 def fill_outbox(
     path: Path, records: Iterable[PredictionRecord], *, store_text: TextMode = "full"
@@ -62,14 +57,10 @@ def fill_reviews(
 ) -> None:
     """Write reviews: (prediction id, label, predicted label, time)."""
     db = sqlite3.connect(path)
-    db.execute(TABLE)
     for row in reviews:
         document = review(*row, version)
-        document["id"] = document.pop("_id")
-        document["predicted"] = json.dumps(document["predicted"])
-        names = ", ".join(document)
-        marks = ", ".join(f":{name}" for name in document)
-        db.execute(f"INSERT INTO review ({names}) VALUES ({marks})", document)
+        db.execute("INSERT INTO review (id, body) VALUES (?, ?)",
+                   (document["_id"], json.dumps(document)))  # fmt: skip
     db.commit()
     db.close()
 

@@ -32,9 +32,10 @@ def test_only_the_window_s_rows_of_the_model_are_read_and_others_are_counted(
     ]
     fill_outbox(tmp_path / "outbox.db", records)
     found = window(tmp_path / "outbox.db")
-    assert [row["text"] for row in found.rows] == ["now", "this week"]
-    assert found.rows[0]["scores"] == records[0].scores
-    assert (found.rows[0]["label"], found.rows[0]["language"]) == ("neither", "en")
+    rows = {row["text"]: row for row in found.rows}
+    assert set(rows) == {"now", "this week"}
+    assert rows["now"]["scores"] == records[0].scores
+    assert (rows["now"]["label"], rows["now"]["language"]) == ("neither", "en")
     assert (found.found, found.others, found.reviews) == (2, 1, [])
 
 
