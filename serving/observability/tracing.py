@@ -17,15 +17,16 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from serving import __version__
 from serving.inference.batcher import BatchReport
 
 if TYPE_CHECKING:
-    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+    from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
     from opentelemetry.trace import Span, SpanContext
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
@@ -210,9 +211,27 @@ def _provider(exporter: str) -> "TracerProvider":
     if str(resource.attributes["service.name"]).startswith("unknown_service"):
         resource = resource.merge(Resource({"service.name": "tweet-tagger"}))
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-    sender = OTLPSpanExporter() if exporter == "otlp" else ConsoleSpanExporter()
-    provider.add_span_processor(BatchSpanProcessor(sender))
+    sender = ConsoleSpanExporter() if exporter == "console" else _Sender(OTLPSpanExporter())
+    provider.add_span_processor(BatchSpanProcessor(cast("SpanExporter", sender)))
     return provider
+
+
+class _Sender:
+    """An exporter that logs a collector that is gone once, and not at every try."""
+
+    def __init__(self, exporter: "SpanExporter") -> None:
+        self._exporter, self._works = exporter, True
+        logging.getLogger(type(exporter).__module__).setLevel(logging.CRITICAL)
+        self.shutdown, self.force_flush = exporter.shutdown, exporter.force_flush
+
+    def export(self, spans: "Sequence[ReadableSpan]") -> "SpanExportResult":
+        result = self._exporter.export(spans)
+        works = result.name == "SUCCESS"
+        if works != self._works:
+            state = "takes traces again" if works else "does not take traces, which are dropped"
+            log.warning("the collector of OTEL_EXPORTER_OTLP_ENDPOINT %s", state)
+        self._works = works
+        return result
 
 
 def _nanoseconds(then: float) -> int:
