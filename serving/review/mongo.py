@@ -16,7 +16,7 @@ from typing import TypeVar
 from cachetools import TTLCache
 from pymongo.errors import DuplicateKeyError
 
-from serving.prediction_log.mongo import ERASE_REVIEW, MongoArchive
+from serving.prediction_log.mongo import ERASE_REVIEW, READ_SECONDS, MongoArchive
 from serving.prediction_log.records import (
     Document,
     milliseconds,
@@ -66,6 +66,7 @@ class MongoReviews:
 
     async def snapshot(self, since: int, now: int) -> Snapshot:
         """See `ReviewStore`."""
+        await self._archive.ping()  # it is given up sooner than a search
         start = timestamp(since)
         stages: list[Document] = [
             {"$match": {"ts": {"$gte": start}}},
@@ -131,7 +132,7 @@ class MongoReviews:
         """See `ReviewStore`."""
         query = {"_id": prediction_id, "until": {"$gt": timestamp(now)}}
         leases = self._archive.collection("review_leases")
-        found = await self._call(lambda: leases.find_one(query))
+        found = await self._call(lambda: leases.find_one(query), READ_SECONDS)
         return _lease(found) if found else None
 
     async def lease(self, lease: Lease, now: int) -> bool:
@@ -169,7 +170,7 @@ class MongoReviews:
         """See `ReviewStore`."""
         query = {"_id": review_id(prediction_id, reviewer)} | KEPT
         reviews = self._archive.collection("reviews")
-        return await self._call(lambda: reviews.find_one(query))
+        return await self._call(lambda: reviews.find_one(query), READ_SECONDS)
 
     async def write(self, document: Document) -> bool:
         """See `ReviewStore`."""
@@ -260,8 +261,8 @@ class MongoReviews:
         ids = sorted(each["_id"] for each in await self._call(lambda: same.to_list(None)))
         return str(rng.choice(ids)) if ids else None
 
-    async def _call(self, call: Callable[[], Awaitable[T]]) -> T:
-        return await self._archive.call(SECONDS, call)
+    async def _call(self, call: Callable[[], Awaitable[T]], seconds: float = SECONDS) -> T:
+        return await self._archive.call(seconds, call)
 
 
 def _hours(first: int, now: int) -> list[tuple[int, int]]:

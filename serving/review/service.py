@@ -136,9 +136,13 @@ class ReviewQueue:
             held.sort(key=lambda lease: lease.until)
             items = await self._renew(held[:limit], now)
             waiting = rank(snapshot, reviewer, since, self._options.second_share)
+            taken = {item.prediction["_id"] for item in items}
             async for candidate in self._candidates(reviewer, waiting, limit - len(items)):
-                contradicted = candidate.prediction["_id"] in snapshot.contradicted
-                items += await self._take(candidate, reviewer, now, contradicted=contradicted)
+                id_ = candidate.prediction["_id"]
+                contradicted = id_ in snapshot.contradicted
+                if id_ not in taken:  # what was drawn may also be in the ranking
+                    items += await self._take(candidate, reviewer, now, contradicted=contradicted)
+                    taken.add(id_)
                 if len(items) == limit:
                     break
             taken = {item.prediction["_id"] for item in items}

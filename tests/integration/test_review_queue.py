@@ -236,6 +236,22 @@ def test_reviewers_at_the_same_time_never_get_the_same_item(run: Callable[[Test]
     run(test)
 
 
+def test_an_item_that_is_drawn_and_ranked_is_given_once(run: Callable[[Test], None]) -> None:
+    async def test(world: World) -> None:
+        rows = await world.predict_many([{"action": "review"} for _ in range(12)])
+        queue = world.queue(options=QueueOptions(random_share=0.5, second_share=0), seed=1)
+        state = await queue.next_items("ann", 50)
+        assert sorted(ids(state)) == sorted(rows)
+        assert {reason for _, reason in given(state)} == {"random", "action"}
+        again = await queue.next_items("ann", 50)
+        # A later draw may have found what was ranked; what was drawn stays so.
+        drawn = {id_ for id_, reason in given(state) if reason == "random"}
+        assert drawn <= {id_ for id_, reason in given(again) if reason == "random"}
+        assert sorted(ids(again)) == sorted(rows)
+
+    run(test)
+
+
 def test_a_review_is_stored_replaced_and_undone(run: Callable[[Test], None]) -> None:
     async def test(world: World) -> None:
         id_ = await world.predict(action="review", scores=UNSURE, label="hate", text="walrus")
@@ -400,6 +416,8 @@ def test_the_random_reviews_are_a_uniform_sample_whatever_else_is_reviewed(tmp_p
 def test_the_random_share_is_as_configured(tmp_path: Path) -> None:
     async def test(world: World) -> None:
         await world.predict_many([{"action": "review", "scores": SURE}] * 250)
+        everything = world.queue(options=QueueOptions(random_share=1, second_share=0))
+        assert {reason for _, reason in given(await everything.next_items("bob", 20))} == {"random"}
         queue = world.queue(options=QueueOptions(random_share=0.2, second_share=0), seed=2)
         reasons: Counter[str] = Counter()
         for _ in range(4):
@@ -409,8 +427,6 @@ def test_the_random_share_is_as_configured(tmp_path: Path) -> None:
                 await queue.give(id_, "ann", "neither", None)
         assert reasons.total() == 200
         assert binomtest(reasons["random"], 200, 0.2).pvalue > 0.01
-        everything = world.queue(options=QueueOptions(random_share=1, second_share=0))
-        assert {reason for _, reason in given(await everything.next_items("bob", 20))} == {"random"}
 
     asyncio.run(with_outbox(tmp_path / "outbox.db", test))
 

@@ -101,7 +101,7 @@ def test_bad_input_is_refused_and_nothing_is_stored(serve: Serve) -> None:
     for note in (1, "x" * 1001):
         assert error(give(service, "ann", held, "hate", note=note)) == (422, "invalid", "note")
     assert error(give(service, "ann", held, "hate", remark="x")) == (422, "invalid", "remark")
-    wrong = call(service, "ann", "POST", f"/{held}", content=b"{", headers={})
+    wrong = call(service, "ann", "POST", f"/{held}", content=b"{")
     assert error(wrong)[0] == 400
     for who, id_ in (("ann", bobs["prediction_id"]), ("bob", held)):
         assert error(give(service, who, id_, "hate")) == (409, "conflict", "prediction_id")
@@ -179,7 +179,7 @@ def test_while_mongodb_is_gone_reviews_get_503_and_predictions_go_on(
     with MongoServer(tmp_path) as server:
         service = serve(**OPTIONS, MONGODB_URI=f"{server.uri}reviews")
         (id_,) = contradicted(service, TEXTS[0])
-        service.wait_for("tagger_outbox_rows", 0)
+        service.wait_for("tagger_archive_sent_total", 2)  # the prediction and the feedback
         assert len(queue(service, "ann")["items"]) == 1
         server.stop()
         replies = [

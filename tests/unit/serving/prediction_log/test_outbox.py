@@ -319,6 +319,7 @@ def test_a_network_file_system_is_recognised(
 def test_a_file_of_an_older_schema_is_brought_up_to_date_with_its_rows(
     path: Path, version: int
 ) -> None:
+    path.parent.mkdir(exist_ok=True)
     db = sqlite3.connect(path)
     for statement in (each for step in SCHEMA_STEPS[:version] for each in step):
         db.execute(statement)
