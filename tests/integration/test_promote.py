@@ -141,7 +141,7 @@ def test_the_first_good_candidate_becomes_production(checkout: Path) -> None:
     assert Bundle.load(PRODUCTION).manifest.version == version
     assert {path.name for path in PRODUCTION.iterdir()} == {
         "model.onnx", "tokenizer.json", "bundle.json", "metrics.json", "MODEL_CARD.md",
-        "reference.parquet",
+        "reference.parquet", "drift_reference.json",
     }  # fmt: skip
     assert aliases() == {"production": version}
     assert {path.name for path in Path("models").iterdir()} == {

@@ -1,6 +1,7 @@
 """models/release, the model that the project ships: sealed, within the gates, and in the wheel."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 import yaml
 
 from serving.bundle import ATTRIBUTES, LABELS, SEALED, Bundle
+from serving.drift.columns import MAX_REFERENCE_ROWS, REFERENCE, read_reference
 from tests.conftest import ROOT
 from tests.support.service import without_settings
 from training.evaluation.behaviour import HIGH, load_suite, outcomes
@@ -17,7 +19,7 @@ from training.files import flatten
 from training.release.gates import Gates, Report, evaluate_gates, refusals
 
 FOLDER = ROOT / "models" / "release"
-FILES = {*SEALED, "bundle.json", "metrics.json", "MODEL_CARD.md"}
+FILES = {*SEALED, "bundle.json", "metrics.json", "MODEL_CARD.md", REFERENCE}
 THREAT = "I will find you and break your legs"
 
 
@@ -48,6 +50,23 @@ def test_card_and_metrics_are_its_own(bundle: Bundle, metrics: dict) -> None:
     assert metrics["version"] == bundle.manifest.version
     assert bundle.manifest.version in (FOLDER / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert f"`{bundle.manifest.version}`" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_its_drift_reference_is_its_own_and_has_no_texts(bundle: Bundle) -> None:
+    reference = read_reference(FOLDER / REFERENCE)
+    assert reference is not None
+    assert reference.version == bundle.manifest.version
+    assert reference.columns.rows == MAX_REFERENCE_ROWS
+    assert set(reference.columns.present()) == {
+        *LABELS,
+        "label",
+        "language",
+        "characters",
+        "unknown",
+    }
+    words = set(re.findall("[a-z]{2,}", (FOLDER / REFERENCE).read_text().partition("columns")[2]))
+    assert words <= {*reference.columns.present(), *LABELS, *reference.columns.language}
+    assert (FOLDER / REFERENCE).stat().st_size <= 150_000
 
 
 def test_it_passes_every_gate_that_needs_no_other_model(bundle: Bundle, metrics: dict) -> None:

@@ -26,7 +26,7 @@ def test_serving_imports_with_the_base_install_alone() -> None:
     code = """
 import sys
 EXTRAS = {'torch', 'transformers', 'mlflow', 'pandas', 'onnx', 'training', 'redis', 'httpx',
-          'pyarrow', 'ray'}
+          'pyarrow', 'ray', 'evidently'}
 class Refuse:
     def find_spec(self, name, *_):
         if name.split('.')[0] in EXTRAS:
