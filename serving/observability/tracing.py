@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 EXPORTER = "OTEL_TRACES_EXPORTER"
+PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+PROTOCOL = "http/protobuf"
 CLOSE_SECONDS = 2.0  # how long a stop waits for the spans that are not sent yet
 # W3C Trace Context; what else OTEL_PROPAGATORS may name is not read.
 TRACE_HEADERS = (b"traceparent", b"tracestate")
@@ -189,14 +191,22 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> Tracing | N
     exporter = given.get(EXPORTER, "otlp" if any(name in given for name in ENDPOINTS) else "none")
     if exporter == "none" or given.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return None
-    if exporter not in {"otlp", "console"}:
-        log.warning("no traces: %s: got %r, wanted otlp, console or none", EXPORTER, exporter)
-        return None
+    protocol = next((given[name] for name in PROTOCOLS if name in given), PROTOCOL)
+    for name, value, wanted in (
+        (EXPORTER, exporter, ("otlp", "console", "none")),
+        (PROTOCOLS[-1], protocol, (PROTOCOL,)),
+    ):
+        if value not in wanted:
+            log.warning("no traces: %s: got %r, wanted %s", name, value, " or ".join(wanted))
+            return None
     try:
         return Tracing(_provider(exporter))
+    except ValueError as error:
+        log.warning("no traces: a variable OTEL_… has a value that cannot be used: %s", error)
+        return None
     except ImportError as error:
-        wanted = "pip install 'toxic-tweet-tagger[otel]'"
-        log.warning("no traces: OTEL_… asks for them, but %s is missing: %s", error.name, wanted)
+        hint = "pip install 'toxic-tweet-tagger[otel]'"
+        log.warning("no traces: OTEL_… asks for them, but %s is missing: %s", error.name, hint)
         return None
 
 
