@@ -17,19 +17,22 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from serving import __version__
 from serving.inference.batcher import BatchReport
 
 if TYPE_CHECKING:
-    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+    from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
     from opentelemetry.trace import Span, SpanContext
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 EXPORTER = "OTEL_TRACES_EXPORTER"
+PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+PROTOCOL = "http/protobuf"
 CLOSE_SECONDS = 2.0  # how long a stop waits for the spans that are not sent yet
 # W3C Trace Context; what else OTEL_PROPAGATORS may name is not read.
 TRACE_HEADERS = (b"traceparent", b"tracestate")
@@ -188,14 +191,22 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> Tracing | N
     exporter = given.get(EXPORTER, "otlp" if any(name in given for name in ENDPOINTS) else "none")
     if exporter == "none" or given.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return None
-    if exporter not in {"otlp", "console"}:
-        log.warning("no traces: %s: got %r, wanted otlp, console or none", EXPORTER, exporter)
-        return None
+    protocol = next((given[name] for name in PROTOCOLS if name in given), PROTOCOL)
+    for name, value, wanted in (
+        (EXPORTER, exporter, ("otlp", "console", "none")),
+        (PROTOCOLS[-1], protocol, (PROTOCOL,)),
+    ):
+        if value not in wanted:
+            log.warning("no traces: %s: got %r, wanted %s", name, value, " or ".join(wanted))
+            return None
     try:
         return Tracing(_provider(exporter))
+    except ValueError as error:
+        log.warning("no traces: a variable OTEL_… has a value that cannot be used: %s", error)
+        return None
     except ImportError as error:
-        wanted = "pip install 'toxic-tweet-tagger[otel]'"
-        log.warning("no traces: OTEL_… asks for them, but %s is missing: %s", error.name, wanted)
+        hint = "pip install 'toxic-tweet-tagger[otel]'"
+        log.warning("no traces: OTEL_… asks for them, but %s is missing: %s", error.name, hint)
         return None
 
 
@@ -210,9 +221,27 @@ def _provider(exporter: str) -> "TracerProvider":
     if str(resource.attributes["service.name"]).startswith("unknown_service"):
         resource = resource.merge(Resource({"service.name": "tweet-tagger"}))
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-    sender = OTLPSpanExporter() if exporter == "otlp" else ConsoleSpanExporter()
-    provider.add_span_processor(BatchSpanProcessor(sender))
+    sender = ConsoleSpanExporter() if exporter == "console" else _Sender(OTLPSpanExporter())
+    provider.add_span_processor(BatchSpanProcessor(cast("SpanExporter", sender)))
     return provider
+
+
+class _Sender:
+    """An exporter that logs a collector that is gone once, and not at every try."""
+
+    def __init__(self, exporter: "SpanExporter") -> None:
+        self._exporter, self._works = exporter, True
+        logging.getLogger(type(exporter).__module__).setLevel(logging.CRITICAL)
+        self.shutdown, self.force_flush = exporter.shutdown, exporter.force_flush
+
+    def export(self, spans: "Sequence[ReadableSpan]") -> "SpanExportResult":
+        result = self._exporter.export(spans)
+        works = result.name == "SUCCESS"
+        if works != self._works:
+            state = "takes traces again" if works else "does not take traces, which are dropped"
+            log.warning("the collector of OTEL_EXPORTER_OTLP_ENDPOINT %s", state)
+        self._works = works
+        return result
 
 
 def _nanoseconds(then: float) -> int:

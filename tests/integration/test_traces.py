@@ -210,5 +210,10 @@ def test_without_a_collector_requests_are_answered_and_the_stop_is_not_held_up(
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")
     service = Served(ROOT / "models" / "release", tmp_path)
-    assert service.predict("hello there").status_code == 200
+    for i in range(8):
+        assert service.predict(f"hello there, number {i}").status_code == 200
+        time.sleep(1.5)
     assert service.stop() < 15
+    lines = [line for line in service.log.read_text().splitlines() if "trac" in line]
+    assert len(lines) == 1
+    assert "OTEL_EXPORTER_OTLP_ENDPOINT does not take traces" in lines[0]

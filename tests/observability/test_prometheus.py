@@ -182,3 +182,22 @@ def test_a_stopped_mongodb_raises_the_alarms_of_the_outbox_and_nothing_else(worl
     world.mongo.start()
     wait_until(lambda: not alerts("firing", "pending"), WAIT_S)
     assert alerts("firing", "pending") == set()
+
+
+def test_each_of_several_workers_shows_what_the_one_that_relays_has_done(tmp_path: Path) -> None:
+    with MongoServer(tmp_path / "mongo") as mongo:
+        service = Served(BUNDLE, tmp_path, MONGODB_URI=mongo.uri, WORKERS="2")
+        try:
+            assert service.predict("hello", "world").status_code == 200
+            clients = [httpx.Client(base_url=service.url) for _ in range(12)]  # some for each
+
+            def shown() -> set[str]:
+                lines = [c.get("/metrics").text.splitlines() for c in clients]
+                name = "tagger_archive_sent_total "
+                return {row for each in lines for row in each if row.startswith(name)}
+
+            assert wait_until(lambda: shown() == {"tagger_archive_sent_total 2.0"}, WAIT_S), shown()
+            for client in clients:
+                client.close()
+        finally:
+            service.stop()

@@ -11,8 +11,10 @@ import pytest
 import yaml
 
 from deploy.observability import files
+from serving.app import create_app
 from serving.observability.drift import FIGURES
 from serving.observability.metrics import Metrics
+from serving.settings import load_settings
 from tests.conftest import ROOT
 
 FOLDER = ROOT / "deploy" / "prometheus"
@@ -113,6 +115,15 @@ def test_rules_and_panels_use_metrics_of_the_service() -> None:
                 used |= metrics_of(target["expr"])
     assert len(used) > 40
     assert used - exported() == set()
+
+
+def test_the_service_levels_count_the_routes_that_classify() -> None:
+    patterns = {p for e in RECORDED.values() for p in re.findall(r'route=~"([^"]+)"', e)}
+    paths = create_app(load_settings()).openapi()["paths"].keys()
+    slow = {"/v1/explain"}  # by nature; it has no objective of its own
+    predictions = {"/v1/predict", "/v1/moderations", "/v1alpha1/comments:analyze", "/predict"}
+    counted = [{path for path in paths if re.fullmatch(p, path)} for p in sorted(patterns, key=len)]
+    assert counted == [predictions, predictions | slow]
 
 
 @pytest.mark.parametrize("path", files(), ids=lambda path: path.name)

@@ -63,11 +63,25 @@ def test_a_collector_or_an_exporter_switches_traces_on(environment: dict[str, st
     made.close()
 
 
-def test_an_exporter_that_is_unknown_is_named_and_the_service_runs_without_traces(
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("OTEL_TRACES_EXPORTER", "zipkin", "got 'zipkin', wanted otlp or console or none"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "got 'grpc', wanted http/protobuf"),
+        ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "x", "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT"),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_named_and_the_service_runs_without_traces(
+    name: str,
+    value: str,
+    reason: str,
+    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    assert tracing.from_environment({"OTEL_TRACES_EXPORTER": "zipkin"}) is None
-    assert "OTEL_TRACES_EXPORTER: got 'zipkin', wanted otlp, console or none" in caplog.text
+    monkeypatch.setenv(name, value)  # the SDK reads it itself
+    assert tracing.from_environment(COLLECTOR | {name: value}) is None
+    (record,) = (record for record in caplog.records if record.name == tracing.__name__)
+    assert reason in record.getMessage()
 
 
 def test_a_missing_package_is_one_sentence_with_the_extra_to_install(

@@ -128,6 +128,7 @@ def test_a_process_that_does_not_relay_knows_whether_the_archive_answers(path: P
             second.error = None
             await until(lambda: relay_stats(other).reachable)
             assert second.writes == []
+            assert relay_stats(other).turn == 0 < relay_stats(log).turn  # who works, for an alarm
         finally:
             await other.close()
 
