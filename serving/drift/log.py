@@ -26,6 +26,7 @@ MAX_REVIEWS = 50_000  # the newest
 ID_DIGITS = 32
 DIGITS = 3  # of an id that decide whether its row is in the sample; so in OUTBOX_ROWS
 READ_SECONDS = 60.0
+CONNECT_SECONDS = 10.0  # for MongoDB's first answer
 FIELDS = ("_id", "label", "scores", "language", "text")
 REVIEW_FIELDS = ("prediction_id", "label", "reason", "weight", "predicted", "model_version")
 
@@ -136,6 +137,8 @@ class _Mongo:
         self._since = {"ts": {"$gte": since}, "erased": {"$exists": False}}
 
     def versions(self) -> dict[str, int]:
+        first: list[Document] = [{"$limit": 1}, {"$project": {"_id": 1}}]
+        self._aggregate("predictions", first, CONNECT_SECONDS)
         counts: Document = {"$group": {"_id": "$model_version", "rows": {"$sum": 1}}}
         found = self._aggregate("predictions", [{"$match": self._since}, counts])
         return {str(each["_id"]): int(each["rows"]) for each in found}
@@ -157,8 +160,10 @@ class _Mongo:
         ]
         return self._aggregate("reviews", stages)
 
-    def _aggregate(self, collection: str, stages: list[Document]) -> list[Document]:
-        return self._runner.run(self._archive.aggregate(collection, stages, READ_SECONDS))
+    def _aggregate(
+        self, collection: str, stages: list[Document], seconds: float = READ_SECONDS
+    ) -> list[Document]:
+        return self._runner.run(self._archive.aggregate(collection, stages, seconds))
 
     def close(self) -> None:
         async def close() -> None:

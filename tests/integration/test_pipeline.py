@@ -18,6 +18,8 @@ import pytest
 import yaml
 
 from serving.bundle import ATTRIBUTES, LABELS, LEARNED_ATTRIBUTES, Bundle
+from serving.drift.columns import REFERENCE, read_reference
+from serving.drift.run import MIN_REFERENCE_ROWS
 from tests.conftest import ROOT, TINY_PARAMS, make_checkout, set_params, tiny_base
 from training.pipeline import run_lock
 
@@ -58,6 +60,20 @@ def test_metrics_and_card_are_written(trained: Path) -> None:
         "precision_recall.png",
         "reliability.png",
     }
+
+
+def test_the_bundle_s_folder_has_a_drift_reference_of_the_test(trained: Path) -> None:
+    reference = read_reference(trained / "models/candidate" / REFERENCE)
+    assert reference is not None
+    test = pd.read_parquet(trained / "data/processed/test.parquet")
+    metrics = read(trained / "models/candidate/metrics.json")
+    texts = test["text"][test["source"] == metrics["reference"]]
+    assert (reference.version, reference.origin) == (
+        metrics["version"],
+        f"the test split of {metrics['reference']}",
+    )
+    assert sorted(reference.columns.characters or []) == sorted(map(len, texts))
+    assert reference.columns.rows >= MIN_REFERENCE_ROWS  # also of the smallest profile
 
 
 def test_mlflow_has_the_run_and_a_candidate_that_answers_as_the_bundle(

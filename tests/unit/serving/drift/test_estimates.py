@@ -152,7 +152,7 @@ def test_the_intervals_hold_the_truth_in_about_95_of_100_data_sets(
                 known[name, figure] += 1
                 held[name, figure] += found.low <= truth <= found.high
     rates = {key: held[key] / known[key] for key in held}
-    print(weighting, rows, {"/".join(key): round(rate, 3) for key, rate in rates.items()})
+    print(weighting, rows, {"/".join(key): round(float(rate), 3) for key, rate in rates.items()})
     assert min(known.values()) > 0.95 * DATA_SETS
     # One rate of 200 has a standard error of 1.5 points.
     assert min(rates.values()) >= 0.90
