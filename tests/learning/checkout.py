@@ -1,0 +1,140 @@
+"""A copy of this checkout with a data set, sources and gates of its own, and commands in it.
+
+Nothing of the user's `data/`, `models/` or `mlflow.db` is read or changed.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from serving.settings import PREFIX
+from tests.conftest import TINY_PARAMS, set_params, tiny_base
+from tests.support.service import ROOT, without_settings
+
+CODE = ("training", "serving", "requirements", "configs")
+FILES = (".dvcignore", "dvc.yaml", "data/benchmarks.sha256", "data/sample/tweets.csv")
+LABELS = {label: [label] for label in ("hate", "offensive", "neither")}
+ATTRIBUTES = ("SEVERE_TOXICITY", "IDENTITY_ATTACK", "INSULT", "PROFANITY", "THREAT")
+OWN = {"labels": LABELS, "attributes": {name: name for name in ATTRIBUTES}}
+# A team's own data, for which a copy of the project's sample stands here. A model of the bundled
+# sample itself can never be promoted, and no change of the sources makes that possible.
+SOURCES = {
+    "own": {"path": "own/comments.csv", **OWN},
+    "pairs": {"path": "own/pairs.csv", "use": "train", "twins": True, "max_rows": 700, **OWN},
+    "reviewed": {"kind": "log", "uri": "${MONGODB_URI}", "passes": 2},
+}
+PARAMS = TINY_PARAMS | {"prepare": {"val_fraction": 0.2, "test_fraction": 0.2}}
+# Of the project's gates, those that hold for every model stay. Floors are for a model of one layer
+# that learned from 1,000 rows; one of 120 test rows is 0.8 points.
+GATES: dict[str, Any] = {
+    "floors": {
+        "sources.own.rows": 100,
+        "sources.own.macro_f1": 0.5,
+        "sources.own.classes.*.recall": 0.3,
+        "behaviour.all": 0.2,
+        "int8_against_fp32.macro_f1_difference": -0.1,
+    },
+    "ceilings": {
+        "sources.own.ece": 0.3,
+        "int8_against_fp32.label_change_share": 0.15,
+        "batch_invariance.label_changes": 0,
+        "batch_invariance.max_abs_difference": 0.001,
+        "megabytes": 26,
+    },
+    "max_macro_f1_drop": 0.1,
+    "max_drop": {"behaviour.all": 0.1},
+    "max_rise": {"sources.own.ece": 0.15},
+    "max_ratio": {"milliseconds_a_text.int8.p95": 5.0, "megabytes": 1.25},
+}
+COMMAND_SECONDS = 900
+SPLITS = ("train", "val", "test", "external")
+
+
+class Checkout:
+    """The copy. `settings` are those of the service, without prefix; commands get them too."""
+
+    def __init__(self, folder: Path, settings: dict[str, str]) -> None:
+        self.folder = folder / "checkout"
+        self.production = self.folder / "models" / "production"
+        self.drift_report = Path(settings["DRIFT_REPORT"])
+        self._settings = settings
+        _copy(self.folder)
+        base = tiny_base(folder / "base")
+        set_params(self.folder, PARAMS | {"train": TINY_PARAMS["train"] | {"base": str(base)}})
+        _write_own(self.folder)
+
+    def python(self, *arguments: str, mongodb: str = "") -> subprocess.CompletedProcess[str]:
+        """Run a module in the copy; its output goes to a file and into the result."""
+        settings = self._settings | {"BUNDLE": str(self.production)}
+        environment = without_settings() | {PREFIX + name: v for name, v in settings.items()}
+        for name in ("DATA_DIR", "MLFLOW_TRACKING_URI"):
+            environment.pop(name, None)
+        environment["MONGODB_URI"] = environment["TAGGER_MONGODB_URI"] = (
+            mongodb or settings["MONGODB_URI"]
+        )
+        # `dvc` is a module of the environment that runs this test; its stages call `python`.
+        environment["PATH"] = os.pathsep.join(
+            [str(Path(sys.executable).parent), environment["PATH"]]
+        )
+        ended = subprocess.run(
+            [sys.executable, "-m", *arguments],
+            cwd=self.folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            timeout=COMMAND_SECONDS,
+        )
+        with (self.folder / "commands.log").open("a") as log:
+            log.write(f"$ python -m {' '.join(arguments)}\n{ended.stdout}\n")
+        return ended
+
+    def must(self, *arguments: str, mongodb: str = "") -> str:
+        """Run a module that must succeed; return its output."""
+        ended = self.python(*arguments, mongodb=mongodb)
+        assert ended.returncode == 0, f"{' '.join(arguments)}:\n{ended.stdout[-3000:]}"
+        return ended.stdout
+
+    def prepared(self) -> dict[str, str]:
+        """Return the digest of each split."""
+        files = {split: self.folder / f"data/processed/{split}.parquet" for split in SPLITS}
+        return {
+            split: hashlib.sha256(path.read_bytes()).hexdigest() for split, path in files.items()
+        }
+
+
+def _copy(folder: Path) -> None:
+    for name in CODE:
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+    for name in FILES:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    (folder / ".dvc").mkdir()
+    config = (ROOT / ".dvc/config").read_text()
+    (folder / ".dvc/config").write_text(config + "    no_scm = true\n")
+
+
+def _write_own(folder: Path) -> None:
+    """Write the data set, sources.yaml, gates.yaml, and the behavioural suite without floors.
+
+    The suite's floors are for a model of the full data; what it compares with production stays.
+    """
+    own = folder / "own"
+    own.mkdir()
+    shutil.copy(ROOT / "data/sample/tweets.csv", own / "comments.csv")
+    shutil.copy(ROOT / "data/sample/contrast.csv", own / "pairs.csv")
+    configs = folder / "configs"
+    (configs / "sources.yaml").write_text(yaml.safe_dump(SOURCES, sort_keys=False))
+    gates = yaml.safe_load((configs / "gates.yaml").read_text()) | GATES
+    (configs / "gates.yaml").write_text(yaml.safe_dump(gates))
+    suite = (configs / "behaviour.yaml").read_text()
+    (configs / "behaviour.yaml").write_text(re.sub(r"(?m)^    floor: .*$", "    floor: 0.0", suite))
