@@ -24,6 +24,7 @@ from tests.chaos.__main__ import interrupt
 from tests.learning.checkout import Checkout
 from tests.learning.people import api_keys
 from tests.learning.steps import DATABASE, STEPS, Circle
+from tests.learning.texts import Writer
 from tests.support.mongodb import MongoServer
 
 WIDTH = 100
@@ -50,8 +51,8 @@ def run(name: str, circle: Circle) -> bool:
     except Exception:
         figures = "FAILED"
         traceback.print_exc()
-        for log in (circle.folder / "stderr", circle.checkout.folder / "commands.log"):
-            print(log.read_text()[-3000:] if log.exists() else "", file=sys.stderr)
+        log = circle.folder / "stderr"
+        print(log.read_text()[-2000:] if log.exists() else "", file=sys.stderr)
     seconds = f"{time.monotonic() - started:5.0f} s  "
     indent = " " * (16 + len(seconds))
     print(textwrap.fill(figures, WIDTH, initial_indent=f"{name:16}{seconds}",
@@ -68,7 +69,9 @@ def main() -> int:
         folder = Path(work)
         with MongoServer(folder / "mongodb") as mongo:
             settings = settings_of(mongo, folder)
-            circle = Circle(Checkout(folder, settings), mongo, folder, settings)
+            writer = Writer(21)
+            checkout = Checkout(folder, settings, writer)
+            circle = Circle(checkout, mongo, folder, settings, writer)
             try:
                 held = all(run(name, circle) for name in STEPS)
             finally:

@@ -38,16 +38,13 @@ class Circle:
     mongo: MongoServer
     folder: Path
     settings: dict[str, str]
-    writer: Writer = field(default_factory=lambda: Writer(21))
+    writer: Writer
     people: People = None  # type: ignore[assignment]  # from the second step on
     service: Served | None = None
     coined: list[str] = field(default_factory=list)
     ordinary: list[str] = field(default_factory=list)
     new: dict[str, list[str]] = field(default_factory=dict)
     before: dict[str, float] = field(default_factory=dict)
-
-    def database(self, client: MongoClient[Document], name: str = DATABASE) -> Any:
-        return client[name]
 
     def shares(self) -> dict[str, float]:
         """The shares of the new sentences that the model calls offensive or hate, by noun."""
@@ -264,9 +261,11 @@ def report(checkout: Checkout) -> dict[str, Any]:
     return log
 
 
-def passed(gates: str) -> str:
-    """Return the number of gates in the report of a promotion."""
-    return str(gates.count("\n|"))
+def passed(page: str) -> str:
+    """Return the number of gates in the report of a promotion, all of which passed."""
+    found = re.search(r"(\d+) gates, 0 failed", page)
+    assert found, page[:300]
+    return found[1]
 
 
 def alerts() -> str:
