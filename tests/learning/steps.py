@@ -126,7 +126,9 @@ def flag(circle: Circle) -> str:
     """`tweet-tagger drift` says that the model has become worse on this traffic."""
     checked = circle.checkout.python("serving", "drift", "--days", "1")
     assert checked.returncode in (0, DRIFT), checked.stdout
-    estimates = json.loads(circle.checkout.drift_report.read_text())["estimates"]
+    made = json.loads(circle.checkout.drift_report.read_text())
+    estimates = made["estimates"]
+    drifted = [column["name"] for column in made["columns"] if column["drifted"]]
     precision = estimates["labels"]["neither"]["precision"]
     recall = estimates["labels"]["offensive"]["recall"]
     floors = {label: float(floor) for label, floor in FLOOR.findall(alerts())}
@@ -134,8 +136,9 @@ def flag(circle: Circle) -> str:
     low = [label for label, floor in floors.items() if high.get(label, 1) < floor]
     assert checked.returncode == DRIFT or low, (high, floors, checked.stdout)
     return (
-        f"exit {checked.returncode}; by {estimates['reviews']} random reviews: precision of "
-        f"neither {interval(precision)}, recall of offensive {interval(recall)}; "
+        f"exit {checked.returncode}, drift of {', '.join(drifted) or 'nothing'}; by "
+        f"{estimates['reviews']} random reviews: precision of neither {interval(precision)}, "
+        f"recall of offensive {interval(recall)}; "
         f"TaggerPrecisionLow: {', '.join(low) or 'not firing'}"
     )
 
@@ -175,7 +178,7 @@ def caught(circle: Circle) -> str:
     changes = [f"{name} {circle.before[name]:.0%} to {after[name]:.0%}" for name in after]
     shown = "; ".join(changes)
     assert after[COINED] >= 0.8, shown
-    assert after[COINED] - circle.before[COINED] >= 0.4, shown
+    assert after[COINED] - circle.before[COINED] >= 0.3, shown
     for name in after:
         if name != COINED:
             assert after[name] <= circle.before[name] + 0.1, shown

@@ -17,6 +17,14 @@ NOUNS = (
     "teacher", "baker", "drummer", "gardener", "cyclist", "nurse", "plumber", "student", "waiter",
     "farmer", "painter", "lodger", "tourist", "singer", "dentist", "postman",
 )  # fmt: skip
+# Only in the team's own data: a model that knows few nouns takes every other one for an insult.
+MORE_NOUNS = (
+    "welder", "cellist", "notary", "beekeeper", "glazier", "librarian", "referee", "tiler",
+    "florist", "midwife", "saddler", "violinist", "optician", "lifeguard", "juggler", "brewer",
+    "architect", "typesetter", "ranger", "botanist", "curator", "locksmith", "usher", "vicar",
+    "surveyor", "translator", "upholsterer", "weaver", "knitter", "astronomer", "geologist",
+)  # fmt: skip
+KNOWN_INSULTS = ("idiot", "moron", "loser", "asshole", "bastard", "jerk", "scumbag", "prick")
 
 
 class Frames(NamedTuple):
