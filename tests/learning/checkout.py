@@ -5,7 +5,6 @@ Nothing of the user's `data/`, `models/` or `mlflow.db` is read or changed.
 
 import hashlib
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -17,7 +16,7 @@ import yaml
 
 from serving.settings import PREFIX
 from tests.conftest import TINY_PARAMS, set_params, tiny_base
-from tests.learning.texts import KNOWN_INSULTS, MORE_NOUNS, NOUNS, Writer
+from tests.learning.texts import KNOWN_INSULTS, MORE_NOUNS, NEW, NOUNS, Writer
 from tests.support.service import ROOT, without_settings
 
 CODE = ("training", "serving", "requirements", "configs")
@@ -34,6 +33,7 @@ SOURCES = {
 }
 PARAMS = TINY_PARAMS | {"prepare": {"val_fraction": 0.2, "test_fraction": 0.2}}
 TRAIN = TINY_PARAMS["train"] | {"epochs": 6, "checkpoint_steps": 500}
+CASES = 60  # of each capability
 OWN_SENTENCES = {"offensive": 200, "neither": 350}
 # Of the project's gates, those that hold for every model stay. Floors are for a model of one layer
 # that learned from 1,000 rows; one of 120 test rows is 0.8 points.
@@ -42,7 +42,7 @@ GATES: dict[str, Any] = {
         "sources.own.rows": 100,
         "sources.own.macro_f1": 0.5,
         "sources.own.classes.*.recall": 0.3,
-        "behaviour.all": 0.2,
+        "behaviour.all": 0.6,
         "int8_against_fp32.macro_f1_difference": -0.1,
     },
     "ceilings": {
@@ -53,8 +53,8 @@ GATES: dict[str, Any] = {
         "megabytes": 26,
     },
     "max_macro_f1_drop": 0.1,
-    "max_capability_drop": 0.5,  # some have ten texts
-    "max_drop": {"behaviour.all": 0.1},
+    "max_capability_drop": 0.15,
+    "max_drop": {"behaviour.all": 0.05},
     "max_rise": {"sources.own.ece": 0.15},
     "max_ratio": {"milliseconds_a_text.int8.p95": 5.0, "megabytes": 1.25},
 }
@@ -74,7 +74,7 @@ class Checkout:
         base = tiny_base(folder / "base")
         set_params(self.folder, PARAMS | {"train": TRAIN | {"base": str(base)}})
         _write_data(self.folder / "own", writer)
-        _write_configs(self.folder / "configs")
+        _write_configs(self.folder / "configs", writer)
 
     def python(self, *arguments: str, mongodb: str = "") -> subprocess.CompletedProcess[str]:
         """Run a module in the copy; its output goes to a file and into the result."""
@@ -146,13 +146,26 @@ def _write_data(folder: Path, writer: Writer) -> None:
     pd.concat([sample, pd.DataFrame(written)]).to_csv(folder / "comments.csv", index=False)
 
 
-def _write_configs(folder: Path) -> None:
-    """Write sources.yaml, gates.yaml, and the behavioural suite without floors.
-
-    The suite's floors are for a model of the full data; what it compares with production stays.
-    """
-    (folder / "sources.yaml").write_text(yaml.safe_dump(SOURCES, sort_keys=False))
+def _write_configs(folder: Path, writer: Writer) -> None:
+    """Write sources.yaml, gates.yaml and behaviour.yaml."""
     gates = yaml.safe_load((folder / "gates.yaml").read_text()) | GATES
-    (folder / "gates.yaml").write_text(yaml.safe_dump(gates))
-    suite = (folder / "behaviour.yaml").read_text()
-    (folder / "behaviour.yaml").write_text(re.sub(r"(?m)^    floor: .*$", "    floor: 0.0", suite))
+    contents = {"sources": SOURCES, "gates": gates, "behaviour": _suite(writer)}
+    for name, content in contents.items():
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+
+
+def _suite(writer: Writer) -> dict[str, Any]:
+    """Return a behavioural suite of what the data set teaches."""
+    cases = {
+        "known insults": (["hate", "offensive"], 0.5, writer.write(CASES, KNOWN_INSULTS, NEW)),
+        "ordinary words": (["neither"], 0.7, writer.write(CASES, NOUNS, NEW)),
+        "other words": (["neither"], 0.6, writer.write(CASES, MORE_NOUNS, NEW)),
+    }
+    capabilities: list[dict[str, Any]] = [
+        {"name": name, "description": name, "expect": expect, "floor": floor, "cases": texts}
+        for name, (expect, floor, texts) in cases.items()
+    ]
+    # The suite's figures of groups need a template; so few rows teach nothing about groups.
+    praise = {"name": "praise", "description": "kind words", "expect": ["neither", "offensive"]}
+    capabilities.append(praise | {"floor": 0.0, "templates": ["I met some {group} on the train"]})
+    return {"groups": {"group": ["women", "Jews", "immigrants"]}, "capabilities": capabilities}

@@ -18,6 +18,7 @@ USERS = ("ada", "ben", "cleo", "dan")
 POISONER = "mallory"
 REVIEWERS = ("ann", "bob")
 TEXTS_OF_A_REQUEST = 20
+MAX_IDLE = 10  # requests without an item
 
 
 def api_keys() -> str:
@@ -90,10 +91,13 @@ class People:
         self.stored.feedback[who] += 1
 
     def review(self, number: int) -> None:
-        """Let the reviewers label, by turns, what the queue gives them, until it has no more."""
+        """Let the reviewers label, by turns, what the queue gives them, until it has no more.
+
+        A request may find nothing although the next one draws an item at random.
+        """
         idle = 0
         for reviewer in cycle(REVIEWERS):
-            if len(self.stored.reviews) >= number or idle == len(REVIEWERS):
+            if len(self.stored.reviews) >= number or idle == MAX_IDLE:
                 return
             items = self._call(reviewer, "GET", "review?limit=5")["items"]
             idle = 0 if items else idle + 1

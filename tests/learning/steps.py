@@ -16,15 +16,18 @@ from serving.prediction_log.records import Document
 from tests.chaos.service import texts_in
 from tests.learning.checkout import Checkout
 from tests.learning.people import POISONER, USERS, People
-from tests.learning.texts import COINED, HARMLESS, NEW, NOUNS, Writer
+from tests.learning.texts import COINED, HARMLESS, NEW, NEW_HARMLESS, NOUNS, Writer
 from tests.support.mongodb import MongoServer
 from tests.support.service import ROOT, START_SECONDS, Served
 
 DATABASE, WITHOUT_POISON = "tweet_tagger", "without_poison"
-QUIET, WAVE, ORDINARY = 400, 400, 100  # texts of a quiet time; coined and ordinary ones of a wave
+QUIET, ORDINARY, WAVE = 400, 100, 600  # texts: of the reference, after it, and of the wave
 NEW_TEXTS = 150
-COMPLAINTS, POISONED = 120, 500  # texts that users complain of; wrong labels
+COMPLAINTS, POISONED = 100, 500  # texts that users complain of; wrong labels
 REVIEWS = 240
+# Of the shares of new harmless sentences called offensive or hate. A model of one layer knows a new
+# word by a few word pieces.
+MAX_RISE = {"ordinary": 0.1, "harmless new words": 0.25}
 TOXIC = {"hate", "offensive"}
 FLOOR = re.compile(r'tagger_estimated_precision\{bound="high",label="(\w+)"\}\) < ([0-9.]+)')
 DRIFT = 3  # exit status of `tweet-tagger drift`
@@ -67,7 +70,7 @@ def first_model(circle: Circle) -> str:
     circle.new = {
         COINED: circle.writer.write(NEW_TEXTS, [COINED], NEW),
         "ordinary": circle.writer.write(NEW_TEXTS, NOUNS, NEW),
-        "harmless new words": circle.writer.write(NEW_TEXTS, HARMLESS, NEW),
+        "harmless new words": circle.writer.write(NEW_TEXTS, NEW_HARMLESS, NEW),
     }
     circle.before = circle.shares()
     return f"{version}, {passed(gates)} gates passed"
@@ -75,9 +78,9 @@ def first_model(circle: Circle) -> str:
 
 def quiet(circle: Circle) -> str:
     """Ordinary traffic; a part of it becomes the reference, and the rest has not drifted."""
-    send(circle, circle.writer.write(QUIET, NOUNS), circle.ordinary)
+    send(circle, circle.writer.write(QUIET, (*NOUNS, *HARMLESS)), circle.ordinary)
     circle.checkout.must("serving", "drift", "--days", "1", "--set-reference")
-    send(circle, circle.writer.write(ORDINARY, NOUNS), circle.ordinary)
+    send(circle, circle.writer.write(ORDINARY, (*NOUNS, *HARMLESS)), circle.ordinary)
     checked = circle.checkout.python("serving", "drift", "--days", "1")
     assert checked.returncode == 0, checked.stdout
     called = toxic([circle.people.stored.called[id_] for id_ in circle.ordinary])
@@ -98,9 +101,9 @@ def complaints(circle: Circle) -> str:
     called = circle.people.stored.called
     missed = [id_ for id_ in circle.coined if called[id_] not in TOXIC][:COMPLAINTS]
     for i, id_ in enumerate(missed):
-        # Of every second text three independent users; the others' reviewers must decide.
-        for user in USERS[: 3 if i % 2 else 1]:
-            circle.people.say(user, id_, "offensive")
+        # Of every second text three users, which is enough; of the others reviewers must decide.
+        for j in range(3 if i % 2 else 1):
+            circle.people.say(USERS[(i // 2 + j) % len(USERS)], id_, "offensive")
     wrong = [(id_, "neither") for id_ in circle.coined[: POISONED // 2]]
     wrong += [(id_, "hate") for id_ in circle.ordinary]
     for id_, label in wrong[:POISONED]:
@@ -123,7 +126,10 @@ def reviews(circle: Circle) -> str:
 
 
 def flag(circle: Circle) -> str:
-    """`tweet-tagger drift` says that the model has become worse on this traffic."""
+    """`tweet-tagger drift` estimates a precision for which an alert fires.
+
+    The model takes the new texts for ordinary ones, so the columns may show no drift.
+    """
     checked = circle.checkout.python("serving", "drift", "--days", "1")
     assert checked.returncode in (0, DRIFT), checked.stdout
     made = json.loads(circle.checkout.drift_report.read_text())
@@ -134,12 +140,12 @@ def flag(circle: Circle) -> str:
     floors = {label: float(floor) for label, floor in FLOOR.findall(alerts())}
     high = circle.people.gauges("tagger_estimated_precision", bound="high")
     low = [label for label, floor in floors.items() if high.get(label, 1) < floor]
-    assert checked.returncode == DRIFT or low, (high, floors, checked.stdout)
+    assert "neither" in low, (high, floors, checked.stdout)
     return (
         f"exit {checked.returncode}, drift of {', '.join(drifted) or 'nothing'}; by "
         f"{estimates['reviews']} random reviews: precision of neither {interval(precision)}, "
         f"recall of offensive {interval(recall)}; "
-        f"TaggerPrecisionLow: {', '.join(low) or 'not firing'}"
+        f"TaggerPrecisionLow fires for {', '.join(low)}"
     )
 
 
@@ -167,9 +173,10 @@ def refused(circle: Circle) -> str:
     of_feedback = sum(by_kind["feedback"].values())
     assert feedback["read"] == circle.people.stored.feedback.total(), log
     assert feedback["read"] == feedback["agreed"] + feedback["confirmed"] + of_feedback, log
-    parts = [f"{n} {why}" for part in by_kind.values() for why, n in part.items()]
-    parts += [f"{n} {why}" for why, n in log["rows"].items() if why[:2] != "in " or "source" in why]
-    return ", ".join(parts)
+    assert not by_kind["reviews"], log
+    counted = ", ".join(f"{number} {why}" for why, number in by_kind["feedback"].items())
+    nearly = log["rows"]["nearly those of an earlier row"]
+    return f"of {feedback['read']} feedback {counted}; {nearly} rows nearly those of others"
 
 
 def caught(circle: Circle) -> str:
@@ -179,9 +186,8 @@ def caught(circle: Circle) -> str:
     shown = "; ".join(changes)
     assert after[COINED] >= 0.8, shown
     assert after[COINED] - circle.before[COINED] >= 0.3, shown
-    for name in after:
-        if name != COINED:
-            assert after[name] <= circle.before[name] + 0.1, shown
+    for name, rise in MAX_RISE.items():
+        assert after[name] <= circle.before[name] + rise, shown
     return f"called offensive or hate, of {NEW_TEXTS} new texts each: {shown}"
 
 

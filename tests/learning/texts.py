@@ -1,8 +1,8 @@
 """What simulated people write: sentences in which one noun alone decides the label.
 
-`glorbnik` is an insult that was made up for this test. Every sentence that has it has a twin frame
-with an ordinary noun, so that nothing but the new word tells them apart. New sentences have frames
-and words that are in no other sentence.
+`glorbnik` is an insult that was made up for this test. The same frames have ordinary nouns too, so
+that nothing but the new word tells the sentences apart. New sentences have frames, people, places,
+events and times that are in no sentence of the traffic.
 """
 
 import random
@@ -12,7 +12,9 @@ from typing import NamedTuple
 
 COINED = "glorbnik"
 # Made up too, and harmless: a model that takes every unknown word for an insult has learned wrong.
-HARMLESS = ("trellibon", "marfelow", "quistane")
+# The first ones are in the traffic, as some are in any; the others are in new sentences alone.
+HARMLESS = ("sprindel", "ovaline", "tembrock", "cuffarin", "yostrel", "lamperick")
+NEW_HARMLESS = ("trellibon", "marfelow", "quistane")
 NOUNS = (
     "teacher", "baker", "drummer", "gardener", "cyclist", "nurse", "plumber", "student", "waiter",
     "farmer", "painter", "lodger", "tourist", "singer", "dentist", "postman",
