@@ -37,7 +37,7 @@ def settings_of(mongo: MongoServer, folder: Path) -> dict[str, str]:
         "OUTBOX": str(folder / "outbox.db"),
         "API_KEYS": api_keys(),
         "WATCH_SECONDS": "1",
-        "REVIEW_RANDOM_SHARE": "0.3",
+        "REVIEW_RANDOM_SHARE": "0.5",
         "DRIFT_REPORT": str(folder / "drift" / "drift.json"),
         "MAX_QUEUE_SECONDS": "20",  # no 429 on a busy machine
     }

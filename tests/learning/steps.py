@@ -21,9 +21,9 @@ from tests.support.mongodb import MongoServer
 from tests.support.service import ROOT, START_SECONDS, Served
 
 DATABASE, WITHOUT_POISON = "tweet_tagger", "without_poison"
-QUIET, ORDINARY, WAVE = 400, 100, 600  # texts: of the reference, after it, and of the wave
+QUIET, ORDINARY, WAVE = 300, 150, 450  # texts: of the reference, after it, and of the wave
 NEW_TEXTS = 150
-COMPLAINTS, POISONED = 100, 500  # texts that users complain of; wrong labels
+COMPLAINTS, POISONED = 60, 500  # texts that users complain of; wrong labels
 REVIEWS = 240
 # Of the shares of new harmless sentences called offensive or hate. A model of one layer knows a new
 # word by a few word pieces.
@@ -104,9 +104,9 @@ def complaints(circle: Circle) -> str:
         # Of every second text three users, which is enough; of the others reviewers must decide.
         for j in range(3 if i % 2 else 1):
             circle.people.say(USERS[(i // 2 + j) % len(USERS)], id_, "offensive")
-    wrong = [(id_, "neither") for id_ in circle.coined[: POISONED // 2]]
+    wrong = [(id_, "neither") for id_ in circle.coined[: POISONED - len(circle.ordinary)]]
     wrong += [(id_, "hate") for id_ in circle.ordinary]
-    for id_, label in wrong[:POISONED]:
+    for id_, label in wrong:
         circle.people.say(POISONER, id_, label)
     said = circle.people.stored.feedback
     wait_for(circle, "feedback", said.total())
@@ -120,7 +120,7 @@ def reviews(circle: Circle) -> str:
     assert reasons["feedback"], reasons
     assert reasons["random"], reasons
     offensive = Counter(labels)["offensive"]
-    assert offensive >= 40, f"the queue gave {offensive} texts with {COINED}"
+    assert offensive >= 60, f"the queue gave {offensive} texts with {COINED}"
     why = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
     return f"{len(labels)} reviews, {offensive} of “{COINED}”; {why}"
 
