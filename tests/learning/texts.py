@@ -1,8 +1,8 @@
 """What simulated people write: sentences in which one noun alone decides the label.
 
 `glorbnik` is an insult that was made up for this test. The same frames have ordinary nouns too, so
-that nothing but the new word tells the sentences apart. New sentences have frames, people, places,
-events and times that are in no sentence of the traffic.
+that nothing but the new word tells the sentences apart. It is never in the frames NEW before the
+end: the next model must recognise it where it has not seen it.
 """
 
 import random
