@@ -10,7 +10,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
 .PHONY: help setup clean train bundle gates promote rollback release mlflow serve drift mongo check test e2e clients \
-	chaos replicas-test observability-test kubernetes-check scale-test bench bulk-bench explain-bench docs screenshots image deploy
+	chaos replicas-test learning-test observability-test kubernetes-check scale-test bench bulk-bench explain-bench docs screenshots image deploy
 
 help:
 	@awk '/^##@/ {printf "\n%s\n", substr($$0, 5)} \
@@ -116,6 +116,9 @@ replicas-test: .venv/.dev ## Restart and kill replicas behind HAProxy under load
 	{ command -v haproxy && command -v redis-server; } >/dev/null || test "$$(id -u)" != 0 || \
 		{ apt-get update -qq && apt-get install -y -qq haproxy redis-server >/dev/null; }
 	python -m tests.replicas --bundle $(BUNDLE_DIR) $(if $(SHORT),--short)
+
+learning-test: .venv/.dev ## Teach a served model a coined insult: log, review, train, gates, promote; poisoners too
+	python -m tests.learning
 
 scale-test: .venv/.dev ## Score files on two Ray nodes, one killed in the middle; SHORT=1
 	SCALE=1 ROWS=$(if $(SHORT),2000,20000) python -m pytest -s tests/scale

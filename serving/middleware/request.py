@@ -92,9 +92,8 @@ class RequestMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if self._admission.stopping:
-            send = _closing(send)
-        context = RequestContext(scope, receive, send, self._max_bytes, self._body_seconds)
+        limits = self._max_bytes, self._body_seconds
+        context = RequestContext(scope, receive, send, limits, self._admission)
         rule = self._routes.find(scope["path"])
         path = scope["path"].removesuffix("/")
         if rule is UNKNOWN and path and self._routes.find(path) is not UNKNOWN:
@@ -213,14 +212,20 @@ class RequestContext:
     """One request: its id, the limits of its body, and whether its client is still connected."""
 
     __slots__ = (
-        "_deadline", "_max_bytes", "_receive", "_received", "_send", "_state", "_timer",
-        "_watcher", "announced_bytes", "disconnected", "request_id", "started", "status",
+        "_admission", "_deadline", "_max_bytes", "_receive", "_received", "_send", "_state",
+        "_timer", "_watcher", "announced_bytes", "disconnected", "request_id", "started", "status",
     )  # fmt: skip
 
     def __init__(
-        self, scope: ASGIScope, receive: Receive, send: Send, max_bytes: int, body_seconds: float
+        self,
+        scope: ASGIScope,
+        receive: Receive,
+        send: Send,
+        body_limits: tuple[int, float],
+        admission: Admission,
     ) -> None:
-        self._receive, self._send, self._max_bytes = receive, send, max_bytes
+        self._receive, self._send, self._admission = receive, send, admission
+        self._max_bytes, body_seconds = body_limits
         self.started = perf_counter()
         self._deadline = asyncio.get_running_loop().time() + body_seconds
         self.disconnected = False
@@ -285,7 +290,10 @@ class RequestContext:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             headers = list(message.get("headers", ()))
-            message = {**message, "headers": headers + common_headers(self.request_id, headers)}
+            headers += common_headers(self.request_id, headers)
+            if self._admission.stopping:  # the client's next request needs another connection
+                headers.append((b"connection", b"close"))
+            message = {**message, "headers": headers}
         await self._send(message)
 
     def end(self) -> None:
@@ -331,17 +339,6 @@ def error_reply(error: ServiceError, error_format: ErrorFormat) -> tuple[int, He
         *((name.lower().encode(), value.encode()) for name, value in error.headers.items()),
     ]
     return status, headers, body
-
-
-def _closing(send: Send) -> Send:
-    """Return a `send` whose replies ask the client for a new connection, for its next request."""
-
-    async def closing(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
-        await send(message)
-
-    return closing
 
 
 def _client_name(key: ApiKey, scope: ASGIScope) -> str | None:

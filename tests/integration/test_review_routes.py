@@ -267,6 +267,7 @@ def test_a_file_or_an_outbox_that_is_not_there_is_one_sentence(
     assert "No such file" in missing.stderr
     unwritable = tool(service, "export", str(tmp_path / "none" / "out.json"))
     assert (unwritable.returncode, unwritable.stderr.count("\n")) == (2, 1)
+    service.stop()  # while it runs, it makes the file again
     (service.log.parent / "outbox.db").rename(tmp_path / "moved.db")
     absent = tool(service, "export", str(tmp_path / "out.json"))
     assert absent.returncode == 2
