@@ -8,6 +8,7 @@ review_leases   by the prediction's id: an upsert that finds another reviewer's 
 import asyncio
 import random
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from datetime import datetime
 from itertools import pairwise
@@ -38,6 +39,7 @@ from serving.review.store import review_id
 
 HOUR = 3_600_000  # ms
 SECONDS = 10.0  # then a server that accepts connections and hangs counts as unreachable
+FEEDBACK_SEARCHES = 3
 COUNT_SECONDS = 1.0  # of one draw, for past hours; what is counted by then is kept for the next
 SCORES = ["$scores.hate", "$scores.offensive", "$scores.neither"]
 # Of three scores: 2 · largest + smallest - sum. The server computes it, so that only what may need
@@ -76,18 +78,14 @@ class MongoReviews:
             {"$project": ITEM},
             {"$match": {"$or": [{"action": "review"}, {"margin": {"$lt": SMALL_MARGIN}}]}},
         ]
-        fields = {"prediction_id": 1, "label": 1, "client": 1}
-        newest, given, reviews, leased = await asyncio.gather(
+        newest, feedback, reviews, leased = await asyncio.gather(
             self._items(stages),
-            self._find("feedback", {"ts": {"$gte": start}} | KEPT, fields, limit=MAX_FEEDBACK),
+            self._feedback(start),
             self._find("reviews", KEPT, REVIEW, limit=MAX_REVIEWS),
             self._find("review_leases", {"until": {"$gt": timestamp(now)}}, None),
         )
-        feedback = [
-            (each["prediction_id"], each["label"], each.get("client") or "") for each in given
-        ]
         about = await self._items_by_id({row[0] for row in feedback}, start)
-        contradicted = contradicting(feedback, about)
+        contradicted = contradicting(feedback, about, await self.reviews_of(about))
         items = {item.id: item for item in newest}
         items |= {id_: about[id_] for id_ in contradicted}
         known = {_review(each) for each in reviews} | set(await self.reviews_of(items))
@@ -210,6 +208,27 @@ class MongoReviews:
         query = {"_id": {"$in": list(ids)}, "ts": {"$gte": start}} | HAS_TEXT
         found = await self._items([{"$match": query}, {"$project": ITEM}]) if ids else []
         return {item.id: item for item in found}
+
+    async def _feedback(self, start: datetime) -> list[tuple[str, str, str]]:
+        """Return (prediction id, label, client), of each client the newest first.
+
+        Who fills a search is left out of the next one, so that a flood cannot hide the others.
+        """
+        fields = {"prediction_id": 1, "label": 1, "client": 1}
+        found: dict[str, tuple[str, str, str]] = {}
+        flooding: list[str] = []
+        for _ in range(FEEDBACK_SEARCHES):
+            query = {"ts": {"$gte": start}, "client": {"$nin": flooding}} | KEPT
+            given = await self._find("feedback", query, fields, limit=MAX_FEEDBACK)
+            clients = Counter(each.get("client") or "" for each in given)
+            found |= {
+                each["_id"]: (each["prediction_id"], each["label"], each.get("client") or "")
+                for each in given
+            }
+            flooding += [name for name, count in clients.items() if count > MAX_FEEDBACK // 4]
+            if len(given) < MAX_FEEDBACK or not flooding:
+                break
+        return list(found.values())
 
     async def _find(
         self,

@@ -40,10 +40,16 @@ NEWEST = f"""SELECT json_group_array(json(item)) FROM (
 BY_ID = f"""SELECT json_group_array({ITEM}) FROM log
     WHERE kind = {RecordType.PREDICTION:d} AND ts >= ? AND {HAS_TEXT}
     AND id IN (SELECT value FROM json_each(?))"""
-FEEDBACK = f"""SELECT json_group_array(json_array(about, json_extract(body, '$.label'),
-    coalesce(json_extract(body, '$.client'), ''))) FROM (
-        SELECT about, body FROM log WHERE about IS NOT NULL AND ts >= ?
-        ORDER BY seq DESC LIMIT {MAX_FEEDBACK})"""
+# Of one client so many that it cannot hide the others, from so many that a flood costs little.
+FEEDBACK = f"""SELECT json_group_array(json_array(about, label, client)) FROM (
+    SELECT *, row_number() OVER (PARTITION BY client ORDER BY seq DESC) AS place FROM (
+        SELECT seq, about, json_extract(body, '$.label') AS label,
+            coalesce(json_extract(body, '$.client'), '') AS client
+        FROM log WHERE about IS NOT NULL AND ts >= ?
+            AND about NOT IN (SELECT prediction_id FROM review WHERE label <> 'skip')
+        ORDER BY seq DESC LIMIT {50 * MAX_FEEDBACK})
+    ORDER BY seq DESC)
+    WHERE place <= {MAX_FEEDBACK // 4}"""
 COLUMNS = "prediction_id, reviewer, label, ts, reason, prediction_ts"
 COUNT = f"SELECT count(*) FROM log WHERE kind = {RecordType.PREDICTION:d} AND ts >= ?"
 NTH = f"""SELECT id FROM log WHERE seq = (
@@ -73,7 +79,7 @@ class OutboxReviews:
             about = {
                 item.id: item for item in _items(db, BY_ID, since, [row[0] for row in feedback])
             }
-            contradicted = contradicting(feedback, about)
+            contradicted = contradicting(feedback, about, _reviews_of(db, about))
             items |= {id_: about[id_] for id_ in contradicted}
             sql = f"SELECT {COLUMNS} FROM review ORDER BY ts DESC LIMIT {MAX_REVIEWS}"
             reviews = {Review(*row) for row in db.execute(sql)}

@@ -24,7 +24,7 @@ REASONS: tuple[Reason, ...] = get_args(Reason)
 PRIORITY: tuple[Reason, ...] = ("disagreement", "feedback", "second", "action", "margin")
 SMALL_MARGIN = 0.2  # between the two best labels' scores
 MAX_READ = 5_000  # predictions that one look at the queue reads, the newest of the window
-MAX_FEEDBACK = 1_000  # feedback that it reads, the newest too
+MAX_FEEDBACK = 1_000  # feedback that it reads at one time, the newest too
 # Of one client: somebody who sends feedback on everything must not fill the queue.
 MAX_FEEDBACK_OF_CLIENT = 50
 MAX_REVIEWS = 2_000  # the newest, for second reviews and for the agreement
@@ -166,18 +166,25 @@ def _urgency(candidate: tuple[Item, Reason]) -> tuple[int, float, int, str]:
     return PRIORITY.index(reason), closeness, -item.ts, item.id
 
 
-def contradicting(feedback: Iterable[tuple[str, str, str]], items: Mapping[str, Item]) -> set[str]:
-    """Return the ids of predictions that feedback contradicts.
+def contradicting(
+    feedback: Iterable[tuple[str, str, str]],
+    items: Mapping[str, Item],
+    reviews: Iterable[Review],
+) -> set[str]:
+    """Return the ids of predictions that feedback contradicts and nobody has reviewed.
 
     Args:
         feedback: (prediction id, label, client), the newest first. Of one client only the first
-            MAX_FEEDBACK_OF_CLIENT contradictions count.
+            MAX_FEEDBACK_OF_CLIENT contradictions count, so that they are the next ones once these
+            are reviewed.
         items: the predictions that it is about, by id.
+        reviews: all that these have.
     """
+    reviewed = {review.prediction_id for review in reviews if review.label != "skip"}
     found = set()
     of_client: Counter[str] = Counter()
     for id_, label, client in feedback:
-        if id_ in items and label != items[id_].label:
+        if id_ in items and id_ not in reviewed and label != items[id_].label:
             of_client[client] += 1
             if of_client[client] <= MAX_FEEDBACK_OF_CLIENT:
                 found.add(id_)

@@ -24,7 +24,12 @@ from serving.prediction_log.outbox import Outbox
 from serving.prediction_log.records import FeedbackRecord, PredictionRecord, RecordType
 from serving.review.mongo import HOUR, MongoReviews
 from serving.review.outbox import OutboxReviews
-from serving.review.queue import MAX_READ, has_second_reviewer
+from serving.review.queue import (
+    MAX_FEEDBACK,
+    MAX_FEEDBACK_OF_CLIENT,
+    MAX_READ,
+    has_second_reviewer,
+)
 from serving.review.service import (
     DAY,
     NoReviewError,
@@ -80,9 +85,13 @@ class World:
         return prediction(id=new_id(), ts=ts, **fields)
 
     async def feedback(self, prediction_id: str, label: str) -> None:
-        record = FeedbackRecord(prediction_id, label, None, "somebody")
-        document = record.document(int(self.now * 1000))
-        await self.logs[0].outbox.append(RecordType.FEEDBACK, [document])
+        await self.feedback_of("somebody", [prediction_id], label)
+
+    async def feedback_of(self, client: str, prediction_ids: Sequence[str], label: str) -> None:
+        ts = int(self.now * 1000)
+        records = [FeedbackRecord(id_, label, None, client) for id_ in prediction_ids]
+        documents = [record.document(ts) for record in records]
+        await self.logs[0].outbox.append(RecordType.FEEDBACK, documents)
         await self.relay()
 
     async def relay(self) -> None:
@@ -168,6 +177,20 @@ def test_items_come_by_the_rule_with_their_texts(run: Callable[[Test], None]) ->
         assert [item.prediction["text"] for item in state.items] == ["told", "acted", "close"]
         assert (state.reviewed, state.waiting, state.agreement.pairs) == (0, 0, 0)
         assert state.items[0].lease_until == int(START * 1000) + 300_000
+
+    run(test)
+
+
+def test_a_flood_of_feedback_hides_no_other_clients(run: Callable[[Test], None]) -> None:
+    async def test(world: World) -> None:
+        complained = await world.predict(label="offensive")
+        await world.feedback_of("somebody", [complained], "neither")
+        world.now += 1
+        rows = [{"label": "offensive"}] * (MAX_FEEDBACK + 50)
+        await world.feedback_of("flood", await world.predict_many(rows), "hate")
+        snapshot = await world.stores[0].snapshot(0, int(world.now * 1000))
+        assert complained in snapshot.contradicted
+        assert len(snapshot.contradicted) == MAX_FEEDBACK_OF_CLIENT + 1
 
     run(test)
 

@@ -132,9 +132,17 @@ def test_feedback_counts_only_where_it_contradicts_and_one_client_only_so_often(
     items = {f"p{i}": item(f"p{i}") for i in range(200)}
     flood = [(f"p{i}", "hate", "flood") for i in range(100)]
     others = [("p150", "hate", "a"), ("p151", "neither", "b"), ("unknown", "hate", "c")]
-    found = contradicting([*flood, *others], items)
+    found = contradicting([*flood, *others], items, [])
     assert len(found) == MAX_FEEDBACK_OF_CLIENT + 1
     assert found & {"p150", "p151", "unknown"} == {"p150"}
+
+
+def test_what_is_reviewed_makes_room_for_a_clients_older_feedback() -> None:
+    items = {f"p{i}": item(f"p{i}") for i in range(200)}
+    feedback = [(f"p{i}", "hate", "a") for i in range(200)]
+    reviews = [Review(f"p{i}", "ann", "skip" if i else "hate", 1, "feedback", 0) for i in range(2)]
+    found = contradicting(feedback, items, reviews)
+    assert found == {f"p{i}" for i in range(1, MAX_FEEDBACK_OF_CLIENT + 1)}
 
 
 def test_the_margin_is_between_the_two_best_labels() -> None:
