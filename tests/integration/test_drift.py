@@ -4,23 +4,22 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from pymongo import MongoClient
+from pymongo.database import Database
 
 from serving import cli
 from serving.drift.columns import REFERENCE, Reference, read_reference
 from serving.drift.run import MIN_ROWS
-from serving.ids import new_id
 from serving.observability.drift import DriftReport
 from serving.prediction_log.records import timestamp
 from tests.conftest import ROOT
 from tests.support.drift import drawn_from, fill_outbox, fill_reviews, review
-from tests.support.mongodb import MongoServer, free_port
+from tests.support.mongodb import free_port
 from tests.support.prediction_log import prediction
 from tests.support.service import Served, without_settings
 
@@ -221,24 +220,11 @@ def test_without_the_extra_the_command_says_what_to_install(
     )
 
 
-@pytest.fixture(scope="module")
-def mongodb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of an empty database."""
-    name = f"drift_{new_id()}"
-    if given := os.environ.get("MONGODB_TEST_URI"):
-        head, _, options = given.partition("?")
-        yield f"{head.rstrip('/')}/{name}" + (f"?{options}" if options else "")
-        with MongoClient[dict[str, Any]](given) as client:
-            client.drop_database(name)
-        return
-    with MongoServer(tmp_path_factory.mktemp("mongo")) as server:
-        yield f"{server.uri}{name}"
-
-
 def test_the_log_in_mongodb_is_read_as_the_outbox_is(
     run: Run,
     reference: Reference,
-    mongodb: str,
+    uri: str,
+    database: Database[dict[str, Any]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -248,21 +234,19 @@ def test_the_log_in_mongodb_is_read_as_the_outbox_is(
 
     reviewed = review("a", "hate", "hate", NOW, reference.version)
     times = {name: timestamp(reviewed[name]) for name in ("ts", "prediction_ts")}
-    with MongoClient[dict[str, Any]](mongodb, tz_aware=True) as client:
-        database = client.get_default_database()
-        database.predictions.insert_many(stored())
-        database.predictions.insert_one({"_id": "gone", "ts": NOW, "erased": True})
-        database.reviews.insert_one(reviewed | times)
-        database.reviews.insert_one({"_id": "gone", "ts": NOW, "erased": True})
-        ended = run(MONGODB_URI=mongodb)
-        assert ended.code == 0, ended
-        report = written(tmp_path / "out")
-        assert (report.rows, report.others, report.estimates.reviews) == (600, 0, 1)
-        database.predictions.insert_many(stored(longer=3))
-        monkeypatch.setattr("serving.drift.log.MAX_ROWS", 600)
-        ended = run(MONGODB_URI=mongodb)
-        assert ended.code == 3, ended
-        report = written(tmp_path / "out")
-        assert report.found == 1200
-        assert 450 < report.rows < 750
-        assert drifted(report) == {"characters"}
+    database.predictions.insert_many(stored())
+    database.predictions.insert_one({"_id": "gone", "ts": NOW, "erased": True})
+    database.reviews.insert_one(reviewed | times)
+    database.reviews.insert_one({"_id": "gone", "ts": NOW, "erased": True})
+    ended = run(MONGODB_URI=uri)
+    assert ended.code == 0, ended
+    report = written(tmp_path / "out")
+    assert (report.rows, report.others, report.estimates.reviews) == (600, 0, 1)
+    database.predictions.insert_many(stored(longer=3))
+    monkeypatch.setattr("serving.drift.log.MAX_ROWS", 600)
+    ended = run(MONGODB_URI=uri)
+    assert ended.code == 3, ended
+    report = written(tmp_path / "out")
+    assert report.found == 1200
+    assert 450 < report.rows < 750
+    assert drifted(report) == {"characters"}

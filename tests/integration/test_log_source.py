@@ -4,8 +4,6 @@ The server is MONGODB_TEST_URI if it is set, else secantusdb.
 """
 
 import asyncio
-import os
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,6 @@ from pymongo import MongoClient
 from pymongo.database import Database
 
 from serving.auth import new_key
-from serving.ids import new_id
 from serving.prediction_log.log import PredictionLog
 from serving.prediction_log.mongo import MongoArchive
 from serving.prediction_log.outbox import Outbox
@@ -48,29 +45,6 @@ SAID = [
     *by_clients("too few of them", "hate", "10.0.0.1", "10.0.0.2"),
     Said("soon to be forgotten", "hate", reviewer="ann"),
 ]
-
-
-@pytest.fixture(scope="module")
-def server_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    if given := os.environ.get("MONGODB_TEST_URI"):
-        yield given
-        return
-    with MongoServer(tmp_path_factory.mktemp("mongo")) as server:
-        yield server.uri
-
-
-@pytest.fixture
-def database(server_uri: str) -> Iterator[Database[Documents]]:
-    with MongoClient[Documents](server_uri, tz_aware=True) as client:
-        name = f"test_{new_id()}"
-        yield client[name]
-        client.drop_database(name)
-
-
-@pytest.fixture
-def uri(server_uri: str, database: Database[Documents]) -> str:
-    head, _, options = server_uri.partition("?")
-    return f"{head.rstrip('/')}/{database.name}" + (f"?{options}" if options else "")
 
 
 @pytest.fixture

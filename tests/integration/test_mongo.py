@@ -57,20 +57,6 @@ def server_uri(request: pytest.FixtureRequest) -> str:
     return uri
 
 
-@pytest.fixture
-def database(server_uri: str) -> Iterator[Database[Documents]]:
-    with MongoClient[Documents](server_uri, tz_aware=True) as client:
-        name = f"test_{new_id()}"
-        yield client[name]
-        client.drop_database(name)
-
-
-@pytest.fixture
-def uri(server_uri: str, database: Database[Documents]) -> str:
-    head, _, options = server_uri.partition("?")
-    return f"{head.rstrip('/')}/{database.name}" + (f"?{options}" if options else "")
-
-
 def with_archive(uri: str, test: Callable[[MongoArchive], Awaitable[None]], **options: Any) -> None:
     async def run() -> None:
         archive = MongoArchive(uri, **options)
