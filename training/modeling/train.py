@@ -1,4 +1,5 @@
-"""Stage 3: fine-tune the base on the train split; keep the epoch that is best on validation.
+"""Stage 3: fine-tune the base on the train split; keep the epoch that is best on validation. Then
+distil it into a student of `train.layers` layers, in the same way.
 
     train, val -> models/finetuned/ model.safetensors, config.json   the fp32 checkpoint
                                     tokenizer.json
@@ -30,6 +31,12 @@ from training.config import Source, TrainParams, load_params, load_profile, load
 from training.errors import ArtifactError, DataError, run_stage
 from training.files import atomic_write, read_json, sha256, write_json
 from training.modeling.base import OUTPUTS, load_base
+from training.modeling.distil import (
+    DistillationTrainer,
+    student_of,
+    student_params,
+    with_soft_targets,
+)
 from training.modeling.trainer import (
     PartialLabelTrainer,
     Progress,
@@ -75,9 +82,10 @@ def train(
     configured: Mapping[str, Source],
     folder: Path,
 ) -> tuple[DistilBertForSequenceClassification, Any, dict[str, Any]]:
-    """Fine-tune, or continue from the checkpoints in `folder`.
+    """Fine-tune and distil, or continue from the checkpoints in `folder`.
 
-    Returns the best epoch's averaged model, its tokenizer, and `{"log": […], "best": {…}}`.
+    Returns the best epoch's averaged model, its tokenizer, and `{"log": […], "best": {…}}`; of the
+    student if there is one.
     """
     if params.threads:
         torch.set_num_threads(params.threads)
@@ -95,29 +103,37 @@ def train(
     model.register_buffer("source_bias_share", _bias_shares(names, configured))
     # Sorted by length: validation runs in this order.
     val = frames["val"].sort_values("text", key=lambda text: text.str.len())
+    passes = repeated(frames["train"]["source"], configured)
+    rows = encode(frames["train"], tokenizer, weights, params)
+    options = {
+        "decay": params.ema_decay,
+        "attribute_weight": params.attribute_weight,
+        "eval_dataset": encode(val, tokenizer, weights, params),
+        "data_collator": collator(tokenizer.token_to_id("[PAD]")),
+        "compute_metrics": _validation_metrics(val["source"].to_numpy(), classes, weights),
+    }
     trainer = PartialLabelTrainer(
-        decay=params.ema_decay,
-        attribute_weight=params.attribute_weight,
-        model=model,
-        args=training_arguments(params, folder),
-        train_dataset=encode(repeated(frames["train"], configured), tokenizer, weights, params),
-        eval_dataset=encode(val, tokenizer, weights, params),
-        data_collator=collator(tokenizer.token_to_id("[PAD]")),
-        compute_metrics=_validation_metrics(val["source"].to_numpy(), classes, weights),
-    )
-    trainer.remove_callback(transformers.PrinterCallback)
-    trainer.add_callback(Progress(folder, trainer))
-    _fit(trainer, folder)
-    model.load_state_dict(torch.load(folder / "best.pt", weights_only=True))
+        model=model, args=training_arguments(params, folder), train_dataset=rows.select(passes),
+        **options,
+    )  # fmt: skip
+    history = _fit(trainer, folder)
     del model.source_logit_bias, model.source_bias_share
-    history = {"log": trainer.state.log_history, "best": read_json(folder / "best.json")}
-    return model, tokenizer, history
+    if not 0 < params.layers < model.config.n_layers:
+        return model, tokenizer, history
+    rows, folder = with_soft_targets(trainer, rows), folder / "student"
+    transformers.set_seed(params.seed)
+    student = student_of(model, params.layers)
+    trainer = DistillationTrainer(
+        model=student, args=training_arguments(student_params(params), folder),
+        train_dataset=rows.select(passes), **options,
+    )  # fmt: skip
+    return student, tokenizer, _fit(trainer, folder, "student_")
 
 
-def repeated(frame: pd.DataFrame, configured: Mapping[str, Source]) -> pd.DataFrame:
-    """Return the rows, each as often as an epoch has it."""
-    passes = frame["source"].map({name: source.passes for name, source in configured.items()})
-    return frame.loc[frame.index.repeat(passes)]
+def repeated(sources: pd.Series, configured: Mapping[str, Source]) -> npt.NDArray[np.int64]:
+    """Return the positions of an epoch's rows, each as often as its source has passes."""
+    passes = sources.map({name: source.passes for name, source in configured.items()})
+    return np.repeat(np.arange(len(sources)), passes)
 
 
 def _bias_shares(names: list[str], configured: Mapping[str, Source]) -> torch.Tensor:
@@ -149,12 +165,31 @@ def _validation_metrics(
     return metrics
 
 
-def _fit(trainer: PartialLabelTrainer, folder: Path) -> None:
-    """Train from the newest checkpoint in `folder`, or from the start.
+def _fit(trainer: PartialLabelTrainer, folder: Path, prefix: str = "") -> dict[str, Any]:
+    """Train from the newest checkpoint in `folder`, or from the start; leave the best epoch's
+    averaged weights in the trainer's model and return the history.
+
+    Args:
+        trainer: of the model.
+        folder: of its checkpoints.
+        prefix: of the metrics in MLflow.
 
     Raises:
         ArtifactError: the disk is full, or the checkpoint is unreadable.
     """
+    trainer.remove_callback(transformers.PrinterCallback)
+    trainer.add_callback(Progress(folder, trainer, prefix))
+    finished = folder / "history.json"
+    if not finished.is_file():
+        _run(trainer, folder)
+        best = read_json(folder / "best.json")
+        write_json(finished, {"log": trainer.state.log_history, "best": best})
+    trainer.model.load_state_dict(torch.load(folder / "best.pt", weights_only=True))
+    history: dict[str, Any] = read_json(finished)
+    return history
+
+
+def _run(trainer: PartialLabelTrainer, folder: Path) -> None:
     checkpoint = _last_checkpoint(folder)
     try:
         if checkpoint:

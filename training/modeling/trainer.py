@@ -105,14 +105,18 @@ class PartialLabelTrainer(Trainer):  # type: ignore[misc]
             share = self.model.get_buffer("source_bias_share")[inputs["source"]]
             counts = torch.rand(len(logits), 1, device=logits.device) < share
             logits = logits + bias[inputs["source"]] * counts
+        loss = self.hard_loss(logits, inputs)
+        return (loss, output) if return_outputs else loss
+
+    def hard_loss(self, logits: torch.Tensor, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Return the loss of logits [rows, outputs] on the data's own labels and attributes."""
         labels = len(LABELS)
         loss = partial_label_loss(
             logits[:, :labels], *(inputs[name] for name in ("allowed", "votes", "weight"))
         )
-        loss = loss + self.attribute_weight * attribute_loss(
+        return loss + self.attribute_weight * attribute_loss(
             logits[:, labels:], inputs["attributes"], inputs["weight"]
         )
-        return (loss, output) if return_outputs else loss
 
     def create_optimizer(self) -> torch.optim.Optimizer:
         """Return AdamW; biases and norms do not decay, and what is new learns faster.
@@ -153,8 +157,9 @@ class PartialLabelTrainer(Trainer):  # type: ignore[misc]
 class Progress(TrainerCallback):  # type: ignore[misc]
     """Averages after each step, completes checkpoints, keeps the best epoch, logs to MLflow."""
 
-    def __init__(self, folder: Path, trainer: PartialLabelTrainer) -> None:
-        self.folder, self.trainer = folder, trainer
+    def __init__(self, folder: Path, trainer: PartialLabelTrainer, prefix: str = "") -> None:
+        """Make the callback of a trainer; `prefix` begins the names of what it logs."""
+        self.folder, self.trainer, self.prefix = folder, trainer, prefix
 
     def on_train_begin(self, args: Any, state: TrainerState, *_: Any, **kwargs: Any) -> None:
         self.started, self.first = time.monotonic(), state.global_step
@@ -182,13 +187,20 @@ class Progress(TrainerCallback):  # type: ignore[misc]
     def on_log(
         self, args: Any, state: TrainerState, control: Any, logs: dict[str, Any], **_: Any
     ) -> None:
-        values = {name: value for name, value in logs.items() if isinstance(value, int | float)}
+        values = {
+            self.prefix + name: value
+            for name, value in logs.items()
+            if isinstance(value, int | float)
+        }
         mlflow.log_metrics(values, step=state.global_step)
         if "loss" in logs and args.disable_tqdm:
             step, steps = state.global_step, state.max_steps
             left = (time.monotonic() - self.started) / (step - self.first) * (steps - step)
             loss = f"loss {logs['loss']:.3f}"
-            print(f"step {step}/{steps}  {loss}  {left / 60:.0f} minutes left", flush=True)
+            print(
+                f"{self.prefix}step {step}/{steps}  {loss}  {left / 60:.0f} minutes left",
+                flush=True,
+            )
 
 
 def uses_bf16(precision: str) -> bool:
@@ -270,7 +282,8 @@ def collator(pad: int) -> Callable[[list[dict[str, Any]]], dict[str, torch.Tenso
             "attention_mask": nn.utils.rnn.pad_sequence(ones, batch_first=True),
         } | {
             name: torch.tensor([row[name] for row in rows])
-            for name in ("allowed", "votes", "attributes", "weight", "source")
+            for name in ("allowed", "votes", "attributes", "weight", "source", "teacher")
+            if name in rows[0]
         }
 
     return collate
