@@ -160,7 +160,8 @@ def test_training_is_reproducible_even_if_killed_and_resumed(
     assert resumed.stdout.count("resuming from") == 1  # the teacher was finished
     assert "/student/checkpoint-" in resumed.stdout
     assert weights(again) == weights(uninterrupted)
-    assert read(again / "models/finetuned/config.json")["n_layers"] == 2
+    config = read(again / "models/finetuned/config.json")
+    assert (config["teacher_layers"], config["n_layers"]) == (3, 2)
     assert not (again / "models/checkpoints").exists()
     runs = [
         read(folder / "models/finetuned/run.json")["run_id"] for folder in (uninterrupted, again)

@@ -177,6 +177,13 @@ def export(
     return Manifest.model_validate(content)
 
 
+def _base(name: str, config: dict[str, Any]) -> str:
+    """Return what the manifest says of the base; a student's config knows its teacher's layers."""
+    if "teacher_layers" not in config:
+        return name
+    return f"{name}, {config['teacher_layers']} layers distilled into {config['n_layers']}"
+
+
 def main() -> None:
     """Export models/finetuned to models/candidate, which is replaced in one rename."""
     params, trained = load_params("export", ExportParams), load_params("train", TrainParams)
@@ -188,7 +195,7 @@ def main() -> None:
     known = {
         "data": load_profile().data,
         "data_sha": read_json(FINETUNED / "run.json")["data_sha"],
-        "base": trained.base,
+        "base": _base(trained.base, read_json(FINETUNED / "config.json")),
         "git_sha": git_sha(),
         "max_tokens": trained.max_tokens,
     }

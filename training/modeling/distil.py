@@ -42,7 +42,7 @@ def student_of(
 ) -> DistilBertForSequenceClassification:
     """Return a copy of the teacher with `layers` of its layers; its embeddings do not learn."""
     config = copy.deepcopy(teacher.config)
-    config.n_layers = layers
+    config.n_layers, config.teacher_layers = layers, teacher.config.n_layers
     kept = kept_layers(teacher.config.n_layers, layers)
     new_name = {f"{LAYER}{old}.": f"{LAYER}{new}." for new, old in enumerate(kept)}
     weights = {}

@@ -70,7 +70,7 @@ def test_a_student_starts_as_its_teacher_without_some_layers(
     ours, theirs = student.state_dict(), teacher.state_dict()
     for name, weight in ours.items():
         assert weight.equal(theirs[name.replace("layer.1.", "layer.3.")]), name
-    assert student.config.n_layers == 2
+    assert (student.config.teacher_layers, student.config.n_layers) == (4, 2)
     assert teacher.config.n_layers == 4
     fixed = {name for name, weight in student.named_parameters() if not weight.requires_grad}
     assert fixed == {name for name in ours if ".embeddings." in name}
