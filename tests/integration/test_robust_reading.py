@@ -53,7 +53,7 @@ def test_there_are_enough_texts(bundle: Bundle, texts: dict[str, list[str]]) -> 
 
 # Not reached by the shipped model; docs/experiments.md has the figures. A full stop or "!" in the
 # middle of a sentence changes its score, although the words are read.
-NOT_REACHED = ("5 for s", "spaces", "spaced capitals", "hashtag", "glued by !", "glued by .",
+NOT_REACHED = ("spaces", "spaced capitals", "hashtag", "glued by !", "glued by .",
                "glued to a link by )")  # fmt: skip
 
 

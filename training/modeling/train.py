@@ -3,7 +3,7 @@ distil it into a student of `train.layers` layers, in the same way.
 
     train, val -> models/finetuned/ model.safetensors, config.json   the fp32 checkpoint
                                     tokenizer.json
-                                    history.json   what was logged, by step
+                                    history.json   what was logged, by step; the student's
                                     run.json       the MLflow run that later stages continue
 
 A killed training continues from its last checkpoint, to the same model bit for bit. How the recipe
@@ -120,6 +120,7 @@ def train(
     del model.source_logit_bias, model.source_bias_share
     if not 0 < params.layers < model.config.n_layers:
         return model, tokenizer, history
+    print("the teacher scores the train split", flush=True)
     rows, folder = with_soft_targets(trainer, rows), folder / "student"
     transformers.set_seed(params.seed)
     student = student_of(model, params.layers)
