@@ -167,10 +167,9 @@ def test_training_is_reproducible_even_if_killed_and_resumed(
         read(folder / "models/finetuned/run.json")["run_id"] for folder in (uninterrupted, again)
     ]
     assert len(set(runs)) == 2
-    monkeypatch.chdir(uninterrupted)
-    mlflow.set_tracking_uri("sqlite:///mlflow.db")
+    client = mlflow.MlflowClient(f"sqlite:///{uninterrupted}/mlflow.db")
     for name, epochs in (("eval_macro_f1", 2), ("student_eval_macro_f1", 4)):
-        assert len(mlflow.MlflowClient().get_metric_history(runs[0], name)) == epochs
+        assert len(client.get_metric_history(runs[0], name)) == epochs
 
 
 def test_an_unreadable_checkpoint_is_reported(
