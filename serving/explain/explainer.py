@@ -36,7 +36,7 @@ from serving.explain.lime import (
     top_words,
 )
 from serving.explain.words import Word, group_occurrences, split
-from serving.inference.batcher import QueueFullError
+from serving.inference.batcher import DeadlineError, QueueFullError
 from serving.inference.engine import Engine, ScoredText
 from serving.inference.scheduler import Priority
 
@@ -345,12 +345,17 @@ async def _score_when_idle(job: _Job, texts: Sequence[str]) -> list[ScoredText]:
 
     Raises:
         QueueFullError: the wait would be too long.
+        DeadlineError: the caller's deadline has passed, or these scores would come after it.
     """
+    loop = asyncio.get_running_loop()
     while True:
+        # With nothing ahead of it the engine tries each chunk: on a fast machine, to the last one.
+        if job.deadline is not None and loop.time() > job.deadline:
+            raise DeadlineError
         try:
             return await job.engine.score(texts, Priority.LOW, job.deadline)
         except QueueFullError as full:
-            if asyncio.get_running_loop().time() + full.wait > job.give_up:
+            if loop.time() + full.wait > job.give_up:
                 raise
             await asyncio.sleep(full.wait)
 
