@@ -1,7 +1,7 @@
 """Distillation: a student of fewer layers learns what the fine-tuned model, its teacher, answers.
 
     teacher ──> soft targets of the train split ─┐
-       └──────> every second layer ──> student ──┴──> fine-tuned student
+       └──────> some of its layers ──> student ──┴──> fine-tuned student
 
 As DistilBERT was made from BERT (Sanh et al. 2019), the student starts as the teacher without some
 of its layers. Its embeddings stay the teacher's: they are half of the weights, and learning them
