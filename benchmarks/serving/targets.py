@@ -32,7 +32,7 @@ OFFLINE = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "TOKENIZERS_PARALLELISM": "true",
 }
-Scores = list[dict[str, float]]  # of each text, by label
+Scores = list[dict[str, float]]  # of each text: its labels' scores, and whatever else a reply has
 
 
 class TargetError(Exception):
@@ -213,10 +213,7 @@ TARGETS = [
         ],
         path="/invocations",
         body=lambda texts: {"inputs": texts},
-        scores=lambda reply: [
-            {label: score for label, score in row.items() if label != "label"}
-            for row in reply["predictions"]
-        ],
+        scores=lambda reply: reply["predictions"],
         prepare=lambda models: _prepare("mlflow", MLFLOW_MODEL, models.bundle),
         packages=("mlflow", "onnxruntime"),
     ),
