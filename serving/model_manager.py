@@ -11,6 +11,7 @@ import asyncio
 import gc
 import json
 import logging
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ DOCUMENTS = ("MODEL_CARD.md", "metrics.json")
 # New objects before a garbage collection. At Python's 700, requests wait for collections that find
 # no garbage.
 COLLECT_AFTER = 20_000
+SWITCH_S = 0.0005  # how long a thread may keep the interpreter from others that wait for it
 
 log = logging.getLogger("serving.model")
 
@@ -118,6 +120,9 @@ class ModelManager:
         gc.collect()
         gc.freeze()
         gc.set_threshold(COLLECT_AFTER)
+        # An inference thread waits for the event loop, and the loop for it, up to this long. With
+        # Python's 5 ms an overloaded service answers a twentieth less; see docs/experiments.md.
+        sys.setswitchinterval(SWITCH_S)
 
     async def reload(self) -> Manifest:
         """Serve the bundle and the policy that are on the disk now; return the active manifest.
