@@ -35,6 +35,7 @@ from serving.observability.metrics import Metrics
 # A request that offers HTTP/2, which Java's HttpClient sends first. The parser would drop its body.
 H2C_OFFER = re.compile(rb"\r\nupgrade:[ \t]*h2c[ \t]*(?=\r\n)", re.IGNORECASE)
 MAX_PAUSE_S = 0.005  # see `LoadShedder._pause`
+MANY_REFUSED = 64  # in one turn of the event loop: then requests wait in their sockets
 # Between a request's first byte and the end of its headers. (TAGGER_BODY_SECONDS is for its body.)
 HEADER_SECONDS = 10.0
 MAX_HEADER_BYTES = 65_536  # of request line and headers, or of what follows a chunked body
@@ -61,6 +62,7 @@ class LoadShedder:
         self._admission, self._metrics, self._routes = admission, metrics, routes
         self._rendered: dict[tuple[str, str], _RenderedError] = {}
         self._pausing = False
+        self._refused = 0  # since the last pause
         self._pending = 0  # admitted, not begun: the event loop first reads from all sockets
 
     @property
@@ -81,6 +83,7 @@ class LoadShedder:
                 self._pausing = True
                 seconds = min(MAX_PAUSE_S, error.wait / 100)
                 asyncio.get_running_loop().call_soon(self._pause, seconds)
+            self._refused += 1
             # Errors with the same text (whole seconds) differ only in the request's id.
             rendered = self._rendered.get((path, str(error))) or self._render(error, path, rule)
         else:
@@ -97,10 +100,11 @@ class LoadShedder:
         """Let the event loop sleep for a hundredth of the wait that every request has anyway.
 
         Otherwise each request wakes it and takes a processor from inference, which has enough to
-        do. After a pause it handles many requests at once.
+        do. After a pause it handles many requests at once. If they were very many, it is behind,
+        and the pause is shorter.
         """
-        sleep(seconds)
-        self._pausing = False
+        sleep(seconds * max(0.0, 1 - self._refused / MANY_REFUSED))
+        self._pausing, self._refused = False, 0
 
     def _reset_pending(self) -> None:
         """All admitted requests begin with this turn of the event loop."""
