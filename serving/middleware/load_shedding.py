@@ -61,8 +61,7 @@ class LoadShedder:
     def __init__(self, admission: Admission, metrics: Metrics, routes: RouteTable) -> None:
         self._admission, self._metrics, self._routes = admission, metrics, routes
         self._rendered: dict[tuple[str, str], _RenderedError] = {}
-        self._pausing = False
-        self._refused = 0  # since the last pause
+        self._refused = 0  # in this turn of the event loop, because the queue is full
         self._pending = 0  # admitted, not begun: the event loop first reads from all sockets
 
     @property
@@ -79,11 +78,11 @@ class LoadShedder:
         try:
             self._admission.check_capacity(self._pending)
         except (ServiceError, QueueFullError) as error:
-            if isinstance(error, QueueFullError) and not self._pausing:
-                self._pausing = True
-                seconds = min(MAX_PAUSE_S, error.wait / 100)
-                asyncio.get_running_loop().call_soon(self._pause, seconds)
-            self._refused += 1
+            if isinstance(error, QueueFullError):
+                if not self._refused:
+                    seconds = min(MAX_PAUSE_S, error.wait / 100)
+                    asyncio.get_running_loop().call_soon(self._pause, seconds)
+                self._refused += 1
             # Errors with the same text (whole seconds) differ only in the request's id.
             rendered = self._rendered.get((path, str(error))) or self._render(error, path, rule)
         else:
@@ -104,7 +103,7 @@ class LoadShedder:
         and the pause is shorter.
         """
         sleep(seconds * max(0.0, 1 - self._refused / MANY_REFUSED))
-        self._pausing, self._refused = False, 0
+        self._refused = 0
 
     def _reset_pending(self) -> None:
         """All admitted requests begin with this turn of the event loop."""
