@@ -147,8 +147,7 @@ class Benchmark:
         with self.started(target, result) as server:
             scores = target.score(server, self.texts[:COMPARED])
             # Some peers also give the attributes' scores.
-            by_label = [{name: row[name] for name in LABELS if name in row} for row in scores]
-            labels = [max(row, key=lambda label: row[label]) for row in by_label]
+            labels = [max(row.keys() & set(LABELS), key=row.__getitem__) for row in scores]
             same = sum(map(str.__eq__, labels, self.expected))
             result.same_label = f"{same} of {COMPARED}"
             for load in LOADS:

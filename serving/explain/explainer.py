@@ -345,7 +345,7 @@ async def _score_when_idle(job: _Job, texts: Sequence[str]) -> list[ScoredText]:
 
     Raises:
         QueueFullError: the wait would be too long.
-        DeadlineError: the caller's deadline has passed, or these scores would come after it.
+        DeadlineError: the scores would come after the caller's deadline.
     """
     loop = asyncio.get_running_loop()
     while True:
@@ -355,7 +355,10 @@ async def _score_when_idle(job: _Job, texts: Sequence[str]) -> list[ScoredText]:
         try:
             return await job.engine.score(texts, Priority.LOW, job.deadline)
         except QueueFullError as full:
-            if loop.time() + full.wait > job.give_up:
+            next_try = loop.time() + full.wait
+            if job.deadline is not None and next_try > job.deadline:
+                raise DeadlineError(full.wait) from None
+            if next_try > job.give_up:
                 raise
             await asyncio.sleep(full.wait)
 
