@@ -81,6 +81,7 @@ def test_it_passes_every_gate_that_needs_no_other_model(bundle: Bundle, metrics:
         sources={},
         behaviour=outcomes(suite, labels, scores.attributes),
         figures=flatten(metrics),
+        rankings={},
     )
     gates = Gates.model_validate(yaml.safe_load((ROOT / "configs" / "gates.yaml").read_text()))
     assert [str(result) for result in refusals(evaluate_gates(report, None, gates))] == []

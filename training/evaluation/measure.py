@@ -35,6 +35,7 @@ from training.evaluation.behaviour import (
     outcomes,
 )
 from training.evaluation.metrics import (
+    Ranking,
     batch_invariance,
     binary_metrics,
     bootstrap_interval,
@@ -133,6 +134,22 @@ class Measurement:
         """[rows] whether the only allowed label is neither."""
         return np.asarray(self.allowed[:, NEITHER] & (self.allowed.sum(axis=1) == 1))
 
+    def rankings(self) -> dict[str, dict[str, Ranking]]:
+        """Return an attribute's scores of the rows that know it, by source in test that teaches
+        attributes, and by attribute.
+
+        A row can know more than its source teaches, if another source had the same text.
+        """
+        rankings: dict[str, dict[str, Ranking]] = {}
+        for source, taught in self.taught.items():
+            for name in ("TOXICITY", *taught) if taught else ():
+                known, truth = self.attribute(name)
+                rows = self.in_test & (self.source == source) & known
+                if rows.any():
+                    scores = self.scores.attributes[rows, ATTRIBUTES.index(name)]
+                    rankings.setdefault(source, {})[name] = Ranking(scores, truth[rows])
+        return rankings
+
     def attribute(self, name: str) -> tuple[Bools, Bools]:
         """Return [rows] whether the attribute is known, and whether the text has it.
 
@@ -209,7 +226,10 @@ def figures(measured: Measurement, draws: int) -> dict[str, Any]:
     return {
         "reference": measured.reference,
         **_by_part(measured, draws),
-        "attributes": _attributes(measured, draws),
+        "attributes": {
+            source: {name: binary_metrics(rows, draws) for name, rows in attributes.items()}
+            for source, attributes in measured.rankings().items()
+        },
         "long_texts": _long_texts(measured, draws),
         "identity": identity_gap(texts, measured.chosen[tweets], measured.allowed[tweets], draws),
         "behaviour": {
@@ -259,22 +279,6 @@ def _by_part(measured: Measurement, draws: int) -> dict[str, Any]:
     }
 
 
-def _attributes(measured: Measurement, draws: int) -> dict[str, dict[str, Any]]:
-    """Return `binary_metrics` by source in test that teaches attributes, and by attribute.
-
-    A row can know more than its source teaches, if another source had the same text.
-    """
-    metrics: dict[str, dict[str, Any]] = {}
-    for source, taught in measured.taught.items():
-        for name in ("TOXICITY", *taught) if taught else ():
-            known, truth = measured.attribute(name)
-            rows = measured.in_test & (measured.source == source) & known
-            if rows.any():
-                scores = measured.scores.attributes[rows, ATTRIBUTES.index(name)]
-                metrics.setdefault(source, {})[name] = binary_metrics(scores, truth[rows], draws)
-    return metrics
-
-
 def _long_texts(measured: Measurement, draws: int) -> dict[str, Any]:
     """Return TOXICITY's `binary_metrics` on long texts, and how many harmless ones are not called
     neither; empty without harmless long texts.
@@ -286,7 +290,8 @@ def _long_texts(measured: Measurement, draws: int) -> dict[str, Any]:
         return {}
     known, truth = measured.attribute("TOXICITY")
     rows = long & known
-    metrics = binary_metrics(measured.scores.attributes[rows, TOXICITY], truth[rows], draws)
+    ranking = Ranking(measured.scores.attributes[rows, TOXICITY], truth[rows])
+    metrics = binary_metrics(ranking, draws)
     wrong = measured.chosen[harmless] != NEITHER
     if draws:
         metrics["intervals"]["harmless_called_toxic"] = interval(wrong, draws)

@@ -6,7 +6,7 @@ the training seed.
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,13 @@ Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.int64]
 
 MIN_GROUP_ROWS = 20
+
+
+class Ranking(NamedTuple):
+    """Scores [rows] of a yes-or-no question, and whether it is so [rows]."""
+
+    scores: Floats
+    truth: npt.NDArray[np.bool_]
 
 
 def confusions(truth: Ints, chosen: Ints, classes: int) -> Ints:
@@ -117,12 +124,13 @@ def classification_metrics(
     confidence = class_scores.max(axis=1)
     correct = class_scores.argmax(axis=1) == truth
     positive = class_of[HATE]
-    ranked = count == 2 and _has_both(truth == positive)
+    ranking = Ranking(class_scores[:, positive], truth == positive)
+    ranked = count == 2 and _has_both(ranking.truth)
 
     def statistics(drawn: Ints) -> list[Floats]:
         f1 = f1_scores(confusions(truth[drawn], chosen_class[drawn], count))
         ece = [calibration_error(confidence[rows], correct[rows]) for rows in drawn]
-        ranks = ranking(class_scores[:, positive], truth == positive, drawn)[:1] if ranked else []
+        ranks = areas(ranking, drawn)[:1] if ranked else []
         return [f1["macro_f1"], f1["weighted_f1"], np.array(ece), *f1["classes"].T, *ranks]
 
     auc = ("roc_auc",) if ranked else ()
@@ -140,14 +148,14 @@ def classification_metrics(
     }
 
 
-def binary_metrics(scores: Floats, truth: npt.NDArray[np.bool_], draws: int) -> dict[str, Any]:
+def binary_metrics(ranking: Ranking, draws: int) -> dict[str, Any]:
     """Return F1 at 0.5, ECE and, with MIN_OF_EACH rows of both kinds, the areas under the curves.
 
     Args:
-        scores: [rows] probabilities.
-        truth: [rows] whether it is so.
+        ranking: its scores are probabilities.
         draws: bootstrap resamples; 0: no intervals.
     """
+    scores, truth = ranking
     called = scores >= 0.5
     ranked = _has_both(truth)
 
@@ -155,7 +163,7 @@ def binary_metrics(scores: Floats, truth: npt.NDArray[np.bool_], draws: int) -> 
         hits = (called & truth)[drawn].sum(axis=1)
         f1 = 2 * hits / np.maximum(called[drawn].sum(axis=1) + truth[drawn].sum(axis=1), 1)
         ece = [calibration_error(scores[rows], truth[rows]) for rows in drawn]
-        return [f1, np.array(ece), *(ranking(scores, truth, drawn) if ranked else ())]
+        return [f1, np.array(ece), *(areas(ranking, drawn) if ranked else ())]
 
     names = ("f1", "ece", *(("roc_auc", "average_precision") if ranked else ()))
     return {
@@ -186,14 +194,13 @@ def _values(
     return metrics
 
 
-def ranking(
-    scores: Floats, truth: npt.NDArray[np.bool_], drawn: Ints
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def areas(ranking: Ranking, drawn: Ints) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Return ROC AUC and average precision [draws] of resampled rows [draws, rows].
 
     They equal scikit-learn's, which takes one resample at a time. A resample without positive or
     without negative rows gets 0.
     """
+    scores, truth = ranking
     order = np.argsort(-scores, kind="stable")
     last = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))  # of each run of ties
     weights = np.apply_along_axis(np.bincount, -1, drawn, minlength=len(scores))[:, order]

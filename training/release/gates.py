@@ -18,12 +18,20 @@ from pydantic import BaseModel, ConfigDict, Field
 from scipy.stats import binomtest
 
 from training.evaluation.behaviour import Outcome
-from training.evaluation.metrics import Floats, Ints, bootstrap_interval, macro_f1
+from training.evaluation.metrics import (
+    Floats,
+    Ints,
+    Ranking,
+    areas,
+    bootstrap_interval,
+    macro_f1,
+)
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 # By path of a figure, in which `*` stands for any characters.
 Limits = dict[str, Finite]
+DRAWS = 2000  # bootstrap resamples
 
 
 class Gates(BaseModel):
@@ -74,6 +82,7 @@ class Report:
     behaviour: results by capability.
     figures: every number of metrics.json, by dotted path; those against fp32 only of the candidate,
         because production's fp32 parent is not kept.
+    rankings: by the path of a ROC AUC among the figures, the rows that it is of.
     """
 
     version: str
@@ -82,6 +91,7 @@ class Report:
     sources: dict[str, SourceRows]
     behaviour: dict[str, Outcome]
     figures: dict[str, float]
+    rankings: dict[str, Ranking]
 
 
 class GateResult(NamedTuple):
@@ -124,13 +134,22 @@ def flips(candidate: SourceRows, production: SourceRows, label: int | None = Non
     return Flips(tuple(lost.tolist()), tuple(won.tolist()), p)
 
 
-def macro_f1_change(
-    candidate: SourceRows, production: SourceRows, significance: float, draws: int = 2000
-) -> tuple[float, float, float]:
-    """Return the candidate's macro-F1 less production's, and its paired bootstrap interval.
+class Change(NamedTuple):
+    """A figure of the candidate less that of production, with a paired bootstrap interval.
 
     Both are evaluated on the same resampled rows, so that rows that are hard for both cancel out.
     """
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:+.3f} ({self.low:+.3f} to {self.high:+.3f})"
+
+
+def macro_f1_change(candidate: SourceRows, production: SourceRows, significance: float) -> Change:
+    """Return how macro-F1 changes."""
     count = len(candidate.classes)
 
     def change(drawn: Ints) -> Floats:
@@ -140,8 +159,19 @@ def macro_f1_change(
         )
         return ours - theirs
 
-    interval = bootstrap_interval(change, len(candidate.truth), draws, 1 - significance)
-    return candidate.macro_f1() - production.macro_f1(), *interval.tolist()
+    interval = bootstrap_interval(change, len(candidate.truth), DRAWS, 1 - significance)
+    return Change(candidate.macro_f1() - production.macro_f1(), *interval.tolist())
+
+
+def roc_auc_change(candidate: Ranking, production: Ranking, significance: float) -> Change:
+    """Return how the area under the ROC curve changes."""
+
+    def change(drawn: Ints) -> Floats:
+        return areas(candidate, drawn)[0] - areas(production, drawn)[0]
+
+    rows = len(candidate.truth)
+    interval = bootstrap_interval(change, rows, DRAWS, 1 - significance)
+    return Change(float(change(np.arange(rows)[None])[0]), *interval.tolist())
 
 
 def evaluate_gates(candidate: Report, production: Report | None, gates: Gates) -> list[GateResult]:
@@ -194,9 +224,14 @@ def _relative(candidate: Report, production: Report, gates: Gates) -> Iterator[G
         ("drop", gates.max_drop), ("rise", gates.max_rise), ("ratio", gates.max_ratio),
     ):  # fmt: skip
         for pattern, limit in limits.items():
-            for path, ours in _matching(candidate.figures, pattern).items():
-                change = _change(what, ours, production.figures.get(path, math.nan))
-                yield _limit(f"{path}: {what} against production", change, limit)
+            for path, value in _matching(candidate.figures, pattern).items():
+                gate = f"{path}: {what} against production"
+                ours, theirs = (r.rankings.get(path) for r in (candidate, production))
+                if what == "drop" and ours and theirs:
+                    yield _ranking_result(gate, ours, theirs, limit, gates.significance)
+                else:
+                    change = _change(what, value, production.figures.get(path, math.nan))
+                    yield _limit(gate, change, limit)
 
 
 def _change(what: str, ours: float, theirs: float) -> float:
@@ -205,14 +240,27 @@ def _change(what: str, ours: float, theirs: float) -> float:
     return theirs - ours if what == "drop" else ours - theirs
 
 
+def _ranking_result(
+    gate: str, ours: Ranking, theirs: Ranking, limit: float, significance: float
+) -> GateResult:
+    """Return the result for a ROC AUC: with few positives chance alone exceeds the limit."""
+    change = roc_auc_change(ours, theirs, significance)
+    return GateResult(
+        gate,
+        change.high >= 0 or change.value >= -limit,
+        str(change),
+        f"no significant loss over {limit:.3f}",
+    )
+
+
 def _sources(candidate: Report, production: Report, gates: Gates) -> Iterator[GateResult]:
     for source, ours in candidate.sources.items():
         theirs = production.sources[source]
-        change, low, high = macro_f1_change(ours, theirs, gates.significance)
+        change = macro_f1_change(ours, theirs, gates.significance)
         yield GateResult(
             f"{source}: macro-F1 against production",
-            high >= 0 and change >= -gates.max_macro_f1_drop,
-            f"{change:+.3f} ({low:+.3f} to {high:+.3f})",
+            change.high >= 0 and change.value >= -gates.max_macro_f1_drop,
+            str(change),
             f"no significant loss, none over {gates.max_macro_f1_drop:.3f}",
         )
         yield _flip_result(f"{source}: flips", flips(ours, theirs), gates.significance)

@@ -119,6 +119,11 @@ def reports(candidate: Bundle, production: Bundle | None) -> tuple[Report, Repor
             sources=source_rows(bundle, measured),
             behaviour=measured.behaviour.capabilities,
             figures=flatten(metrics),
+            rankings={
+                f"attributes.{source}.{name}.roc_auc": ranking
+                for source, attributes in measured.rankings().items()
+                for name, ranking in attributes.items()
+            },
         )
     return done["candidate"], done.get("production")
 

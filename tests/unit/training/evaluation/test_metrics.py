@@ -5,13 +5,14 @@ from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 from training.evaluation.metrics import (
     MIN_OF_EACH,
     SEED,
+    Ranking,
+    areas,
     binary_metrics,
     bootstrap_interval,
     calibration_error,
     classification_metrics,
     f1_scores,
     identity_gap,
-    ranking,
 )
 from training.partial_labels import label_mask
 
@@ -98,12 +99,12 @@ def test_the_areas_under_the_curves_equal_scikit_learn_on_each_resample() -> Non
     truth = RNG.random(200) < 0.2
     scores = (RNG.random(200) + 0.4 * truth).round(1)  # many ties
     drawn = RNG.integers(0, 200, (5, 200))
-    areas, precisions = ranking(scores, truth, drawn)
-    assert areas == pytest.approx([roc_auc_score(truth[rows], scores[rows]) for rows in drawn])
+    roc, precisions = areas(Ranking(scores, truth), drawn)
+    assert roc == pytest.approx([roc_auc_score(truth[rows], scores[rows]) for rows in drawn])
     assert precisions == pytest.approx(
         [average_precision_score(truth[rows], scores[rows]) for rows in drawn]
     )
-    nothing = ranking(scores, np.zeros(200, bool), drawn)
+    nothing = areas(Ranking(scores, np.zeros(200, bool)), drawn)
     assert not np.any(nothing)
 
 
@@ -111,15 +112,15 @@ def test_a_yes_or_no_question_of_a_known_case() -> None:
     truth = np.array([True] * 20 + [False] * 80)
     scores = np.where(truth, 0.8, 0.1)
     scores[:4], scores[20:24] = 0.1, 0.8
-    metrics = binary_metrics(scores, truth, draws=200)
+    metrics = binary_metrics(Ranking(scores, truth), draws=200)
     assert (metrics["rows"], metrics["positives"]) == (100, 20)
     assert metrics["f1"] == pytest.approx(0.8)
     assert metrics["ece"] == pytest.approx((abs(16 - 20 * 0.8) + abs(4 - 80 * 0.1)) / 100)
     assert metrics["roc_auc"] == pytest.approx(roc_auc_score(truth, scores))
     assert set(metrics["intervals"]) == {"f1", "ece", "roc_auc", "average_precision"}
-    assert "intervals" not in binary_metrics(scores, truth, draws=0)
+    assert "intervals" not in binary_metrics(Ranking(scores, truth), draws=0)
     few = np.arange(100) < MIN_OF_EACH - 1
-    assert "roc_auc" not in binary_metrics(scores, few, draws=100)
+    assert "roc_auc" not in binary_metrics(Ranking(scores, few), draws=100)
 
 
 def test_the_identity_gap_shows_a_biased_model() -> None:

@@ -8,6 +8,7 @@ import pytest
 from tests.conftest import ROOT
 from training.config import load_file
 from training.evaluation.behaviour import Outcome
+from training.evaluation.metrics import Ranking
 from training.partial_labels import LABELS
 from training.release.gates import (
     Gates,
@@ -60,6 +61,7 @@ def report(**changes: object) -> Report:
         sources={"ours": source_rows(0.2), "other": source_rows(0.2, classes=2)},
         behaviour={"negation": Outcome(8, 10, 0.5, "no"), "emoji": Outcome(9, 10, 0.5, "no")},
         figures=FIGURES,
+        rankings={},
     )
     return dataclasses.replace(good, **changes)
 
@@ -161,6 +163,32 @@ def test_a_label_with_a_significant_loss_is_refused() -> None:
     )
     named = {r.gate for r in refused if "recall" in r.gate and "against" in r.gate}
     assert named == {"ours: recall of offensive against production"}
+
+
+@pytest.mark.parametrize(("positives", "refused"), [(16, False), (300, True)])
+def test_a_loss_of_roc_auc_is_refused_if_chance_does_not_explain_it(
+    positives: int, refused: bool
+) -> None:
+    """Each candidate ranks a sixteenth of the positives below all negatives."""
+    path = "attributes.ours.THREAT.roc_auc"
+    truth = np.arange(ROWS) < positives
+    good = Ranking(truth.astype(float), truth)
+    missed = np.arange(ROWS) < positives // 16
+    worse = Ranking(np.where(missed, -1.0, good.scores), truth)
+    gates = GATES.model_copy(update={"max_drop": {path: 0.01}})
+    candidate, production = (
+        report(figures=FIGURES | {path: auc}, rankings={path: ranking})
+        for auc, ranking in ((1 - 1 / 16, worse), (1.0, good))
+    )
+    (result,) = (r for r in evaluate_gates(candidate, production, gates) if path in r.gate)
+    assert result.passed is not refused
+    assert result.found.startswith("-0.06")
+    assert result.wanted == "no significant loss over 0.010"
+    assert not refused_gates(production, candidate, gates)
+    # A significant loss within the limit.
+    assert not refused_gates(
+        candidate, production, GATES.model_copy(update={"max_drop": {path: 0.07}})
+    )
 
 
 def test_another_model_of_the_same_quality_passes() -> None:
