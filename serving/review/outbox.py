@@ -10,6 +10,7 @@ from serving.prediction_log.outbox import Outbox
 from serving.prediction_log.records import Document, RecordType, timestamp
 from serving.review.queue import (
     MAX_FEEDBACK,
+    MAX_FEEDBACK_OF_CLIENT,
     MAX_READ,
     MAX_REVIEWS,
     SMALL_MARGIN,
@@ -40,16 +41,20 @@ NEWEST = f"""SELECT json_group_array(json(item)) FROM (
 BY_ID = f"""SELECT json_group_array({ITEM}) FROM log
     WHERE kind = {RecordType.PREDICTION:d} AND ts >= ? AND {HAS_TEXT}
     AND id IN (SELECT value FROM json_each(?))"""
-# Of one client so many that it cannot hide the others, from so many that a flood costs little.
+# What `contradicting` counts: of one client so many that it cannot hide the others, from so many
+# that a flood costs little. Feedback that agrees must not take the place of what contradicts.
 FEEDBACK = f"""SELECT json_group_array(json_array(about, label, client)) FROM (
     SELECT *, row_number() OVER (PARTITION BY client ORDER BY seq DESC) AS place FROM (
-        SELECT seq, about, json_extract(body, '$.label') AS label,
-            coalesce(json_extract(body, '$.client'), '') AS client
-        FROM log WHERE about IS NOT NULL AND ts >= ?
-            AND about NOT IN (SELECT prediction_id FROM review WHERE label <> 'skip')
-        ORDER BY seq DESC LIMIT {50 * MAX_FEEDBACK})
+        SELECT given.seq, given.about, json_extract(given.body, '$.label') AS label,
+            coalesce(json_extract(given.body, '$.client'), '') AS client
+        FROM (SELECT seq, about, body FROM log WHERE about IS NOT NULL AND ts >= ?
+                AND about NOT IN (SELECT prediction_id FROM review WHERE label <> 'skip')
+            ORDER BY seq DESC LIMIT {50 * MAX_FEEDBACK}) AS given
+        JOIN log AS item ON item.id = given.about AND item.kind = {RecordType.PREDICTION:d}
+        WHERE instr('+' || json_extract(given.body, '$.label') || '+',
+            '+' || json_extract(item.body, '$.label') || '+') = 0)
     ORDER BY seq DESC)
-    WHERE place <= {MAX_FEEDBACK // 4}"""
+    WHERE place <= {MAX_FEEDBACK_OF_CLIENT}"""
 COLUMNS = "prediction_id, reviewer, label, ts, reason, prediction_ts"
 COUNT = f"SELECT count(*) FROM log WHERE kind = {RecordType.PREDICTION:d} AND ts >= ?"
 NTH = f"""SELECT id FROM log WHERE seq = (

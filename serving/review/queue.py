@@ -174,9 +174,9 @@ def contradicting(
     """Return the ids of predictions that feedback contradicts and nobody has reviewed.
 
     Args:
-        feedback: (prediction id, label, client), the newest first. Of one client only the first
-            MAX_FEEDBACK_OF_CLIENT contradictions count, so that they are the next ones once these
-            are reviewed.
+        feedback: (prediction id, label, client), the newest first; a label may be several, joined
+            by "+", of which one is right. Of one client only the first MAX_FEEDBACK_OF_CLIENT
+            contradictions count, so that they are the next ones once these are reviewed.
         items: the predictions that it is about, by id.
         reviews: all that these have.
     """
@@ -184,7 +184,7 @@ def contradicting(
     found = set()
     of_client: Counter[str] = Counter()
     for id_, label, client in feedback:
-        if id_ in items and id_ not in reviewed and label != items[id_].label:
+        if id_ in items and id_ not in reviewed and items[id_].label not in label.split("+"):
             of_client[client] += 1
             if of_client[client] <= MAX_FEEDBACK_OF_CLIENT:
                 found.add(id_)

@@ -195,6 +195,22 @@ def test_a_flood_of_feedback_hides_no_other_clients(run: Callable[[Test], None])
     run(test)
 
 
+def test_feedback_that_agrees_hides_no_contradiction_of_the_same_client(
+    run: Callable[[Test], None],
+) -> None:
+    async def test(world: World) -> None:
+        wrong = await world.predict(label="offensive")
+        await world.feedback_of("platform", [wrong], "neither")
+        world.now += 1
+        right = await world.predict_many([{"label": "offensive"}] * 300)
+        await world.feedback_of("platform", right[:150], "offensive")
+        await world.feedback_of("platform", right[150:], "hate+offensive")
+        snapshot = await world.stores[0].snapshot(0, int(world.now * 1000))
+        assert snapshot.contradicted == {wrong}
+
+    run(test)
+
+
 def test_what_has_no_text_is_not_given(run: Callable[[Test], None]) -> None:
     async def test(world: World) -> None:
         for mode in ("hash", "none"):

@@ -137,6 +137,12 @@ def test_feedback_counts_only_where_it_contradicts_and_one_client_only_so_often(
     assert found & {"p150", "p151", "unknown"} == {"p150"}
 
 
+def test_several_labels_contradict_only_what_is_none_of_them() -> None:
+    items = {label: item(label, label=label) for label in ("hate", "offensive", "neither")}
+    feedback = [(label, "hate+offensive", "perspective") for label in items]
+    assert contradicting(feedback, items, []) == {"neither"}
+
+
 def test_what_is_reviewed_makes_room_for_a_clients_older_feedback() -> None:
     items = {f"p{i}": item(f"p{i}") for i in range(200)}
     feedback = [(f"p{i}", "hate", "a") for i in range(200)]
