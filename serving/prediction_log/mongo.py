@@ -10,7 +10,7 @@
 Writes are unordered bulks of upserts, confirmed by a majority; they never change a stored document.
 An erasure leaves a tombstone, `{_id, ts, erased: true}`, without text, scores or client. A copy of
 the prediction that arrives later (a retry, or from another host) finds the `_id` taken, so it
-cannot undo the erasure.
+cannot undo the erasure. Feedback that arrives later is erased at once.
 """
 
 import logging
@@ -82,6 +82,8 @@ CANNOT_USE = (PyMongoError, ValueError, OSError)  # of a connection string
 URI_FORMAT = "mongodb://[user:password@]host[:port][/database][?options], or mongodb+srv://…"
 
 PERSONAL = ("text", "predicted", "label", "note", "reviewer", "language")  # of a review
+PERSONAL_FEEDBACK = ("label", "comment", "client", "attributes")
+ERASE_FEEDBACK = {"$set": {"erased": True}, "$unset": dict.fromkeys(PERSONAL_FEEDBACK, "")}
 ERASE_REVIEW = {"$set": {"erased": True}, "$unset": dict.fromkeys(PERSONAL, "")}
 
 Operation = UpdateOne | UpdateMany | ReplaceOne[Document]
@@ -140,7 +142,24 @@ class MongoArchive:
         for collection, pairs in operations.items():
             if pairs:
                 refused |= await self._bulk_write(collection, pairs)
+        about = [row.document["prediction_id"] for row in rows if row.type is RecordType.FEEDBACK]
+        if about:
+            await self._erase_late_feedback(about)
         return refused
+
+    async def _erase_late_feedback(self, prediction_ids: list[str]) -> None:
+        """Erase feedback on predictions that were erased, perhaps by another replica, before it
+        came here. An erasure that comes later finds it.
+        """
+        query = {"_id": {"$in": prediction_ids}, "erased": True}
+        predictions = self.collection("predictions")
+        erased = await self.call(
+            READ_SECONDS, lambda: predictions.find(query, {"_id": 1}).to_list(length=None)
+        )
+        if erased:
+            late = {"prediction_id": {"$in": [each["_id"] for each in erased]}}
+            feedback = self.collection("feedback")
+            await self.call(WRITE_SECONDS, lambda: feedback.update_many(late, ERASE_FEEDBACK))
 
     async def find(self, prediction_id: str) -> Document | None:
         """Return a prediction; None if it is unknown or erased. Raises ArchiveError."""
@@ -314,11 +333,9 @@ def _operations(row: OutboxRow) -> list[tuple[str, Operation]]:
     if row.type is RecordType.ERASURE:
         feedback_ids = document.pop("feedback")
         tombstone = document | {"erased": True}
-        personal = dict.fromkeys(("label", "comment", "client", "attributes"))
-        erase = {"$set": {"erased": True}, "$unset": personal}
         return [
             ("predictions", ReplaceOne({"_id": tombstone["_id"]}, tombstone, upsert=True)),
-            ("feedback", UpdateMany({"prediction_id": tombstone["_id"]}, erase)),
+            ("feedback", UpdateMany({"prediction_id": tombstone["_id"]}, ERASE_FEEDBACK)),
             ("reviews", UpdateMany({"prediction_id": tombstone["_id"]}, ERASE_REVIEW)),
             *(
                 ("feedback", ReplaceOne({"_id": id_}, tombstone | {"_id": id_}, upsert=True))

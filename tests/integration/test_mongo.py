@@ -122,16 +122,18 @@ def test_an_erasure_leaves_tombstones_that_no_copy_replaces(
         unsent = row(3, "g", RecordType.FEEDBACK, prediction_id="a", label="hate", comment="secret")
         await archive.write([prediction, sent, row(4, "b", text="stays")])
         erasure = row(5, "a", RecordType.ERASURE, feedback=["g"])
+        elsewhere = row(6, "h", RecordType.FEEDBACK, prediction_id="a", client="bob")
         for _ in range(2):
             assert await archive.write([erasure]) == {}
             assert await archive.write([prediction, sent, unsent]) == {}  # late copies
+            assert await archive.write([elsewhere]) == {}  # of a replica that did not erase
         assert await archive.find("a") is None
         assert await archive.find("b") is not None
 
     with_archive(uri, test)
     assert database["predictions"].find_one({"_id": "a"}) == {"_id": "a", "ts": NOW, "erased": True}
     everything = [*database["predictions"].find(), *database["feedback"].find()]
-    assert len(everything) == 4
+    assert len(everything) == 5
     assert "secret" not in str(everything)
     assert "bob" not in str(everything)
 
