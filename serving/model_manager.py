@@ -12,7 +12,6 @@ import gc
 import json
 import logging
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +53,7 @@ class ModelManager:
         self._seen: tuple[int, int] | None = None  # identity of the manifest that was read last
         self._users: dict[Engine, int] = {}  # active requests of each engine
         self._reloading = asyncio.Lock()
+        self._reloads: set[asyncio.Task[Manifest]] = set()
         self._retiring: set[asyncio.Task[None]] = set()
         self.stopping = False  # SIGTERM came: clients shall use another replica
 
@@ -127,9 +127,23 @@ class ModelManager:
     async def reload(self) -> Manifest:
         """Serve the bundle and the policy that are on the disk now; return the active manifest.
 
+        It goes on if the caller is cancelled: the bundle counts as seen, and `watch` would not load
+        it later.
+
         Raises:
             ServiceError: they cannot be served; the old model stays active.
         """
+        self._reloads.add(task := asyncio.create_task(self._reload()))
+        task.add_done_callback(self._finish_reload)
+        return await asyncio.shield(task)
+
+    def _finish_reload(self, task: asyncio.Task[Manifest]) -> None:
+        self._reloads.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error and not isinstance(error, ServiceError):  # which has been logged
+            log.error("a reload failed: %s", type(error).__name__)  # perhaps nobody waits for it
+
+    async def _reload(self) -> Manifest:
         async with self._reloading:
             old = self.engine
             try:
@@ -159,9 +173,13 @@ class ModelManager:
         """Reload whenever the bundle's folder holds another bundle, until cancelled."""
         while self._settings.watch_seconds:
             await asyncio.sleep(self._settings.watch_seconds)
-            if await self._has_changed():
-                with suppress(ServiceError):  # `reload` has logged it
+            try:
+                if await self._has_changed():
                     await self.reload()
+            except ServiceError:
+                pass  # `reload` has logged it
+            except Exception as error:  # if the task ended, no new model would be served
+                log.exception("watching the bundle failed with %s", type(error).__name__)
 
     async def _has_changed(self) -> bool:
         if self._remote:
@@ -174,6 +192,9 @@ class ModelManager:
 
     async def close(self) -> None:
         """Finish the accepted requests and stop all engines."""
+        for task in self._reloads:
+            task.cancel()
+        await asyncio.gather(*self._reloads, return_exceptions=True)
         if self._remote:
             self._remote.close()
         for engine in {*self._users, *([self._engine] if self._engine else [])}:
@@ -207,7 +228,11 @@ class ModelManager:
             cache_size=settings.cache_size,
             trace=self._metrics.tracing.context if self._metrics.tracing else None,
         )
-        await engine.start()
+        try:
+            await engine.start()
+        except BaseException:  # its threads run already
+            await engine.close()
+            raise
         return engine
 
     def _activate(self, engine: Engine, folder: Path) -> None:

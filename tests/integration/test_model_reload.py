@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import signal
+import threading
 import time
 import weakref
 from collections.abc import Callable
@@ -19,6 +20,7 @@ import pytest
 
 from serving import model_manager
 from serving.bundle import Bundle
+from serving.inference.batcher import Batcher
 from serving.model_manager import ModelManager, bundle_folder
 from serving.observability.metrics import Metrics
 from serving.settings import Settings
@@ -210,6 +212,47 @@ def test_a_replaced_model_is_freed(bundles: list[Path], link: Path, tmp_path: Pa
 
     try:
         asyncio.run(scenario())
+    finally:
+        gc.unfreeze()
+
+
+def test_a_reload_goes_on_without_its_caller_and_the_watch_after_an_error(
+    bundles: list[Path], link: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(bundle=link, outbox=tmp_path / "outbox.db", watch_seconds=0.02)
+
+    async def served(models: ModelManager, expected: str) -> None:
+        while models.engine.bundle.manifest.version != expected:
+            await asyncio.sleep(0.02)
+
+    async def scenario() -> None:
+        models = ModelManager(settings, Metrics(), threads=1)
+        await models.start()
+        point_link(link, bundles[1])
+        with pytest.raises(TimeoutError):  # as at the deadline of POST /v1/model/reload
+            await asyncio.wait_for(models.reload(), 0.001)
+        await asyncio.wait_for(served(models, version(bundles[1])), 60)
+
+        watch = asyncio.create_task(models.watch())
+        threads = threading.active_count()
+        with monkeypatch.context() as patch:
+            failed = AsyncMock(side_effect=RuntimeError("no scores"))
+            patch.setattr(Batcher, "submit", failed)
+            point_link(link, bundles[0])
+            while not failed.await_count:
+                await asyncio.sleep(0.02)
+        while threading.active_count() > threads:  # those of the engine that did not start
+            await asyncio.sleep(0.02)
+        point_link(link, bundles[1])
+        while models._seen != model_manager._identity(bundles[1]):
+            await asyncio.sleep(0.02)
+        point_link(link, bundles[0])
+        await asyncio.wait_for(served(models, version(bundles[0])), 60)
+        watch.cancel()
+        await models.close()
+
+    try:
+        asyncio.run(asyncio.wait_for(scenario(), 120))
     finally:
         gc.unfreeze()
 
