@@ -11,12 +11,14 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 from starlette.testclient import TestClient
 
 from serving.app import create_app
 from serving.bundle import ATTRIBUTES
+from serving.inference.batcher import QueueFullError
 from serving.inference.engine import Engine
 from serving.settings import Settings
 from tests.support.service import without_settings
@@ -173,6 +175,17 @@ def test_a_comment_has_at_most_max_texts_spans(start: Start) -> None:
         (78, 116),
         (117, 149),
     ]
+
+
+def test_a_comment_whose_spans_are_refused_is_not_stored(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = Log(client := start())
+    monkeypatch.setattr(Engine, "predict", AsyncMock(side_effect=QueueFullError(2.0)))
+    body = analyze_body("a. " * 50, spanAnnotations=True)
+    reply = client.post(ANALYZE, json=body)
+    assert reply.status_code == 503  # as Google says it
+    assert log.records() == []
 
 
 def words(count: int) -> str:

@@ -61,15 +61,19 @@ async def analyze(request: Request, body: AnalyzeCommentRequest) -> Json:
     caller = caller_of(request, "perspective")
     engine = caller.engine
     analysis = Analysis(body, request.app.state.attributes, engine.policy.languages)
+    classifier.check_texts([analysis.comment.source], _field)
+    spans = await asyncio.to_thread(analysis.spans, classifier.settings.max_texts)
+    scored = []
+    if body.span_annotations:
+        # Before the comment, which is stored: a refused request must leave nothing in the log.
+        texts = [analysis.comment.text[begin:end] for begin, end in spans]
+        scored = await engine.predict(texts, deadline=caller.deadline)
     store = not body.do_not_store
     result = await _classify(request, classifier, analysis.comment, store=store)
     scores, language = result.predictions[0].attributes, result.predictions[0].language
     headers = truncation_headers([result.predictions[0].truncated])
-    spans = await asyncio.to_thread(analysis.spans, classifier.settings.max_texts)
     span_scores = [scores] * len(spans)
     if body.span_annotations:
-        texts = [analysis.comment.text[begin:end] for begin, end in spans]
-        scored = await engine.predict(texts, deadline=caller.deadline)
         span_scores = [row.attributes for row in scored]
         headers |= truncation_headers((row.truncated for row in scored), "spans")
     content = analysis.reply(scores, spans, span_scores, language)
@@ -128,13 +132,14 @@ async def batch(request: Request) -> Response:
 async def _classify(
     request: Request, classifier: Classifier, comment: Comment, *, store: bool
 ) -> Classification:
-    def field(_: int) -> str:
-        return TEXT
-
     # Before markup is removed, because that takes time in proportion to the length.
-    classifier.check_texts([comment.source], field)
+    classifier.check_texts([comment.source], _field)
     caller = caller_of(request, "perspective")
-    return await classifier.classify([comment.text], caller, store=store, field=field)
+    return await classifier.classify([comment.text], caller, store=store, field=_field)
+
+
+def _field(_: int) -> str:
+    return TEXT
 
 
 @router.get("/$discovery/rest", include_in_schema=False)
