@@ -53,6 +53,7 @@ GATES: dict[str, Any] = {
         "megabytes": 26,
     },
     "max_macro_f1_drop": 0.1,
+    "max_roc_auc_drop": 0.1,
     "max_drop": {"behaviour.all": 0.1},
     "max_rise": {"sources.own.ece": 0.15},
     "max_ratio": {"milliseconds_a_text.int8.p95": 5.0, "megabytes": 1.25},

@@ -43,6 +43,7 @@ class Gates(BaseModel):
     ceilings: Limits
     significance: Annotated[float, Field(gt=0, lt=0.5)]
     max_macro_f1_drop: Share
+    max_roc_auc_drop: Share
     max_capability_drop: Share
     max_drop: Limits
     max_rise: Limits
@@ -228,7 +229,7 @@ def _relative(candidate: Report, production: Report, gates: Gates) -> Iterator[G
                 gate = f"{path}: {what} against production"
                 ours, theirs = (r.rankings.get(path) for r in (candidate, production))
                 if what == "drop" and ours and theirs:
-                    yield _ranking_result(gate, ours, theirs, limit, gates.significance)
+                    yield _ranking_result(gate, ours, theirs, limit, gates)
                 else:
                     change = _change(what, value, production.figures.get(path, math.nan))
                     yield _limit(gate, change, limit)
@@ -241,15 +242,16 @@ def _change(what: str, ours: float, theirs: float) -> float:
 
 
 def _ranking_result(
-    gate: str, ours: Ranking, theirs: Ranking, limit: float, significance: float
+    gate: str, ours: Ranking, theirs: Ranking, limit: float, gates: Gates
 ) -> GateResult:
     """Return the result for a ROC AUC: with few positives chance alone exceeds the limit."""
-    change = roc_auc_change(ours, theirs, significance)
+    change = roc_auc_change(ours, theirs, gates.significance)
+    most = gates.max_roc_auc_drop
     return GateResult(
         gate,
-        change.high >= 0 or change.value >= -limit,
+        change.value >= -limit or (change.high >= 0 and change.value >= -most),
         str(change),
-        f"no significant loss over {limit:.3f}",
+        f"no significant loss over {limit:.3f}, none over {most:.3f}",
     )
 
 

@@ -27,6 +27,7 @@ GATES = Gates(
     ceilings={"sources.ours.ece": 0.05, "batch.label_changes": 0, "int8.loss": 0.01},
     significance=0.01,
     max_macro_f1_drop=0.05,
+    max_roc_auc_drop=0.05,
     max_capability_drop=0.3,
     max_drop={"suite.all": 0.05},
     max_rise={"sources.ours.ece": 0.02},
@@ -165,30 +166,30 @@ def test_a_label_with_a_significant_loss_is_refused() -> None:
     assert named == {"ours: recall of offensive against production"}
 
 
-@pytest.mark.parametrize(("positives", "refused"), [(16, False), (300, True)])
-def test_a_loss_of_roc_auc_is_refused_if_chance_does_not_explain_it(
-    positives: int, refused: bool
+@pytest.mark.parametrize(
+    ("positives", "missed", "refused"), [(40, 1, False), (1000, 25, True), (40, 3, True)]
+)
+def test_a_loss_of_roc_auc_is_refused_if_it_is_large_or_not_by_chance(
+    positives: int, missed: int, refused: bool
 ) -> None:
-    """Each candidate ranks a sixteenth of the positives below all negatives."""
+    """A candidate ranks some positives below all negatives; production none."""
     path = "attributes.ours.THREAT.roc_auc"
     truth = np.arange(ROWS) < positives
     good = Ranking(truth.astype(float), truth)
-    missed = np.arange(ROWS) < positives // 16
-    worse = Ranking(np.where(missed, -1.0, good.scores), truth)
+    worse = Ranking(np.where(np.arange(ROWS) < missed, -1.0, good.scores), truth)
+    lost = missed / positives
     gates = GATES.model_copy(update={"max_drop": {path: 0.01}})
     candidate, production = (
-        report(figures=FIGURES | {path: auc}, rankings={path: ranking})
-        for auc, ranking in ((1 - 1 / 16, worse), (1.0, good))
+        report(figures=FIGURES | {path: 1 - loss}, rankings={path: ranking})
+        for loss, ranking in ((lost, worse), (0, good))
     )
     (result,) = (r for r in evaluate_gates(candidate, production, gates) if path in r.gate)
     assert result.passed is not refused
-    assert result.found.startswith("-0.06")
-    assert result.wanted == "no significant loss over 0.010"
+    assert result.found.startswith(f"{-lost:+.3f} (")
+    assert result.wanted == "no significant loss over 0.010, none over 0.050"
     assert not refused_gates(production, candidate, gates)
-    # A significant loss within the limit.
-    assert not refused_gates(
-        candidate, production, GATES.model_copy(update={"max_drop": {path: 0.07}})
-    )
+    wider = GATES.model_copy(update={"max_drop": {path: 0.08}})
+    assert not refused_gates(candidate, production, wider)
 
 
 def test_another_model_of_the_same_quality_passes() -> None:
