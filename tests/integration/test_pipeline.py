@@ -152,8 +152,10 @@ def test_training_is_reproducible_even_if_killed_and_resumed(
     set_params(again, {"train": {"base": base}})
 
     kill_training(again, "checkpoint-*/average.pt")
-    incomplete = next(again.glob("models/checkpoints/*")) / "checkpoint-9999"
-    incomplete.mkdir()  # as if it had been killed while writing one
+    folder = next(again.glob("models/checkpoints/*"))
+    (folder / "checkpoint-9999").mkdir()  # as if it had been killed while writing one
+    steps = read(next(folder.glob("checkpoint-*/trainer_state.json")))["max_steps"]
+    kill_training(again, f"checkpoint-{steps}/average.pt")  # the last: the epoch is evaluated
     kill_training(again, "student/checkpoint-*/average.pt")
     resumed = stage("modeling.train", again)
     assert resumed.returncode == 0, resumed.stderr

@@ -59,9 +59,10 @@ NEEDED_BYTES = 2 * 2**30
 
 
 def checkpoint_folder(params: TrainParams, sources: Mapping[str, Source], data_sha: str) -> Path:
-    """Return the folder of this training's checkpoints; each recipe and data has its own."""
-    shares = {name: (source.weight, source.passes) for name, source in sources.items()}
-    recipe = f"{params.model_dump_json()}{shares}{data_sha}"
+    """Return the folder of this training's checkpoints; each recipe, code and data has its own."""
+    code = [sha256(path) for path in sorted(Path(__file__).parent.glob("*.py"))]
+    entries = {name: source.model_dump_json() for name, source in sources.items()}
+    recipe = f"{params.model_dump_json()}{entries}{data_sha}{code}"
     return CHECKPOINTS / hashlib.sha256(recipe.encode()).hexdigest()[:12]
 
 
@@ -185,9 +186,14 @@ def _fit(trainer: PartialLabelTrainer, folder: Path, prefix: str = "") -> dict[s
         _run(trainer, folder)
         best = read_json(folder / "best.json")
         write_json(finished, {"log": trainer.state.log_history, "best": best})
-    trainer.model.load_state_dict(torch.load(folder / "best.pt", weights_only=True))
+    trainer.model.load_state_dict(load_tensors(folder / "best.pt"))
     history: dict[str, Any] = read_json(finished)
     return history
+
+
+def load_tensors(path: Path) -> Any:
+    """Return a state dict, on the CPU: the run may have begun on another device."""
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _run(trainer: PartialLabelTrainer, folder: Path) -> None:
@@ -195,8 +201,7 @@ def _run(trainer: PartialLabelTrainer, folder: Path) -> None:
     try:
         if checkpoint:
             print(f"resuming from {checkpoint}")
-            state = torch.load(checkpoint / "average.pt", weights_only=True)
-            trainer.average.load_state_dict(state)
+            trainer.average.load_state_dict(load_tensors(checkpoint / "average.pt"))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except Exception as error:
         # torch and safetensors have errors of their own for a full disk and a broken file.

@@ -164,8 +164,15 @@ class Progress(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, args: Any, state: TrainerState, *_: Any, **kwargs: Any) -> None:
         self.started, self.first = time.monotonic(), state.global_step
 
-    def on_step_end(self, *_: Any, **kwargs: Any) -> None:
-        self.trainer.average.update_parameters(kwargs["model"])
+    def on_step_end(
+        self, args: Any, state: TrainerState, control: Any, *, model: nn.Module,
+        train_dataloader: Any, **_: Any,
+    ) -> None:  # fmt: skip
+        self.trainer.average.update_parameters(model)
+        # Trainer itself would evaluate an epoch after its last checkpoint, and a run that is
+        # resumed from there would not evaluate it any more.
+        if state.global_step % len(train_dataloader) == 0:
+            control.should_evaluate = True
 
     def on_save(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         # Written last: a checkpoint without it is incomplete.
@@ -229,7 +236,7 @@ def training_arguments(params: TrainParams, folder: Path) -> TrainingArguments:
         bf16=uses_bf16(params.precision),
         use_cpu=not torch.cuda.is_available(),
         seed=params.seed,
-        eval_strategy="epoch",
+        eval_strategy="no",  # `Progress` asks for it
         save_steps=params.checkpoint_steps,
         save_total_limit=2,
         logging_steps=50,
