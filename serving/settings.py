@@ -129,7 +129,7 @@ def origin_pattern(origins: tuple[str, ...]) -> str:
     for origin in origins:
         pattern = re.escape(origin)
         pattern = re.sub(r":\\\*$", r"(:\\d+)?", pattern)
-        pattern = pattern.replace(r"://\*\.", r"://([^/:]+\.)+")
+        pattern = pattern.replace(r"://\*\.", r"://([^/:.]+\.)+")
         parts.append(re.sub(r"^\\\*$", ".*", pattern).replace(r"://\*", "://[^/:]+"))
     return "|".join(parts)
 
@@ -190,7 +190,11 @@ def _bundle(value: object) -> object:
 
 def _redis_url(value: SecretStr) -> SecretStr:
     parts = urlsplit(_one_line(value).get_secret_value())
-    if parts.scheme not in {"redis", "rediss"} or not parts.hostname or parts.port == 0:
+    try:
+        has_port = parts.port != 0
+    except ValueError:  # its text has what stands there, perhaps a part of the password
+        has_port = False
+    if parts.scheme not in {"redis", "rediss"} or not parts.hostname or not has_port:
         raise ValueError("not an address of Redis")
     return value
 
@@ -465,7 +469,7 @@ def load_settings(**overrides: object) -> Settings:
         if name in SECRET:
             reason = problem.get("ctx", {}).get("error")
             shown = f"a value that is not shown here{f' ({reason})' if reason else ''}"
-        elif name == "bundle" and "//" in shown:  # its address may have a password or a signature
+        elif "//" in shown and (name == "bundle" or "@" in shown):  # a signature or a password
             shown = "a value that is not shown here"
         lines.append(f"{variable(name)}: got {shown}, wanted {wanted(name)}")
     raise SettingsError("\n".join(lines))

@@ -283,6 +283,33 @@ def test_an_origin_matches_what_browsers_send(
     assert [each for each in others if pattern.fullmatch(each)] == []
 
 
+@pytest.mark.timeout(10)
+def test_an_origin_of_many_labels_is_compared_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anybody may send one: the pattern must not try each way to divide it."""
+    monkeypatch.setenv("TAGGER_CORS_ORIGINS", "https://*.example.org:*")
+    pattern = re.compile(origin_pattern(load_settings().cors_origins))
+    for labels in ("a." * 5000, "." * 5000, "a" * 10_000, ":1" * 5000):
+        assert not pattern.fullmatch(f"https://{labels}x")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("TAGGER_RATE_LIMIT_STORAGE", "redis://user:p4ss#word@redis:6379/0"),
+        ("TAGGER_RATE_LIMIT_STORAGE", "redis://user:p4ss/word@redis:6379/0"),
+        ("TAGGER_PUBLIC_URL", "https://me:p4ss@example.org"),
+        ("TAGGER_BUNDLE", "https://me:p4ss@/"),
+    ],
+)
+def test_a_message_has_no_part_of_a_password(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=f"^{name}: got a value that is not shown") as raised:
+        load_settings()
+    assert "p4ss" not in str(raised.value)
+
+
 @pytest.mark.parametrize(
     "origin",
     [
