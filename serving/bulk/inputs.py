@@ -10,15 +10,17 @@ a `Rejected` of its chunk. Memory holds one chunk: at most `part_rows` rows, or 
 """
 
 import json
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from hashlib import blake2b
-from itertools import chain, islice
+from itertools import chain, islice, product
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO, NamedTuple, cast
+from urllib.parse import quote, urlsplit
 
 import pyarrow as pa
 from pyarrow import fs
@@ -43,6 +45,7 @@ CHUNK_BYTES = 8 << 20
 BESIDE = (".rejected.jsonl", ".run.json")  # what a run writes beside its output, after its name
 BLOCK_ROWS = 256  # that become columns at a time
 PROBE_ROWS = 1000  # of JSON lines, from which the columns and their types are told
+NOT_UTF8 = "got bytes that are not UTF-8"
 READ_ERRORS = (OSError, EOFError, pa.ArrowException)
 
 
@@ -131,18 +134,17 @@ def find_sources(inputs: Sequence[str], format_: str | None, own: Path) -> list[
                 raise BulkError("-: --format is missing; wanted csv or jsonl for standard input")
             sources[STDIN] = Source("standard input", STDIN, format_)
             continue
-        for source in _expand(name, format_, str(own.absolute())):
+        for source in _expand(name, format_, own):
             sources.setdefault(source.uri, source)
     return list(sources.values())
 
 
-def _expand(name: str, format_: str | None, own: str) -> Iterator[Source]:
+def _expand(name: str, format_: str | None, own: Path) -> Iterator[Source]:
     system, path = _filesystem(name)
     try:
         infos, is_file = _infos(system, path)
     except READ_ERRORS as error:
         raise BulkError(f"{name}: {_sentence(error)}") from None
-    prefix = name[: len(name) - len(path)] if "://" in name else ""
     count = 0
     for info in sorted(infos, key=lambda info: info.path):
         known = format_ or _format_of(info.path)
@@ -150,18 +152,31 @@ def _expand(name: str, format_: str | None, own: str) -> Iterator[Source]:
             raise BulkError(
                 f"{name}: got an unknown ending, wanted {', '.join(FORMATS)} or --format"
             )
-        if not prefix and _is_own(info.path, own):
+        if isinstance(system, fs.LocalFileSystem) and _is_own(info.path, own):
             if is_file:
                 raise BulkError(f"{name}: it is the output, wanted another --out")
             continue
         if known is None:
             continue
         count += 1
-        shown = name if is_file else prefix + info.path
+        uri = _uri(name, info.path)
+        # Without a query, because the ending tells how a file is compressed, and without a secret.
+        public = re.sub(r"://[^/@]*@", "://", uri.partition("?")[0])
+        shown = name if is_file and "://" not in name else public
         stamp = info.mtime.timestamp() if info.mtime else 0.0
-        yield Source(shown, prefix + info.path, known, info.size or 0, stamp)
+        yield Source(shown, uri, known, info.size or 0, stamp)
     if not count:
         raise BulkError(f"{name}: got no file with a known ending, wanted {', '.join(FORMATS)}")
+
+
+def _uri(name: str, path: str) -> str:
+    """Return what opens the file at a path that was found under `name`, a path or a URL."""
+    if "://" not in name:
+        return path
+    scheme, netloc, _, query, _ = urlsplit(name)
+    if not path.startswith("/"):  # it begins with the bucket
+        netloc = netloc.rpartition("@")[0] + "@" * ("@" in netloc)
+    return f"{scheme}://{netloc}{quote(path)}" + (f"?{query}" if query else "")
 
 
 def _filesystem(name: str) -> tuple[fs.FileSystem, str]:
@@ -201,9 +216,18 @@ def _is_hidden(path: str) -> bool:
     return any(part.startswith((".", "_")) for part in path.split("/"))
 
 
-def _is_own(path: str, own: str) -> bool:
-    beside = {own + ending for ending in ("", *BESIDE)}
-    return path in beside or path.startswith((f"{own}/", f"{own}.parts/"))
+def _is_own(path: str, own: Path) -> bool:
+    """Return whether a local file is the output or beside it, also through links and `..`."""
+    for file, out in product(_places(Path(path)), _places(own)):
+        beside = {out + ending for ending in ("", *BESIDE)}
+        if file in beside or file.startswith((f"{out}/", f"{out}.parts/")):
+            return True
+    return False
+
+
+def _places(path: Path) -> set[str]:
+    """Return where a path is, and where it leads to if it is a link."""
+    return {str(path.parent.resolve() / path.name), str(path.resolve())}
 
 
 def _format_of(path: str) -> str | None:
@@ -408,18 +432,40 @@ def _parquet_blocks(source: Source, layout: Layout, rows: int, stdin: Stdin) -> 
         for batch in file.iter_batches(batch_size=rows, use_threads=False):
             table = pa.Table.from_batches([batch]).select(layout.schema.names)
             table = table.cast(layout.schema)
+            every = range(number + 1, number + 1 + table.num_rows)
+            number += table.num_rows
+            table, numbers, undecodable = _without_undecodable(table, every)
             texts = table.column(layout.text).to_pylist()
             problems = [_text_problem(text) for text in texts]
             ids = table.column(layout.id).to_pylist() if layout.id else [None] * len(texts)
-            wrong = [
-                Rejected(source.name, number + i, None, problem, id_)
-                for i, (problem, id_) in enumerate(zip(problems, ids, strict=True), 1)
+            wrong = [Rejected(source.name, i, None, NOT_UTF8) for i in undecodable] + [
+                Rejected(source.name, i, None, problem, id_)
+                for i, problem, id_ in zip(numbers, problems, ids, strict=True)
                 if problem
             ]
             if wrong:
-                table = table.filter(pa.array([not problem for problem in problems]))
-            number += len(texts)
-            yield table, wrong, number / total
+                table = table.filter(pa.array([not problem for problem in problems], pa.bool_()))
+            yield table, sorted(wrong, key=lambda each: each.row), number / total
+
+
+def _without_undecodable(
+    table: pa.Table, numbers: Sequence[int]
+) -> tuple[pa.Table, Sequence[int], list[int]]:
+    """Return the rows whose texts are UTF-8, their numbers, and the numbers of the others."""
+    if _is_valid(table):
+        return table, numbers, []
+    valid = [_is_valid(table.slice(i, 1)) for i in range(table.num_rows)]
+    left = [i for i, is_valid in zip(numbers, valid, strict=True) if is_valid]
+    lost = [i for i, is_valid in zip(numbers, valid, strict=True) if not is_valid]
+    return table.filter(pa.array(valid)), left, lost
+
+
+def _is_valid(table: pa.Table) -> bool:
+    try:
+        table.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
 
 
 def _text_problem(text: object) -> str:
@@ -495,6 +541,8 @@ def _values(content: list[Any] | dict[str, Any] | str, order: list[int], layout:
             value = content.get(name)
             if name in layout.as_json and value is not None:
                 value = json.dumps(value, ensure_ascii=False)
+                if problem := no_text(value):
+                    return f"{name}: {problem}"
             elif problem := _type_problem(name, value, kind):
                 return problem
             values.append(value)

@@ -27,7 +27,7 @@ import pyarrow as pa
 from pyarrow import parquet as pq
 
 from serving.bulk.inputs import BESIDE, BulkError, Rejected
-from serving.bulk.scoring import META
+from serving.bulk.scoring import META, OUTPUTS
 
 SUFFIXES = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 
@@ -67,6 +67,8 @@ class Output:
         if not self.path.absolute().parent.is_dir():
             raise BulkError(f"{self.path}: its folder does not exist")
         existing = [path for path in (self.path, self.parts, self._run) if path.exists()]
+        if {*existing} == {self.parts} and self._is_empty():
+            existing = []  # of a run that had no room to begin, or somebody made it for this one
         if existing and not (resume or overwrite):
             raise BulkError(
                 f"{existing[0]}: it exists; wanted --resume to go on, or --overwrite to replace it"
@@ -83,6 +85,9 @@ class Output:
         for scratch in self.parts.glob(".*"):
             scratch.unlink()
         return None
+
+    def _is_empty(self) -> bool:
+        return self.parts.is_dir() and not any(self.parts.iterdir())
 
     def _lock(self) -> None:
         """Keep other runs away from `parts` until `close`, or the end of this process."""
@@ -105,7 +110,8 @@ class Output:
 
     def _delete(self) -> None:
         """Delete what an earlier run made, and nothing that no run has made."""
-        if self.path.exists() and not self._run.exists() and self.path.is_dir():
+        is_ours = self._run.exists() or (self.path == self.parts and self._is_empty())
+        if self.path.is_dir() and not is_ours:
             raise BulkError(
                 f"{self.path}: got a folder that `score` has not made, wanted another --out"
             )
@@ -153,7 +159,11 @@ class Output:
 
     def finish(self, run: dict[str, Any]) -> tuple[int, int]:
         """Make the output of all parts; return the numbers of scored and of rejected rows."""
-        parts = sorted(self.parts.glob("part-*.parquet"))
+        # By their numbers: a file may have a number of more than five digits.
+        parts = sorted(
+            self.parts.glob("part-*.parquet"),
+            key=lambda path: [int(number) for number in path.stem.split("-")[1:]],
+        )
         scored = sum(pq.read_metadata(path).num_rows for path in parts)
         rejected = self._write_rejected(parts)
         if self.format != "parquet":
@@ -171,7 +181,8 @@ class Output:
         with replaced(self.rejected) as stream:
             for path in parts:
                 for row in _figures(path)["rejected"]:
-                    stream.write(orjson.dumps(Rejected(*row)._asdict()) + b"\n")
+                    # Not by orjson: an id may be any number, and any text that JSON can hold.
+                    stream.write(json.dumps(Rejected(*row)._asdict()).encode() + b"\n")
                     count += 1
         if not count:
             self.rejected.unlink()
@@ -224,17 +235,20 @@ def _write_csv(table: pa.Table, stream: BinaryIO, header: bool) -> None:
     writer = csv.writer(text)
     if header:
         writer.writerow(table.column_names)
-    columns = [_csv_cells(column) for column in table.columns]
+    columns = [
+        _csv_cells(name, column)
+        for name, column in zip(table.column_names, table.columns, strict=True)
+    ]
     writer.writerows(zip(*columns, strict=True))
     stream.write(text.getvalue().encode())
 
 
-def _csv_cells(column: pa.ChunkedArray) -> list[Any]:
+def _csv_cells(name: str, column: pa.ChunkedArray) -> list[Any]:
     values: list[Any] = column.to_pylist()
     if pa.types.is_boolean(column.type):
         return [None if value is None else str(value).lower() for value in values]
     if pa.types.is_nested(column.type):
-        if column.type == pa.list_(pa.string()):
+        if name in OUTPUTS.names:  # our warnings; no column of the input has such a name
             return [None if value is None else " ".join(value) for value in values]
         return [None if value is None else _json(value).decode() for value in values]
     return values

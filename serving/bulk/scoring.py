@@ -61,7 +61,8 @@ def output_schema(layout: Layout) -> pa.Schema:
         for each in fields
     ]
     names = [each.name.lower() for each in renamed]
-    if twice := next((name for name in names if names.count(name) > 1), None):
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
         raise BulkError(f"column {twice!r}: got it twice in the output; rename one in the input")
     return pa.schema([*renamed, *OUTPUTS])
 

@@ -5,11 +5,15 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
+import numpy as np
 import pyarrow as pa
 import pytest
+from pyarrow import fs
 from pyarrow import parquet as pq
 
+from serving.bulk import inputs
 from serving.bulk.inputs import BulkError, Chunk, Stdin, find_sources, probe, read_chunks
 
 Put = Callable[[str, str | bytes], Path]
@@ -26,10 +30,10 @@ def put(tmp_path: Path) -> Put:
     return write
 
 
-def read(*inputs: Path | str, text: str = "text", id_: str | None = None, rows: int = 4096,
+def read(*paths: Path | str, text: str = "text", id_: str | None = None, rows: int = 4096,
          form: str | None = None) -> list[Chunk]:  # fmt: skip
     stdin = Stdin()
-    sources = find_sources([str(each) for each in inputs], form, Path("/nowhere/out"))
+    sources = find_sources([str(each) for each in paths], form, Path("/nowhere/out"))
     layout = probe(sources, text, id_, stdin)
     return [
         chunk
@@ -70,6 +74,27 @@ def test_a_glob_and_a_url_name_files_and_a_file_is_read_once(put: Put) -> None:
     assert rows_of(read(one.as_uri())) == [{"text": "one"}]
 
 
+def test_a_url_keeps_its_escapes_and_its_query(put: Put, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = put("my folder/50%.csv.gz", gzip.compress(b"text\none\n"))
+    for url in (file.as_uri(), file.parent.as_uri()):
+        assert rows_of(read(url)) == [{"text": "one"}]
+    store = fs.SubTreeFileSystem(str(file.parent.parent), fs.LocalFileSystem())
+    opened = []
+
+    def filesystem(url: str) -> tuple[fs.FileSystem, str]:
+        opened.append(url)
+        return store, unquote(urlsplit(url).netloc.rpartition("@")[2] + urlsplit(url).path)
+
+    put("bucket/a b.csv", "text\ntwo\n")
+    monkeypatch.setattr(inputs, "_filesystem", filesystem)
+    query = "?endpoint_override=localhost:9&scheme=http"
+    for url in (f"s3://k:s@bucket/a%20b.csv{query}", f"s3://k:s@bucket{query}"):
+        assert rows_of(read(url)) == [{"text": "two"}]
+        assert opened[-1] == f"s3://k:s@bucket/a%20b.csv{query}"
+        (source,) = find_sources([url], None, Path("/nowhere/out"))
+        assert source.name == "s3://bucket/a%20b.csv"
+
+
 def test_the_output_of_a_run_is_no_input_of_the_next(put: Put) -> None:
     folder = put("a.csv", "text\na\n").parent
     put("out.csv", "text\nb\n")
@@ -77,8 +102,18 @@ def test_the_output_of_a_run_is_no_input_of_the_next(put: Put) -> None:
     put("out.csv.parts/part-00000-0000000.parquet", b"PAR1")
     sources = find_sources([str(folder)], None, folder / "out.csv")
     assert [Path(source.uri).name for source in sources] == ["a.csv"]
+    (folder / "latest.csv").symlink_to("out.csv")
+    (folder / "in").mkdir()
+    for same in (
+        str(folder / "out.csv"),
+        str(folder / "in" / ".." / "out.csv"),
+        str(folder / "latest.csv"),
+        (folder / "out.csv").as_uri(),
+    ):
+        with pytest.raises(BulkError, match="it is the output"):
+            find_sources([same], None, folder / "out.csv")
     with pytest.raises(BulkError, match="it is the output"):
-        find_sources([str(folder / "out.csv")], None, folder / "out.csv")
+        find_sources([str(folder / "out.csv")], None, folder / "latest.csv")
 
 
 def test_an_input_may_have_the_name_of_the_output_and_an_ending(put: Put) -> None:
@@ -121,6 +156,13 @@ def test_json_lines_are_checked_row_by_row(put: Put) -> None:
     ]
 
 
+def test_half_a_character_inside_of_a_json_value_is_rejected(put: Put) -> None:
+    lines = ['{"text": "a", "meta": {"k": 1}}', '{"text": "b", "meta": {"k": "\\ud800"}}']
+    (chunk,) = read(put("a.jsonl", "\n".join(lines)))
+    assert rows_of([chunk]) == [{"text": "a", "meta": '{"k": 1}'}]
+    assert [each.reason for each in chunk.rejected] == ["meta: got U+D800, half of a character"]
+
+
 def test_json_values_keep_their_types_and_mixed_ones_become_json(put: Put) -> None:
     rows = [
         {"text": "a", "n": 1, "x": 1, "b": True, "l": [1], "m": 1, "e": None},
@@ -153,6 +195,20 @@ def test_rows_of_parquet_without_a_text_are_rejected(tmp_path: Path) -> None:
         (2, None, 2),
         (3, None, 3),
     ]
+
+
+def test_rows_of_parquet_that_are_no_utf8_are_rejected(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    offsets, data = (
+        pa.py_buffer(np.array([0, 1, 2, 3], np.int32).tobytes()),
+        pa.py_buffer(b"a\xe9b"),
+    )
+    broken = pa.StringArray.from_buffers(3, offsets, data)
+    for columns in ({"text": broken, "n": [1, 2, 3]}, {"text": ["a", "x", "b"], "n": broken}):
+        pq.write_table(pa.table(columns), path)
+        (chunk,) = read(path, id_="n")
+        assert chunk.table.column("text").to_pylist() == ["a", "b"]
+        assert [each[1:4] for each in chunk.rejected] == [(2, None, "got bytes that are not UTF-8")]
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,11 @@ def test_the_id_comes_first_and_input_columns_like_ours_get_a_prefix() -> None:
 def test_a_prefixed_name_that_is_taken_is_refused() -> None:
     with pytest.raises(BulkError, match="'input_label': got it twice"):
         output_schema(layout("text", "label", "Input_Label"))
+
+
+def test_two_columns_without_a_name_are_refused() -> None:
+    with pytest.raises(BulkError, match="column '': got it twice"):
+        output_schema(layout("text", "", ""))
 
 
 @pytest.mark.parametrize("name", ["out", "out.parquet", "out.csv", "out.jsonl"])
@@ -112,6 +118,50 @@ def test_what_no_run_has_made_is_neither_resumed_nor_deleted(tmp_path: Path) -> 
     with pytest.raises(BulkError, match="a folder that `score` has not made"):
         output.open(RUN, resume=False, overwrite=True)
     assert (tmp_path / "out" / "thesis.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["out", "out.csv"])
+def test_an_empty_folder_is_no_earlier_run(tmp_path: Path, name: str) -> None:
+    """As after a disk that was full when the run began."""
+    output = Output(tmp_path / name, None)
+    for options in ((False, False), (True, False), (False, True)):
+        output.parts.mkdir()
+        resume, overwrite = options
+        assert output.open(RUN, resume=resume, overwrite=overwrite) is None
+        output.write_part(0, 0, part(["a"]))
+        assert output.finish(RUN) == (1, 0)
+        output.open(RUN, resume=False, overwrite=True)
+        output.close()
+        shutil.rmtree(output.parts)
+        output.path.with_name(f"{name}.run.json").unlink()
+
+
+def test_files_are_put_together_by_their_numbers(tmp_path: Path) -> None:
+    output = Output(tmp_path / "out.csv", None)
+    output.open(RUN, resume=False, overwrite=False)
+    for file in (100_000, 99_999, 3):
+        output.write_part(file, 0, part([str(file)]))
+    output.finish(RUN)
+    assert [line.split(",")[0] for line in output.path.read_text().splitlines()] == [
+        "text", "3", "99999", "100000",
+    ]  # fmt: skip
+
+
+def test_lists_of_the_input_stay_lists_and_any_id_is_written(tmp_path: Path) -> None:
+    output = Output(tmp_path / "out.csv", None)
+    output.open(RUN, resume=False, overwrite=False)
+    table = pa.table({"text": ["a"], "tags": [["x y", None]], "warnings": [["a", "b"]]})
+    rejected = [Rejected("a", 1, 1, "no", 2**64), Rejected("a", 2, 2, "no", "\ud800")]
+    figures = json.dumps({"digest": "d", "rejected": rejected})
+    sink = pa.BufferOutputStream()
+    pq.write_table(table.replace_schema_metadata({META: figures.encode()}), sink)
+    output.write_part(0, 0, bytes(sink.getvalue()))
+    assert output.finish(RUN) == (1, 2)
+    with output.path.open(newline="") as handle:
+        (row,) = csv.DictReader(handle)
+    assert row == {"text": "a", "tags": '["x y",null]', "warnings": "a b"}
+    lines = output.rejected.read_text().splitlines()
+    assert [json.loads(line)["id"] for line in lines] == [2**64, "\ud800"]
 
 
 def test_a_folder_that_does_not_exist_is_one_sentence(tmp_path: Path) -> None:
