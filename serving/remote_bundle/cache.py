@@ -119,10 +119,12 @@ class RemoteBundle:
         try:
             self._source.download(revision, scratch)
             verify(scratch, self._shown)
-            shutil.rmtree(folder, ignore_errors=True)  # if it is there, it is damaged
-            with suppress(OSError):  # another worker was faster
-                scratch.rename(folder)
-            verify(folder, str(folder))
+            if not _is_intact(folder):  # another worker may have been faster, and loads it now
+                shutil.rmtree(folder, ignore_errors=True)
+                with suppress(OSError):
+                    scratch.rename(folder)
+            if not _is_intact(folder):
+                raise FetchError(f"{folder}: it changed while it was fetched")
             log.info("fetched model %s from %s", read_manifest(folder).version, self._shown)
         except OSError as error:
             raise FetchError(f"{self._cache}: {error.strerror}") from None
