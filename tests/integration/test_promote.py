@@ -177,6 +177,12 @@ def test_a_second_promotion_keeps_the_first_as_previous_and_rollback_exchanges_t
     assert aliases() == {"production": second, "previous": first}
     promote.promote(dry_run=False)
     assert f"{second} is in production already" in capsys.readouterr().out
+    releases.write_state(read_state()._replace(pending=True))
+    promote.promote(dry_run=True)
+    assert read_state().pending  # `make gates` changes nothing
+    assert promote.GATES_REPORT.read_text() == f"# Gates: {second} is in production already\n"
+    promote.promote(dry_run=False)
+    assert not read_state().pending
     third = another()
     promote.promote(dry_run=False)
     assert read_state() == State(third, second)

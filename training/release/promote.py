@@ -166,8 +166,9 @@ def promote(*, dry_run: bool) -> None:
     check_origin(candidate)
     state, version = releases.read_state(), candidate.manifest.version
     if version == state.production:
-        apply_state(state)
-        print(f"{version} is in production already")
+        if not dry_run:
+            apply_state(state)
+        _write_report(f"# Gates: {version} is in production already\n")
         return
     _check_gates(candidate, state, gates)
     if dry_run:
@@ -184,16 +185,19 @@ def _check_gates(candidate: Bundle, state: releases.State, gates: Gates) -> None
     production = _load_production() if state.production else None
     ours, theirs = reports(candidate, production)
     results = evaluate_gates(ours, theirs, gates)
-    page = markdown(ours, theirs, results)
-    with atomic_write(GATES_REPORT) as scratch:
-        scratch.write_text(page, encoding="utf-8")
-    print(page)
+    _write_report(markdown(ours, theirs, results))
     if failed := refusals(results):
         reasons = "; ".join(map(str, failed[:3])) + ("; …" if len(failed) > 3 else "")
         raise RefusedError(
             f"{ours.version} failed {len(failed)} of {len(results)} gates, see {GATES_REPORT}: "
             f"{reasons}"
         )
+
+
+def _write_report(page: str) -> None:
+    with atomic_write(GATES_REPORT) as scratch:
+        scratch.write_text(page, encoding="utf-8")
+    print(page)
 
 
 def _load_production() -> Bundle | None:
