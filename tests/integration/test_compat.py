@@ -446,6 +446,11 @@ def test_a_batch_is_bounded_and_its_own_errors_have_googles_format(start: Start)
         (batch_of(good) | {"content": batch_of(good)["content"][:-8]}, "no end"),
         (batch_of(good) | {"headers": {"content-type": "application/json"}}, "multipart/mixed"),
         (batch_of(good) | {"headers": {"content-type": "multipart/mixed"}}, "boundary"),
+        (
+            batch_of(good)
+            | {"headers": {"content-type": "multipart/mixed; boundary*=undefined''b"}},
+            "boundary",
+        ),
     ]:
         reply = client.post(**arguments)
         assert (reply.status_code, reply.json()["error"]["status"]) == (400, "INVALID_ARGUMENT")

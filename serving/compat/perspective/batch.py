@@ -64,7 +64,10 @@ def parse(content_type: str, body: bytes, limit: int) -> list[Call]:
     """
     header = Message()
     header["content-type"] = content_type
-    boundary = header.get_boundary()
+    try:
+        boundary = header.get_boundary()
+    except UnicodeError:  # of an encoded parameter, RFC 2231
+        boundary = None
     if header.get_content_type() != "multipart/mixed" or not boundary:
         text = "Content-Type must be multipart/mixed with a boundary"
         raise ServiceError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, text)
