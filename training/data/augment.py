@@ -20,6 +20,7 @@ def remove_punctuation(texts: pd.Series, share: float) -> pd.Series:
     return pd.Series(
         [
             " ".join(PUNCTUATION.sub(" ", text).split())
+            or text  # of emoji alone nothing would stay
             if np.random.default_rng([1, *str(row_id).encode()]).random() < share
             else text
             for row_id, text in texts.items()

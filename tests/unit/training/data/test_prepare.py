@@ -268,6 +268,8 @@ def test_a_share_of_harmless_training_texts_loses_its_punctuation(checkout: Path
     assert set(bare.values()) == {0}
     whole = pd.Series(["a, b"], index=["id"])
     assert remove_punctuation(whole, 0.0).tolist() == ["a, b"]
+    emoji = pd.Series(["\U0001f602\U0001f602 \u2764!", "ha \U0001f602!"])
+    assert remove_punctuation(emoji, 1.0).tolist() == [emoji[0], "ha"]
 
 
 @pytest.mark.parametrize(
