@@ -91,12 +91,8 @@ class Scorer:
         # One thread each: measured, two single-threaded inferences give 1.07 times the rows of one
         # in two threads.
         self._bundle, self._policy = Bundle.load(folder, threads=1), policy
-        error = self._bundle.golden_error()
-        if error > self._bundle.manifest.golden_tolerance:
-            raise BulkError(
-                f"{folder}: this machine does not reproduce the bundle's golden scores: "
-                f"a probability differs by {error:.4f}"
-            )
+        if problem := self._bundle.golden_problem():
+            raise BulkError(f"{folder}: {problem}")
         self._layout, self._schema = layout, output_schema(layout)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="inference")
 

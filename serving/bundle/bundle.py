@@ -212,6 +212,21 @@ class Bundle:
         got = [np.concatenate(self.score([row.text]), axis=1)[0] for row in golden]
         return float(np.abs(np.array(got) - np.array(want)).max())
 
+    def golden_problem(self, error: float | None = None) -> str | None:
+        """Return why this machine must not answer; None if it reproduces the golden scores.
+
+        Args:
+            error: see `golden_error`, if it has been measured already.
+        """
+        error = self.golden_error() if error is None else error
+        tolerance = self.manifest.golden_tolerance
+        if error <= tolerance:
+            return None
+        return (
+            "this machine does not reproduce the bundle's golden scores: a probability differs by "
+            f"{error:.4f}, more than {tolerance}"
+        )
+
 
 def _session(model: bytes, threads: int) -> ort.InferenceSession:
     options = ort.SessionOptions()

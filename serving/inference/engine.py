@@ -127,13 +127,7 @@ class Engine:
             for want, got in zip(golden, replayed, strict=True)
             for name in (*LABELS, *ATTRIBUTES)
         )
-        tolerance = self.bundle.manifest.golden_tolerance
-        self.not_ready = None
-        if error > tolerance:
-            self.not_ready = (
-                f"this machine does not reproduce the bundle's golden scores: a probability "
-                f"differs by {error:.4f}, more than {tolerance}"
-            )
+        self.not_ready = self.bundle.golden_problem(error)
 
     async def close(self) -> None:
         """Finish the accepted texts and stop the threads."""

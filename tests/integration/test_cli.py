@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.bundles import seal
 from tests.support.service import ROOT, Served
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -258,6 +260,25 @@ assert not slow, slow
         [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True
     )
     assert "map-thresholds" in ended.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["predict", "hi"], ["explain", "hi"], ["score", "in.csv", "--out", "out.csv"],
+     ["map-thresholds", "in.csv"]],
+)  # fmt: skip
+def test_no_command_answers_if_the_golden_scores_are_not_reproduced(
+    run: Run, trained: Path, tmp_path: Path, arguments: list[str]
+) -> None:
+    bundle = shutil.copytree(trained / "models" / "candidate", tmp_path / "bundle")
+    manifest = json.loads((bundle / "bundle.json").read_text())
+    manifest["golden"][0]["scores"]["hate"] += 0.2
+    seal(bundle, manifest)
+    (tmp_path / "in.csv").write_text("text,TOXICITY\nhi,0.1\n")
+    paths = [str(tmp_path / each) if each.endswith(".csv") else each for each in arguments]
+    ended = run(*paths, TAGGER_BUNDLE=str(bundle))
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.splitlines()[-1].startswith(f"error: {bundle}: this machine does not repro")
 
 
 def test_rich_works_without_the_packages_that_the_image_leaves_out(trained: Path) -> None:

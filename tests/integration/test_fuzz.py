@@ -110,7 +110,7 @@ def test_no_text_changes_the_score_of_another(
     if checked_status(reply) == 200:
         rows = reply.json()["predictions"]
         assert len(rows) == len(texts) + 1
-        assert rows[place]["scores"] == pytest.approx(expected, abs=1e-3)
+        assert rows[place]["scores"] == pytest.approx(expected, abs=1e-4)
         assert all(sum(row["scores"].values()) == pytest.approx(1, abs=1e-5) for row in rows)
     else:  # a refused list has a text that cannot be scored
         assert any(
@@ -155,12 +155,15 @@ def batch_of(calls: list[bytes]) -> bytes:
     return b"".join(head + call + b"\r\n" for call in calls) + b"--b--"
 
 
-@given(content=st.one_of(st.lists(CALL, max_size=6).map(batch_of), st.binary(max_size=300)))
+@given(calls=st.one_of(st.lists(CALL, max_size=6), st.binary(max_size=300)))
 @settings(RELAXED, max_examples=CASES // 8)
-def test_any_batch_gets_a_reply_for_each_call_or_an_error(fuzzed: Served, content: bytes) -> None:
+def test_any_batch_gets_a_reply_for_each_call_or_an_error(
+    fuzzed: Served, calls: list[bytes] | bytes
+) -> None:
     headers = {"content-type": "multipart/mixed; boundary=b"}
+    content = calls if isinstance(calls, bytes) else batch_of(calls)
     reply = fuzzed.http.post("/batch", content=content, headers=headers)
     assert reply.status_code in {200, 400}, reply.text
     if reply.status_code == 200:
         assert b"\r\nHTTP/1.1 5" not in reply.content
-        assert b"\r\nHTTP/1.1 " in reply.content
+        assert reply.content.count(b"\r\nHTTP/1.1 ") == content.count(b"--b\r\n")

@@ -169,6 +169,24 @@ def test_a_new_bundle_is_loaded_when_seen_or_on_sighup(
     assert signalled.process.poll() is None
 
 
+def test_a_changed_policy_is_read_on_a_reload_and_a_bad_one_is_refused(
+    serve: Serve, link: Path, tmp_path: Path
+) -> None:
+    policy = tmp_path / "policy.yaml"
+    first = (ROOT / "configs" / "policy.yaml").read_text()
+    policy.write_text(first)
+    service = serve(link, **KEYS, WATCH_SECONDS="0", POLICY=str(policy))
+    service.http.headers.update(ADMIN)
+    for content, status, expected in (
+        (first.replace('version: "1"', 'version: "2"'), 200, "2"),
+        ("version: 3", 409, "2"),
+        (first, 200, "1"),
+    ):
+        policy.write_text(content)
+        assert service.http.post("/v1/model/reload").status_code == status
+        assert service.predict("ok").json()["policy"] == expected
+
+
 def test_a_bad_bundle_is_refused_and_the_old_one_stays_active(
     serve: Serve, bundles: list[Path], link: Path, tmp_path: Path
 ) -> None:

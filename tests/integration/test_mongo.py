@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from motor.motor_asyncio import AsyncIOMotorCollection
-from pymongo import MongoClient
+from pymongo import MongoClient, WriteConcern
 from pymongo.database import Database
 from pymongo.errors import (
     AutoReconnect,
@@ -26,7 +26,7 @@ from serving.app import create_log
 from serving.ids import new_id
 from serving.prediction_log.archive import ArchiveError, ArchiveRefusedError
 from serving.prediction_log.log import PredictionLog
-from serving.prediction_log.mongo import MongoArchive
+from serving.prediction_log.mongo import INDEXES, MongoArchive
 from serving.prediction_log.outbox import Outbox, OutboxRow
 from serving.prediction_log.records import RecordType
 from serving.settings import Settings
@@ -111,6 +111,16 @@ def test_indexes_follow_the_settings(uri: str, database: Database[Documents]) ->
     assert expiry(timedelta(days=1)) == [86_400, 86_400]
     assert expiry(timedelta(days=2)) == [172_800, 172_800]
     assert expiry(None) == [None, None]
+
+
+def test_every_collection_is_written_with_the_concern_majority(uri: str) -> None:
+    """Whatever the URI says: a write that one member has can be lost with it."""
+
+    async def test(archive: MongoArchive) -> None:
+        for name in INDEXES:
+            assert archive.collection(name).write_concern == WriteConcern("majority")
+
+    with_archive(f"{uri}?w=1", test)
 
 
 def test_an_erasure_leaves_tombstones_that_no_copy_replaces(

@@ -101,7 +101,7 @@ def test_a_text_scores_the_same_alone_in_a_list_under_load_and_after_a_restart(
         *enumerate(together), *enumerate(alone), *enumerate(again),
         *((n % 6, row) for n, row in enumerate(under_load)),
     ]:  # fmt: skip
-        assert [scores[label] for label in LABELS] == pytest.approx(expected[i].tolist(), abs=1e-3)
+        assert [scores[label] for label in LABELS] == pytest.approx(expected[i].tolist(), abs=1e-4)
 
 
 def test_a_truncated_text_is_marked(served: Served) -> None:
@@ -190,12 +190,17 @@ def test_bad_input_gets_the_error_shape_and_names_the_field(
     assert problem(reply).get("field") == field
 
 
+@pytest.fixture(scope="module")
+def uncached(serve: Serve) -> Served:
+    return serve(CACHE_SIZE="0")
+
+
 @pytest.mark.parametrize(
     "text", ["\0", "a\0b", "😂" * 100, "\u202e\u200d\ufeff", "x" * 10_000, "\\", '"}]', "\x7f"]
 )
-def test_unusual_texts_score_the_same_alone_and_in_a_list(served: Served, text: str) -> None:
-    alone, in_list = served.scores(text)[0], served.scores("ok", text)[1]
-    assert alone == pytest.approx(in_list, abs=1e-3)
+def test_unusual_texts_score_the_same_alone_and_in_a_list(uncached: Served, text: str) -> None:
+    alone, in_list = uncached.scores(text)[0], uncached.scores("ok", text)[1]
+    assert alone == pytest.approx(in_list, abs=1e-4)
 
 
 @pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "a"])

@@ -225,7 +225,9 @@ def _relative(candidate: Report, production: Report, gates: Gates) -> Iterator[G
         ("drop", gates.max_drop), ("rise", gates.max_rise), ("ratio", gates.max_ratio),
     ):  # fmt: skip
         for pattern, limit in limits.items():
-            for path, value in _matching(candidate.figures, pattern).items():
+            # Of both: a figure that the candidate has no more fails.
+            for path in _matching(candidate.figures | production.figures, pattern):
+                value = candidate.figures.get(path, math.nan)
                 gate = f"{path}: {what} against production"
                 ours, theirs = (r.rankings.get(path) for r in (candidate, production))
                 if what == "drop" and ours and theirs:

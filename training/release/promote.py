@@ -53,9 +53,8 @@ def load_bundle(folder: Path) -> Bundle:
         bundle = Bundle.load(folder, threads=1)
     except BundleError as error:
         raise ArtifactError(str(error)) from None
-    distance, limit = bundle.golden_error(), bundle.manifest.golden_tolerance
-    if distance > limit:
-        raise ArtifactError(f"{folder}: golden scores differ by {distance:.2g}, wanted {limit:.2g}")
+    if problem := bundle.golden_problem():
+        raise ArtifactError(f"{folder}: {problem}")
     return bundle
 
 

@@ -30,7 +30,7 @@ def map_thresholds(csv: Path, bundle: Path | None, thresholds: tuple[float, ...]
     """
     if any(isnan(threshold) for threshold in thresholds):
         raise click.UsageError("Invalid value for '--threshold': nan is no number from 0 to 1")
-    from serving.bundle import Bundle
+    from serving.bundle import Bundle, BundleError
     from serving.compat.perspective.thresholds import THRESHOLDS, ThresholdsError, report_file
     from serving.compat.perspective.translate import Attributes
     from serving.model_manager import bundle_folder
@@ -39,7 +39,10 @@ def map_thresholds(csv: Path, bundle: Path | None, thresholds: tuple[float, ...]
     overrides: dict[str, Any] = {"bundle": bundle} if bundle else {}
     settings = load_settings(**overrides)
     table = Attributes.load(settings.perspective)
-    loaded = Bundle.load(bundle_folder(settings))
+    folder = bundle_folder(settings)
+    loaded = Bundle.load(folder)
+    if problem := loaded.golden_problem():
+        raise BundleError(f"{folder}: {problem}")
     try:
         click.echo(report_file(csv, loaded, table, thresholds or THRESHOLDS))
     except ThresholdsError as error:

@@ -174,6 +174,63 @@ def test_a_damaged_copy_in_the_cache_is_fetched_again(
     assert (folder / "model.onnx").read_bytes() == files["model.onnx"]
 
 
+def test_the_last_three_bundles_are_kept(
+    site: tuple[Path, str], fetch: Callable[[str], RemoteBundle], tmp_path: Path
+) -> None:
+    remote = fetch(f"{site[1]}/a")
+    folders = []
+    for text in ("one", "two", "three", "four", "five"):
+        put(site[0] / "a", tar(bundle(tmp_path / "made", text)))
+        folders.append(remote.newest())
+        remote.keep(folders[-1])
+    left = {path.name for path in folders[0].parent.iterdir()}
+    assert left == {"current", *(folder.name for folder in folders[-3:])}
+
+
+def test_without_a_server_and_a_cache_there_is_nothing_to_serve(
+    fetch: Callable[[str], RemoteBundle],
+) -> None:
+    with pytest.raises(FetchError):
+        fetch("http://127.0.0.1:9/a").newest_or_cached()
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        ({"username": "me", "password": "secret", "token": "t"}, "Basic bWU6c2VjcmV0"),
+        ({"token": "t"}, "Bearer t"),
+        ({}, None),
+    ],
+)
+def test_mlflows_server_gets_the_credentials_of_its_own_client(
+    tmp_path: Path, given: dict[str, str], sent: str | None
+) -> None:
+    received: list[str | None] = []
+
+    class Handler(SimpleHTTPRequestHandler):
+        def do_GET(self) -> None:
+            received.append(self.headers["Authorization"])
+            self.send_error(503)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        settings = Settings(
+            bundle="models:/tagger/1",
+            bundle_cache=tmp_path,
+            mlflow_tracking_uri=f"http://127.0.0.1:{server.server_port}",
+            **{f"mlflow_tracking_{name}": value for name, value in given.items()},
+        )
+        remote = remote_bundle(settings)
+        assert remote
+        with pytest.raises(FetchError):
+            remote.newest()
+        server.shutdown()
+    assert set(received) == {sent}
+
+
 def test_another_digest_than_announced_is_refused(
     site: tuple[Path, str], fetch: Callable[[str], RemoteBundle], tmp_path: Path
 ) -> None:

@@ -186,12 +186,16 @@ def test_an_emoji_is_no_part_of_a_word() -> None:
 
 
 def test_offsets_point_at_the_words_of_the_text() -> None:
-    for text in ("you idiot", "😂 you id\u200biot", "@sshole you &amp; me", "\u200bhi #YouFool"):
+    for text, expected in (
+        ("you idiot", ["you", "idiot"]),
+        ("😂 you id\u200biot", ["you", "idiot"]),
+        ("@sshole you &amp; me", ["asshole", "you", "me"]),
+        ("\u200bhi #YouFool", ["hi", "you", "fool"]),
+    ):
         encoding = load_tokenizer().encode(text)
-        for word in ("you", "idiot", "asshole", "me", "hi", "fool"):
-            if word in encoding.tokens:
-                begin, end = encoding.offsets[encoding.tokens.index(word)]
-                assert NORMALIZER.normalize_str(text[begin:end]).strip() == word
+        for word in expected:
+            begin, end = encoding.offsets[encoding.tokens.index(word)]
+            assert NORMALIZER.normalize_str(text[begin:end]).strip() == word
 
 
 def test_every_emoji_has_words() -> None:

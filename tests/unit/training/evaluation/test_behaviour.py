@@ -41,7 +41,9 @@ def test_every_template_is_filled_with_every_group() -> None:
     assert len(counts) == 20
     assert counts.nunique() == 1
     muslims = [text.lower() for text, group in filled if group == "Muslims"]
-    assert all("muslim" in text.replace(" ", "") for text in muslims if "mus" in text)
+    named = [text.replace(" ", "") for text in muslims if "mus" in text]
+    assert len(named) > 100
+    assert all("muslim" in text for text in named)
     assert not any("women" in text for text in muslims)
 
 

@@ -143,10 +143,26 @@ def test_a_limit_relative_to_production_refuses(name: str, value: float, gate: s
     assert not refused_gates(candidate)  # the absolute limits allow it
     assert refused_gates(candidate, report()) == [f"{gate} against production"]
     # Production has no figure to compare with, or the candidate has none.
-    assert refused_gates(report(), report(figures={})) == [
+    relative = [
         "suite.all: drop against production",
         "sources.ours.ece: rise against production",
         "milliseconds.p95: ratio against production",
+    ]
+    assert refused_gates(report(), report(figures={})) == relative
+    free = GATES.model_copy(update={"floors": {}, "ceilings": {}})
+    assert refused_gates(report(figures={}), report(), free) == relative
+
+
+def test_a_figure_of_a_pattern_that_only_production_has_fails() -> None:
+    gates = GATES.model_copy(update={"max_drop": {"attributes.*.roc_auc": 0.01}})
+    figure = {"attributes.ours.INSULT.roc_auc": 0.9}
+    more = figure | {"attributes.ours.THREAT.roc_auc": 0.9}
+    candidate, production = report(figures=FIGURES | figure), report(figures=FIGURES | more)
+    assert refused_gates(production, candidate, gates) == [
+        "attributes.ours.THREAT.roc_auc: drop against production"
+    ]
+    assert refused_gates(candidate, production, gates) == [
+        "attributes.ours.THREAT.roc_auc: drop against production"
     ]
 
 
