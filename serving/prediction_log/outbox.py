@@ -23,7 +23,13 @@ from typing import TypeVar
 import orjson
 
 from serving.prediction_log.records import Document, RecordType
-from serving.prediction_log.sqlite_writer import OutboxError, OutboxFullError, SQLiteWriter, connect
+from serving.prediction_log.sqlite_writer import (
+    BUSY_SECONDS,
+    OutboxError,
+    OutboxFullError,
+    SQLiteWriter,
+    connect,
+)
 
 _FIRST_SCHEMA = (
     """CREATE TABLE log (
@@ -265,7 +271,7 @@ def _prepare(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.closing(connect(path)) as db:
-            db.execute("PRAGMA journal_mode = WAL")
+            _use_write_ahead_log(db)
             db.execute("BEGIN IMMEDIATE")  # one process creates the tables; others wait here
             (version,) = db.execute("PRAGMA user_version").fetchone()
             if version > SCHEMA_VERSION:
@@ -283,6 +289,22 @@ def _prepare(path: Path) -> None:
             f"{path}: cannot be used as the outbox: {error}; mount a volume at {folder} that uid "
             f"{user} can write, or set TAGGER_OUTBOX to a file in such a folder"
         ) from None
+
+
+def _use_write_ahead_log(db: sqlite3.Connection) -> None:
+    """Change the journal mode. SQLite does not wait for a lock here, as it does in a transaction,
+    and several processes may make the file at the same time.
+    """
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def network_filesystem(path: Path) -> str | None:

@@ -5,6 +5,7 @@ FUZZ_CASES is the total number of cases; `make test` runs some hundred, and
 tests/unit/serving/test_tables.py are an eighth of it for each test.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from tests.support.service import Served
 CASES = int(os.environ.get("FUZZ_CASES", "400"))
 pytestmark = pytest.mark.timeout(max(600, CASES // 4))  # seconds of a test: one for each case
 NEIGHBOUR = "you absolute clown"
+KEY = "a-key-for-everything"
 RELAXED = settings(
     deadline=None,
     database=None,
@@ -46,21 +48,37 @@ def fuzzed(serve: Callable[..., Served]) -> Served:
     return serve(CACHE_SIZE="0", MAX_QUEUE_SECONDS="60")
 
 
+@pytest.fixture(scope="module")
+def open_to_key(serve: Callable[..., Served]) -> Served:
+    """The same with a key for every scope."""
+    digest = hashlib.sha256(KEY.encode()).hexdigest()
+    keys = f"fuzz:{digest}:predict+feedback+review+admin"
+    return serve(CACHE_SIZE="0", MAX_QUEUE_SECONDS="60", API_KEYS=keys)
+
+
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
-def test_every_reply_conforms_to_the_openapi_document(fuzzed: Served, mode: GenerationMode) -> None:
-    """For each operation, with valid and with invalid requests."""
-    document = schemathesis.openapi.from_url(f"{fuzzed.url}/openapi.json")
+def test_every_reply_conforms_to_the_openapi_document(
+    fuzzed: Served, open_to_key: Served, mode: GenerationMode
+) -> None:
+    """For each operation, with valid requests of a key for everything, and with invalid ones.
+
+    A missing key is one way to be invalid, so the latter have none.
+    """
+    is_valid = mode is GenerationMode.POSITIVE
+    service = open_to_key if is_valid else fuzzed
+    headers = {"authorization": f"Bearer {KEY}"} if is_valid else {}
+    document = schemathesis.openapi.from_url(f"{service.url}/openapi.json")
     # 413 too: a list may be longer than the operator's limit.
     document.config.checks.negative_data_rejection.expected_statuses.append("413")
     operations = [result.ok() for result in document.get_all_operations()]
     each = settings(RELAXED, max_examples=max(5, CASES // 4 // len(operations)))
-    broken, before = [], fuzzed.metric("tagger_requests_total")
+    broken, before = [], service.metric("tagger_requests_total")
     for operation in operations:
 
         @given(case=operation.as_strategy(generation_mode=mode))
         @each
         def check(case: Any) -> None:
-            case.call_and_validate(checks=CHECKS, timeout=30)
+            case.call_and_validate(checks=CHECKS, timeout=30, headers=headers)
 
         try:
             check()
@@ -69,7 +87,7 @@ def test_every_reply_conforms_to_the_openapi_document(fuzzed: Served, mode: Gene
         except Exception as error:
             broken.append(f"{operation.label}: {error}")
     assert not broken, "\n\n".join(broken)
-    assert fuzzed.metric("tagger_requests_total") - before > 5 * each.max_examples
+    assert service.metric("tagger_requests_total") - before > 5 * each.max_examples
 
 
 TEXT = st.one_of(

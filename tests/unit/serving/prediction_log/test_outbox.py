@@ -208,6 +208,23 @@ def test_an_erased_text_is_in_none_of_the_files(path: Path) -> None:
     assert b"text of b" in path.read_bytes()
 
 
+def _make(folder: Path, barrier: Any) -> None:
+    for i in range(40):
+        barrier.wait(60)
+        asyncio.run(Outbox(folder / f"{i}.db", max_bytes=PLENTY, ring=False).check())
+
+
+def test_several_processes_make_one_file_at_the_same_time(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(5)
+    workers = [context.Process(target=_make, args=(tmp_path, barrier)) for _ in range(5)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0] * 5
+
+
 def _append_forever(path: Path, name: str, acknowledged: Any) -> None:
     async def run() -> None:
         async with started(path) as outbox:
