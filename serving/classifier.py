@@ -14,7 +14,6 @@ from time import perf_counter
 from serving.bundle import Manifest
 from serving.errors import ErrorCode, ServiceError
 from serving.ids import new_ids
-from serving.inference.batcher import Priority
 from serving.inference.engine import Engine, Prediction
 from serving.observability.metrics import Metrics
 from serving.prediction_log.log import PredictionLog
@@ -58,7 +57,6 @@ class Classifier:
         caller: Caller,
         *,
         store: bool = True,
-        priority: Priority | None = None,
         field: Callable[[int], str] = "texts[{}]".format,
     ) -> Classification:
         """Classify texts.
@@ -67,7 +65,6 @@ class Classifier:
             texts: of one request.
             caller: its engine classifies; the log keeps its name.
             store: whether the log keeps the predictions.
-            priority: default: short lists go before long ones.
             field: returns the name of the i-th text in an error.
 
         Raises:
@@ -78,7 +75,7 @@ class Classifier:
         self.check_texts(texts, field)
         engine = caller.engine
         started = perf_counter()
-        predictions = await engine.predict(texts, priority, caller.deadline)
+        predictions = await engine.predict(texts, deadline=caller.deadline)
         predicted = perf_counter()
         ids = new_ids(len(predictions))
         if store:

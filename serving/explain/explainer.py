@@ -41,6 +41,8 @@ from serving.inference.engine import Engine, ScoredText
 from serving.inference.scheduler import Priority
 
 NAMES = (*LABELS, *ATTRIBUTES)  # what can be explained
+MASK = "[UNK]"  # stands in for a masked word; docs/benchmarks.md compares it with others
+CACHED_TEXTS = 512  # whose masked scores are kept, 36 kB each for 1,000 masks
 # Tokens of all masked texts of an explanation: a few seconds on two cores.
 MAX_MASK_TOKENS = 50_000
 MIN_MASKS = 16
@@ -154,25 +156,20 @@ class Explainer:
     def __init__(
         self,
         *,
-        replacement: str = "[UNK]",
         max_running: int = 2,
         max_waiting: int = 16,
-        cache_size: int = 512,
     ) -> None:
         """Make an explainer.
 
         Args:
-            replacement: stands in for a masked word.
             max_running: explanations that run at one time.
             max_waiting: explanations that may wait for their turn; more are refused.
-            cache_size: texts whose masked scores are cached, at 36 kB each for 1,000 masks.
         """
-        self._replacement = replacement
         self._running = asyncio.Semaphore(max_running)
         self._chunks, self._single_chunk = asyncio.Semaphore(MAX_CHUNKS), asyncio.Lock()
         self._free_places = max_running + max_waiting
         # Only the event loop uses it, so it needs no lock.
-        self._cache: LRUCache[bytes, Floats] = LRUCache(cache_size)
+        self._cache: LRUCache[bytes, Floats] = LRUCache(CACHED_TEXTS)
 
     async def explain(
         self, engine: Engine, params: ExplainParams, deadline: float | None = None
@@ -301,7 +298,7 @@ class Explainer:
 
     async def _scores(self, job: _Job, visible: VisibleText, masks: Masks) -> Floats:
         """Return probabilities [masks, NAMES], from the cache or the engine."""
-        inputs = f"{job.engine.bundle.manifest.version} {self._replacement} {visible.text}"
+        inputs = f"{job.engine.bundle.manifest.version} {visible.text}"
         key = hashlib.sha256(inputs.encode("utf-8", "surrogatepass"))
         key.update(np.packbits(masks).tobytes())
         digest = key.digest()
@@ -324,7 +321,7 @@ class Explainer:
                     start = next_mask  # other tasks may have taken masks while this one waited
                     next_mask += max(1, tokens // visible.tokens)
                     texts = [
-                        apply_mask(visible.text, visible.occurrences, row, self._replacement)
+                        apply_mask(visible.text, visible.occurrences, row, MASK)
                         for row in masks[start:next_mask]
                     ]
                     results = await _score_when_idle(job, texts)

@@ -54,11 +54,10 @@ class RelayStats:
 class Relay:
     """A task that moves rows from an outbox to an archive."""
 
-    def __init__(self, outbox: Outbox, archive: Archive, *, pause: float = PAUSE_SECONDS) -> None:
+    def __init__(self, outbox: Outbox, archive: Archive) -> None:
         self.stats = RelayStats()
         self._outbox = outbox
         self._archive = archive
-        self._pause = pause
         self._lock = _Lock(outbox.path.with_name(outbox.path.name + ".relay"))
         self._prepared = False
         self._asked = 0.0
@@ -107,11 +106,11 @@ class Relay:
 
     async def _run(self) -> None:
         while True:
-            wait = self._pause
+            wait = PAUSE_SECONDS
             try:
                 if self._lock.acquire():
                     self.stats.turn = time.time()
-                    wait = 0 if await self.flush() >= BATCH_ROWS else self._pause
+                    wait = 0 if await self.flush() >= BATCH_ROWS else PAUSE_SECONDS
                 else:  # another process sends; this one must know the archive's state all the same
                     await self._check()
             except ArchiveError as error:

@@ -25,6 +25,7 @@ SEED = 20261123
 # Areas under curves of fewer positive or negative rows would be chance, and some resamples would
 # have none of them.
 MIN_OF_EACH = 10
+BINS = 15  # of the calibration error
 
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.int64]
@@ -92,13 +93,13 @@ def interval(values: npt.NDArray[Any], draws: int) -> list[float]:
     return [float(bound) for bound in mean]
 
 
-def calibration_error(confidence: Floats, correct: npt.NDArray[np.bool_], bins: int = 15) -> float:
+def calibration_error(confidence: Floats, correct: npt.NDArray[np.bool_]) -> float:
     """Return the expected calibration error over equal-width bins (Guo et al. 2017).
 
     For a yes-or-no question pass the probability of yes, and whether it is yes.
     """
-    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = np.bincount(bin_of, weights=confidence - correct, minlength=bins)
+    bin_of = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    gaps = np.bincount(bin_of, weights=confidence - correct, minlength=BINS)
     return float(np.abs(gaps).sum() / len(confidence))
 
 
