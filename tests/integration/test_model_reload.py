@@ -73,6 +73,11 @@ def wait_until_serving(service: Served, expected: str) -> None:
         time.sleep(0.05)
 
 
+async def until_serving(models: ModelManager, expected: str) -> None:
+    while models.engine.bundle.manifest.version != expected:
+        await asyncio.sleep(0.02)
+
+
 def test_under_load_no_request_fails_and_each_reply_names_its_model(
     serve: Serve, bundles: list[Path], link: Path
 ) -> None:
@@ -239,17 +244,13 @@ def test_a_reload_goes_on_without_its_caller_and_the_watch_after_an_error(
 ) -> None:
     settings = Settings(bundle=link, outbox=tmp_path / "outbox.db", watch_seconds=0.02)
 
-    async def served(models: ModelManager, expected: str) -> None:
-        while models.engine.bundle.manifest.version != expected:
-            await asyncio.sleep(0.02)
-
     async def scenario() -> None:
         models = ModelManager(settings, Metrics(), threads=1)
         await models.start()
         point_link(link, bundles[1])
         with pytest.raises(TimeoutError):  # as at the deadline of POST /v1/model/reload
             await asyncio.wait_for(models.reload(), 0.001)
-        await asyncio.wait_for(served(models, version(bundles[1])), 60)
+        await asyncio.wait_for(until_serving(models, version(bundles[1])), 60)
 
         watch = asyncio.create_task(models.watch())
         threads = threading.active_count()
@@ -265,7 +266,7 @@ def test_a_reload_goes_on_without_its_caller_and_the_watch_after_an_error(
         while models._seen != model_manager._identity(bundles[1]):
             await asyncio.sleep(0.02)
         point_link(link, bundles[0])
-        await asyncio.wait_for(served(models, version(bundles[0])), 60)
+        await asyncio.wait_for(until_serving(models, version(bundles[0])), 60)
         watch.cancel()
         await models.close()
 
@@ -297,10 +298,6 @@ def test_the_shipped_model_does_not_answer_while_the_candidate_is_replaced(
     policy = ROOT / "configs" / "policy.yaml"
     settings = Settings(outbox=tmp_path / "outbox.db", policy=policy, watch_seconds=0.02)
 
-    async def served(models: ModelManager, expected: str) -> None:
-        while models.engine.bundle.manifest.version != expected:
-            await asyncio.sleep(0.02)
-
     async def scenario() -> None:
         models = ModelManager(settings, Metrics(), threads=1)
         await models.start()
@@ -311,7 +308,7 @@ def test_the_shipped_model_does_not_answer_while_the_candidate_is_replaced(
             await asyncio.sleep(0.5)  # about twenty looks at the folder
         reload.assert_not_awaited()
         shutil.copytree(bundles[1], candidate)
-        await asyncio.wait_for(served(models, version(bundles[1])), 60)
+        await asyncio.wait_for(until_serving(models, version(bundles[1])), 60)
         watch.cancel()
         await models.close()
 
